@@ -1,0 +1,9 @@
+"""The one exception that means: what was given cannot work, and this is what would."""
+
+
+class InputError(ValueError):
+    """Something the user gave (a flag, a file, a folder, a configuration) cannot be used.
+
+    The message is one line that names what was given and what would work. The scripts print it as
+    `error: <message>` and exit with status 2; anything else that is raised is a fault of the program.
+    """
