@@ -1,0 +1,137 @@
+"""What a Glow is: the only thing needed to rebuild one, stored beside its weights."""
+
+import dataclasses
+
+from glow_tf.errors import InputError
+
+COUPLINGS = ("affine", "additive")
+PERMUTATIONS = ("conv1x1", "shuffle", "reverse")
+DTYPES = ("float32", "float64")
+ARCHITECTURES = ("openai", "glow_tf2")
+
+# A weights file is not trusted: these bounds keep it from claiming a model that fills the memory.
+MAX_LEVELS = 8
+MAX_STEPS = 512
+MAX_CHANNELS = 4
+MAX_SIDE = 1024
+MAX_WIDTH = 8192
+MAX_CLASSES = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class GlowConfig:
+    """The shape and the kind of a Glow.
+
+    Args:
+        image_shape: (height, width, channels); height and width divisible by 2**num_levels, 1 to 4 channels.
+        num_levels: L, the scales of the multi-scale architecture.
+        num_steps: K, the flow steps of each level.
+        width: channels of the hidden layers of a coupling's network.
+        coupling: "affine" or "additive".
+        permutation: "conv1x1" (the paper's), "shuffle" (fixed, random) or "reverse" (RealNVP's).
+        num_bits: 1 to 8 bits a channel.
+        learned_top: whether the deepest latents have a learned Gaussian, as in every published run.
+        num_classes: of a class-conditional model; 0 for none.
+        classifier: whether a class-conditional model also has OpenAI's classifier of its deepest latents.
+        pixel_range: (low, high) of the continuous pixels, all bins together.
+        architecture: whose networks and Gaussians: "openai", or "glow_tf2" for weights of that program.
+        dtype: "float32" or "float64".
+    Raises:
+        InputError: if these cannot make a model; the message names what was given and what works.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_levels: int = 3
+    num_steps: int = 32
+    width: int = 512
+    coupling: str = "affine"
+    permutation: str = "conv1x1"
+    num_bits: int = 8
+    learned_top: bool = True
+    num_classes: int = 0
+    classifier: bool = False
+    pixel_range: tuple[float, float] = (-0.5, 0.5)
+    architecture: str = "openai"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        object.__setattr__(self, "image_shape", _tuple("image_shape", self.image_shape, 3, int))
+        object.__setattr__(self, "pixel_range", _tuple("pixel_range", self.pixel_range, 2, (int, float)))
+        _check_range("num_levels", self.num_levels, 1, MAX_LEVELS)
+        _check_range("num_steps", self.num_steps, 1, MAX_STEPS)
+        _check_range("width", self.width, 1, MAX_WIDTH)
+        _check_range("num_bits", self.num_bits, 1, 8)
+        _check_range("num_classes", self.num_classes, 0, MAX_CLASSES)
+        _check_choice("coupling", self.coupling, COUPLINGS)
+        _check_choice("permutation", self.permutation, PERMUTATIONS)
+        _check_choice("dtype", self.dtype, DTYPES)
+        _check_choice("architecture", self.architecture, ARCHITECTURES)
+        height, width, channels = self.image_shape
+        _check_range("image channels", channels, 1, MAX_CHANNELS)
+        factor = 2**self.num_levels
+        for name, side in (("height", height), ("width", width)):
+            _check_range(f"image {name}", side, 1, MAX_SIDE)
+            if side % factor:
+                raise InputError(
+                    f"image {name} {side} is not divisible by 2**{self.num_levels} = {factor} (num_levels is "
+                    f"{self.num_levels}); use {_nearby(side, factor)} or fewer levels"
+                )
+        if not self.pixel_range[0] < self.pixel_range[1]:
+            raise InputError(f"pixel_range is {self.pixel_range}; the first must be below the second")
+        if self.classifier and not self.num_classes:
+            raise InputError("classifier is on but num_classes is 0: only a class-conditional model has one")
+
+    @property
+    def num_dims(self):
+        """H * W * C."""
+        height, width, channels = self.image_shape
+        return height * width * channels
+
+    def squeezed_shapes(self):
+        """(H, W, C) of the flow steps of each level, level 0 (the finest) first."""
+        height, width, channels = self.image_shape
+        return [
+            (height >> level + 1, width >> level + 1, channels * 2 ** (level + 2)) for level in range(self.num_levels)
+        ]
+
+    def to_dict(self):
+        """As plain JSON values."""
+        return dataclasses.asdict(self) | {"image_shape": list(self.image_shape), "pixel_range": list(self.pixel_range)}
+
+    @classmethod
+    def from_dict(cls, values):
+        """The inverse of `to_dict`; InputError if a key is missing or unknown, or a value has the wrong type."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            raise InputError(f"the configuration has unknown keys: {', '.join(unknown)}")
+        if "image_shape" not in values:
+            raise InputError("the configuration has no image_shape")
+        for key, value in values.items():
+            expected = {int: int, str: str, bool: bool}.get(fields[key].type)
+            if expected is not None and type(value) is not expected:
+                raise InputError(f"the configuration's {key} is {value!r}, not of type {expected.__name__}")
+        return cls(**values)
+
+
+def _tuple(name, value, length, kind):
+    if not isinstance(value, (tuple, list)) or len(value) != length:
+        raise InputError(f"{name} is {value!r}; it must hold {length} numbers")
+    if not all(isinstance(v, kind) and not isinstance(v, bool) for v in value):
+        raise InputError(f"{name} is {value!r}; it must hold {length} numbers")
+    return tuple(value)
+
+
+def _check_range(name, value, low, high):
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InputError(f"{name} is {value!r}; it must be an integer from {low} to {high}")
+
+
+def _check_choice(name, value, choices):
+    if value not in choices:
+        raise InputError(f"{name} is {value!r}; it can be {', '.join(choices)}")
+
+
+def _nearby(side, factor):
+    below, above = side // factor * factor, (side // factor + 1) * factor
+    return f"{below} or {above}" if below else f"{above}"

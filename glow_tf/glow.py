@@ -1,0 +1,303 @@
+"""Glow: images to Gaussian noise and back, exactly."""
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from glow_tf import networks, pixels, weights
+from glow_tf.architectures import ARCHITECTURES
+from glow_tf.bijectors.base import EVENT_NDIMS
+from glow_tf.bijectors.split import Split
+from glow_tf.bijectors.squeeze import Squeeze
+from glow_tf.config import GlowConfig
+from glow_tf.errors import InputError
+from glow_tf.levels import Classifier, FlowSteps
+
+tfb = tfp.bijectors
+tfd = tfp.distributions
+
+# Images a compiled call works on at once; more are cut into chunks, which bounds the memory.
+CHUNK = 64
+
+
+class Glow(tf.Module):
+    """A normalizing flow of images.
+
+    `images` are continuous pixels [B, H, W, C] in `config.pixel_range` unless uint8 is said; `z` holds the
+    standardised latents of every level in the images' shape; log densities are in nats.
+
+    The public methods run compiled, once for any batch size.
+
+    Args:
+        config: a GlowConfig.
+        seed: of the initial weights.
+        network: the couplings' network, an object like `networks.OpenAINetwork`; None: the architecture's.
+    """
+
+    def __init__(self, config, seed=0, network=None):
+        super().__init__(name="glow")
+        self.config = config
+        self.pixels = pixels.PixelScale(config.num_bits, *config.pixel_range)
+        self.metadata = {}
+        rng = np.random.default_rng(seed)
+        architecture = ARCHITECTURES[config.architecture]
+        network = network or architecture.coupling_network(config)
+        shapes = config.squeezed_shapes()
+        self._steps = [FlowSteps(config, s[-1], network, rng, f"level{i}") for i, s in enumerate(shapes)]
+        self._splits = [architecture.split_gaussian(config, s[-1], f"split{i}") for i, s in enumerate(shapes[:-1])]
+        self._top = architecture.top_gaussian(config, shapes[-1], "top")
+        self._classifier = Classifier(config, shapes[-1][-1], "classifier") if config.classifier else None
+        self._dtype = tf.as_dtype(config.dtype)
+        self._compile()
+
+    @property
+    def distribution(self):
+        """The tfd.TransformedDistribution of images; of a class-conditional model use `conditioned_on`."""
+        self._check_labels(None)
+        return self.transformed_distribution()
+
+    def conditioned_on(self, labels):
+        """The distribution of images of the given classes, batch shape [B].
+
+        Args:
+            labels: [B] integers in 0 .. num_classes - 1.
+        Raises:
+            InputError: if the model is not class-conditional, or a label is out of range.
+        """
+        return self.transformed_distribution(self._check_labels(labels))
+
+    def transformed_distribution(self, labels=None, temperature=1.0, backprop="stored"):
+        """A new tfd.TransformedDistribution over this model's variables.
+
+        Args:
+            labels: [B] integer tensor for a class-conditional model, else None.
+            temperature: standard deviation of z.
+            backprop: see `Repeated`.
+        """
+        batch = [] if labels is None else [tf.shape(labels)[0]]
+        loc = tf.zeros([*batch, *self.config.image_shape], self._dtype)
+        base = tfd.Independent(tfd.Normal(loc, tf.cast(temperature, self._dtype)), EVENT_NDIMS)
+        return tfd.TransformedDistribution(base, self.bijector(labels, backprop), name="glow")
+
+    def bijector(self, labels=None, backprop="stored"):
+        """The tfb.Chain from z (forward's input) to images.
+
+        Squeeze, K steps and Split at every level; Split holds the levels below. The half that leaves and
+        what the levels below give are unsqueezed again, so z keeps the images' shape.
+        """
+        chain = self._top.bijector(labels)
+        for level in reversed(range(self.config.num_levels)):
+            if level < self.config.num_levels - 1:
+                chain = Split(self._splits[level], chain, name=f"split{level}")
+            squeeze = Squeeze(dtype=self._dtype)
+            steps = self._steps[level].bijector(backprop)
+            chain = tfb.Chain([squeeze, steps, chain, tfb.Invert(squeeze)], name=f"level{level}")
+        return chain
+
+    def initialize(self, images):
+        """Sets every actnorm from data, once, before training: eagerly, outside of `strategy.run`.
+
+        Args:
+            images: [N, H, W, C]; statistics are those of all N, taken in pieces of 64.
+        References: Kingma & Dhariwal 2018, section 3.1.
+        """
+        images = self._images(images)
+        batches = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
+        for level, steps in enumerate(self._steps):
+            batches = [Squeeze(dtype=self._dtype).inverse_and_log_det(batch)[0] for batch in batches]
+            batches = steps.initialize(batches)
+            if level < len(self._splits):
+                batches = [tf.split(batch, 2, axis=-1)[0] for batch in batches]
+
+    def log_prob(self, images, labels=None):
+        """[B], nats: the log density of continuous images."""
+        return self._in_chunks(self._log_prob, [self._images(images)], labels)
+
+    def encode(self, images, labels=None):
+        """z [B, H, W, C] of continuous images: the standardised latents of every level."""
+        return self._in_chunks(self._encode, [self._images(images)], labels)
+
+    def decode(self, z, labels=None):
+        """Continuous images [B, H, W, C] from z: the inverse of `encode`."""
+        return self._in_chunks(self._decode, [self._images(z, "z")], labels)
+
+    def bits_per_dim(self, images, labels=None, seed=0):
+        """[B], bits/dim of uint8 images, dequantised with uniform noise.
+
+        Args:
+            images: uint8 [B, H, W, C].
+            seed: of the noise.
+        """
+        images = self._bytes(images)
+        noise = pixels.uniform_noise(images.shape, [seed, 0], self._dtype)
+        return self._in_chunks(self._bits_per_dim, [images, noise], labels)
+
+    def sample(self, num_images, temperature=0.7, seed=None, labels=None):
+        """uint8 [num_images, H, W, C].
+
+        Args:
+            temperature: standard deviation of z; 0 gives the mode of every level, 1 the model itself.
+            seed: an integer; None draws another one at each call.
+            labels: [num_images] classes for a class-conditional model; None draws them evenly.
+        """
+        if not 0 <= temperature < float("inf"):
+            raise InputError(f"temperature is {temperature}; it must be a number from 0 up, 1 is the model itself")
+        if num_images < 1:
+            raise InputError(f"{num_images} images were asked for; ask for 1 or more")
+        if seed is None:
+            seed = int(np.random.default_rng().integers(2**31))
+        if labels is None and self.config.num_classes:
+            labels = np.arange(num_images) % self.config.num_classes
+        noise = tf.random.stateless_normal([num_images, *self.config.image_shape], [seed, 1], dtype=self._dtype)
+        return self.pixels.to_uint8(self.decode(noise * temperature, labels))
+
+    def classify(self, images):
+        """Class logits [B, num_classes] of continuous images, by the classifier of the deepest latents.
+
+        Raises:
+            InputError: if the model has no classifier (`config.classifier`).
+        """
+        if self._classifier is None:
+            raise InputError("this model has no classifier: its configuration says classifier=False")
+        images = self._images(images)
+        labels = tf.zeros([len(images)], tf.int32)
+        top = self.per_level(self.encode(images, labels))[-1]
+        deepest = self._top.bijector(labels).forward(top)
+        parameters = {key: self._classifier[key] for key in ("kernel", "bias", "log_scale")}
+        return networks.zero_linear(parameters, tf.reduce_mean(deepest, axis=[1, 2]))
+
+    def per_level(self, z):
+        """The latents level by level, level 0 (the finest) first: OpenAI's eps.
+
+        Args:
+            z: [..., H, W, C].
+        Returns:
+            [[..., H/2, W/2, 2C], [..., H/4, W/4, 4C], ..., the deepest [..., H/2^L, W/2^L, 2^(L+1) C]].
+        """
+        levels = []
+        for _ in range(self.config.num_levels - 1):
+            z, leaving = tf.split(Squeeze(dtype=z.dtype).inverse_and_log_det(z)[0], 2, axis=-1)
+            levels.append(leaving)
+        return [*levels, Squeeze(dtype=z.dtype).inverse_and_log_det(z)[0]]
+
+    def from_levels(self, levels):
+        """z from the latents level by level: the inverse of `per_level`."""
+        *leaving, deepest = levels
+        z = Squeeze(dtype=deepest.dtype).forward_and_log_det(deepest)[0]
+        for level in reversed(leaving):
+            z = Squeeze(dtype=z.dtype).forward_and_log_det(tf.concat([z, level], axis=-1))[0]
+        return z
+
+    def named_variables(self):
+        """{readable name: variable}, in a fixed order: the contents of `weights.h5`."""
+        parts = [*self._steps, *self._splits, self._top, *([self._classifier] if self._classifier else [])]
+        return {name: variable for part in parts for name, variable in part.named_variables().items()}
+
+    @property
+    def num_parameters(self):
+        """How many numbers are trained."""
+        return sum(int(np.prod(v.shape)) for v in self.trainable_variables)
+
+    def save_weights(self, path, **metadata):
+        """Writes `weights.h5`: every variable, the configuration, and `metadata` (plain JSON values).
+
+        The file is replaced as a whole or not at all.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        arrays = {name: variable.numpy() for name, variable in self.named_variables().items()}
+        weights.write(path, arrays, self.config.to_dict(), self.metadata | metadata)
+
+    @classmethod
+    def load(cls, path):
+        """The Glow of a weights file; what else the file says is in its `metadata`.
+
+        Raises:
+            InputError: if the file is missing, damaged, or another program's.
+        """
+        with weights.open_weights(path) as file:
+            glow = cls(GlowConfig.from_dict(file.config))
+            glow.metadata = dict(file.metadata)
+            glow._assign(file)
+        return glow
+
+    def load_weights(self, path):
+        """Takes the values of a weights file of the same configuration.
+
+        Raises:
+            InputError: as `load`, and naming the keys where the file's configuration differs.
+        """
+        with weights.open_weights(path) as file:
+            mine, other = self.config.to_dict(), file.config
+            differing = sorted(key for key in mine | other if mine.get(key) != other.get(key))
+            if differing:
+                pairs = "; ".join(f"{key}: {other.get(key)!r} there, {mine.get(key)!r} here" for key in differing)
+                raise InputError(f"{path} holds another model: {pairs}")
+            self._assign(file)
+            self.metadata = dict(file.metadata)
+
+    def _assign(self, file):
+        variables = self.named_variables()
+        values = file.read({name: (tuple(v.shape), v.dtype.as_numpy_dtype) for name, v in variables.items()})
+        for name, variable in variables.items():
+            variable.assign(values[name])
+
+    def _compile(self):
+        """Makes the compiled functions: traced once, for any batch size."""
+        shape = [None, *self.config.image_shape]
+        floats, uint8 = tf.TensorSpec(shape, self._dtype), tf.TensorSpec(shape, tf.uint8)
+        labels = [tf.TensorSpec([None], tf.int32)] if self.config.num_classes else []
+
+        def compiled(function, *specs):
+            return tf.function(function, input_signature=[*specs, *labels], autograph=False)
+
+        def bits_per_dim(images, noise, labels=None):
+            values = self.pixels.to_continuous(images, noise, self._dtype)
+            log_prob = self.transformed_distribution(labels).log_prob(values)
+            return self.pixels.bits_per_dim(log_prob, self.config.num_dims)
+
+        self._log_prob = compiled(
+            lambda images, labels=None: self.transformed_distribution(labels).log_prob(images), floats
+        )
+        self._encode = compiled(lambda images, labels=None: self.bijector(labels).inverse(images), floats)
+        self._decode = compiled(lambda z, labels=None: self.bijector(labels).forward(z), floats)
+        self._bits_per_dim = compiled(bits_per_dim, uint8, floats)
+
+    def _in_chunks(self, function, arguments, labels):
+        labels = self._check_labels(labels)
+        arguments = [*arguments, *([] if labels is None else [labels])]
+        count = len(arguments[0])
+        if any(len(argument) != count for argument in arguments):
+            raise InputError(f"{len(arguments[-1])} labels were given for {count} images")
+        chunks = [function(*(a[i : i + CHUNK] for a in arguments)) for i in range(0, count, CHUNK)]
+        return tf.concat(chunks, axis=0) if len(chunks) != 1 else chunks[0]
+
+    def _check_labels(self, labels):
+        classes = self.config.num_classes
+        if not classes:
+            if labels is not None:
+                raise InputError("labels were given to a model that is not class-conditional")
+            return None
+        if labels is None:
+            raise InputError(f"this model is class-conditional: give labels, integers from 0 to {classes - 1}")
+        labels = tf.convert_to_tensor(labels, tf.int32)
+        if labels.shape.rank != 1 or (len(labels) and not 0 <= int(tf.reduce_min(labels)) <= int(tf.reduce_max(labels)) < classes):
+            raise InputError(f"labels must be a list of integers from 0 to {classes - 1}")
+        return labels
+
+    def _images(self, values, name="images"):
+        return self._checked(tf.cast(values, self._dtype), name)
+
+    def _bytes(self, images):
+        images = tf.convert_to_tensor(images)
+        if images.dtype != tf.uint8:
+            raise InputError(f"images are {images.dtype.name}; uint8 is needed here")
+        return self._checked(images, "images")
+
+    def _checked(self, values, name):
+        if values.shape.rank != 4 or tuple(values.shape[1:]) != self.config.image_shape:
+            raise InputError(
+                f"{name} have shape {tuple(values.shape)}; this model needs [B, {', '.join(map(str, self.config.image_shape))}]"
+            )
+        return values

@@ -1,0 +1,32 @@
+"""Data-dependent initialisation: the shift and scale that standardise every channel of some data."""
+
+import tensorflow as tf
+
+# OpenAI's scale is 1 / (std + this).
+STD_EPSILON = 1e-6
+
+
+def standardizing_shift_and_log_scale(batches):
+    """shift = -mean and log_scale = -log(std + 1e-6), a channel, of all batches taken together.
+
+    Args:
+        batches: an iterable of tensors [..., C]; each is looked at once, so a generator may compute them.
+    Returns:
+        (shift [C], log_scale [C]) such that (batch + shift) * exp(log_scale) has mean 0 and variance 1.
+    References: Kingma & Dhariwal 2018, section 3.1; `actnorm` of OpenAI's `tfops.py`.
+    """
+    count, mean, squares = 0.0, 0.0, 0.0
+    for batch in batches:
+        # Centred within the batch, then merged (Chan, Golub & LeVeque 1979): no large sums cancel.
+        flat = tf.cast(tf.reshape(batch, [-1, batch.shape[-1]]), tf.float64)
+        batch_count = float(flat.shape[0])
+        batch_mean = tf.reduce_mean(flat, axis=0)
+        batch_squares = tf.reduce_sum((flat - batch_mean) ** 2, axis=0)
+        dtype = batch.dtype
+        difference = batch_mean - mean
+        total = count + batch_count
+        mean += difference * batch_count / total
+        squares += batch_squares + difference**2 * count * batch_count / total
+        count = total
+    log_scale = -tf.math.log(tf.sqrt(squares / count) + STD_EPSILON)
+    return tf.cast(-mean, dtype), tf.cast(log_scale, dtype)

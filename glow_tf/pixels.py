@@ -1,0 +1,79 @@
+"""Between the bytes of an image and the continuous values that a flow models.
+
+Pixels are uint8 [..., H, W, C]. A model of `num_bits` bits sees their high bits, 2**num_bits bins a channel.
+Each bin is an interval of the model's pixel range; a byte becomes a point of its bin (dequantisation), and
+the density integrated over the bin is the probability of the byte.
+
+References: Theis et al. 2016, section 3.1; Kingma & Dhariwal 2018, equation 2; openai/glow `model.py`.
+"""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelScale:
+    """How bytes lie in the model's pixel range.
+
+    Args:
+        num_bits: 1 to 8; the low 8 - num_bits bits of each byte are dropped.
+        low, high: the range that all bins together cover; [-0.5, 0.5) in OpenAI's code.
+    """
+
+    num_bits: int = 8
+    low: float = -0.5
+    high: float = 0.5
+
+    @property
+    def num_bins(self):
+        return 2**self.num_bits
+
+    @property
+    def bin_width(self):
+        return (self.high - self.low) / self.num_bins
+
+    def to_continuous(self, images, noise=0.0, dtype=tf.float32):
+        """low + (bin + noise) * bin_width.
+
+        Args:
+            images: uint8 [..., H, W, C].
+            noise: in [0, 1), broadcast against images: 0 is the lower edge of a bin, 0.5 its middle.
+        Returns:
+            [..., H, W, C] of `dtype` in [low, high).
+        """
+        bins = tf.cast(tf.cast(images, tf.int32) // 2 ** (8 - self.num_bits), dtype)
+        return self.low + (bins + noise) * self.bin_width
+
+    def to_uint8(self, values):
+        """The byte of the bin that holds each value; what is outside the range becomes black or white.
+
+        Bytes are the bins' lower edges, multiples of 2**(8 - num_bits), but 255 above the range; NaN becomes 0.
+        """
+        bins = tf.floor((values - self.low) / self.bin_width)
+        bins = tf.where(tf.math.is_nan(bins), tf.zeros_like(bins), bins)
+        return tf.cast(tf.clip_by_value(bins * (256 / self.num_bins), 0.0, 255.0), tf.uint8)
+
+    def bits_per_dim(self, log_prob, num_dims):
+        """From the log density of continuous values to bits per dimension of the discrete image.
+
+        -(log_prob + num_dims * log(bin_width)) / (num_dims * log 2)
+
+        With uniform noise its mean is an upper bound on the bits/dim of the discrete model.
+
+        Args:
+            log_prob: [...], nats.
+            num_dims: H * W * C.
+        """
+        return -(log_prob / num_dims + math.log(self.bin_width)) / math.log(2.0)
+
+
+    def nll_nats(self, bits_per_dim, num_dims):
+        """-log_prob from bits/dim, nats: the inverse of `bits_per_dim`."""
+        return (bits_per_dim * math.log(2.0) + math.log(self.bin_width)) * num_dims
+
+
+def uniform_noise(shape, seed, dtype=tf.float32):
+    """Dequantisation noise in [0, 1), a pure function of `seed` ([2] integers)."""
+    return tf.random.stateless_uniform(shape, seed, dtype=dtype)

@@ -1,0 +1,20 @@
+"""Weights that come with the package: `DIGITS`, the path of a model of 8x8 digits."""
+
+import pathlib
+
+from glow_tf.run_directory import newest_weights
+
+DIGITS = pathlib.Path(__file__).parent / "digits.h5"
+
+
+def find(given, runs):
+    """The weights file to use, and in a few words which one that is.
+
+    Args:
+        given: a path, or None.
+        runs: the folder of runs whose newest weights are taken where none is given.
+    """
+    if given is not None:
+        return given, "as given"
+    newest = newest_weights(runs)
+    return (DIGITS, "the bundled digits") if newest is None else (newest, "the newest run")

@@ -1,0 +1,177 @@
+"""What a run shows: TensorBoard, pictures, and one line of progress."""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from glow_tf import pictures, pixels
+
+SAMPLE_TEMPERATURE = 0.7
+SWEEP_TEMPERATURES = (0.0, 0.25, 0.5, 0.7, 0.8, 0.9, 1.0)
+NUM_SAMPLES = 36
+SWEEP_COLUMNS = 6
+NUM_RECONSTRUCTIONS = 8
+
+# Seconds between progress lines where the output is no terminal, and between refreshes where it is one.
+LINE_SECONDS = 10.0
+REFRESH_SECONDS = 0.2
+
+
+class Reporter:
+    """Writes what a trainer finds out to a run directory and to the screen.
+
+    Args:
+        run: a RunDirectory.
+        total_steps: where the run will end.
+        images_per_step: the batch size.
+        stream: of the progress line.
+    """
+
+    def __init__(self, run, total_steps, images_per_step, stream=None):
+        self._results = run.results
+        self._total_steps = total_steps
+        self._images_per_step = images_per_step
+        self._progress = _ProgressLine(stream or sys.stderr)
+        self._writers = _summary_writers(run)
+        self._window = [(time.monotonic(), None)]
+
+    def configuration(self, **sections):
+        """Writes configurations as text, {section: dataclass or dictionary}."""
+        text = "\n\n".join(f"**{name}**\n\n```\n{_pretty(values)}\n```" for name, values in sections.items())
+        with self._summaries("train", 0):
+            tf.summary.text("configuration", text)
+
+    def step(self, step, metrics):
+        """Shows one step's metrics on the progress line; `metrics` are Python numbers."""
+        now = time.monotonic()
+        self._window = [(t, s) for t, s in self._window if s is not None and now - t < 30.0] + [(now, step)]
+        left = (self._total_steps - step) / max(self.steps_per_second(), 1e-9)
+        self._progress.show(
+            f"step {step}/{self._total_steps}  {metrics['bits_per_dim']:.4f} bits/dim  "
+            f"{self.images_per_second():.0f} images/s  {_duration(left)} left"
+        )
+
+    def steps_per_second(self):
+        """Over the last half minute; 0 before the second step."""
+        (start, first), (end, last) = self._window[0], self._window[-1]
+        return 0.0 if first is None or end <= start else (last - first) / (end - start)
+
+    def images_per_second(self):
+        return self.steps_per_second() * self._images_per_step
+
+    def scalars(self, split, step, values):
+        """Writes {tag: number} to TensorBoard; `split` is "train" or "test", which share their tags."""
+        with self._summaries(split, step):
+            for tag, value in values.items():
+                tf.summary.scalar(tag, value)
+
+    def pictures(self, glow, images, labels, step, epoch):
+        """Samples, a temperature sweep and reconstructions, to TensorBoard and as PNG in the results folder.
+
+        Args:
+            images: uint8 test images to reconstruct, [N, H, W, C]; `labels` theirs.
+        """
+        columns = {"samples": None, "temperatures": SWEEP_COLUMNS, "reconstructions": None}
+        drawn = {
+            "samples": glow.sample(NUM_SAMPLES, SAMPLE_TEMPERATURE, seed=0).numpy(),
+            "temperatures": np.concatenate([glow.sample(SWEEP_COLUMNS, t, seed=0) for t in SWEEP_TEMPERATURES]),
+            "reconstructions": reconstruction_pairs(glow, images[:NUM_RECONSTRUCTIONS], labels[:NUM_RECONSTRUCTIONS]),
+        }
+        columns["reconstructions"] = len(drawn["reconstructions"]) // 2
+        with self._summaries("test", step):
+            for name, batch in drawn.items():
+                image = pictures.grid(batch, columns[name])
+                pictures.save_png(os.path.join(self._results, f"{name}-epoch{epoch:04d}.png"), image)
+                tf.summary.image(name, pictures.to_rgb(image)[np.newaxis])
+
+    def line(self, text):
+        """Prints a line that stays."""
+        self._progress.line(text)
+
+    def flush(self):
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self):
+        for writer in self._writers.values():
+            writer.close()
+
+    def _summaries(self, split, step):
+        writer = self._writers.get(split)
+        return writer.as_default(step=step) if writer else _NoSummaries(step)
+
+
+def reconstruction_pairs(glow, images, labels):
+    """uint8 [2N, H, W, C]: N images, then what decode(encode(image)) gives of each."""
+    noise = pixels.uniform_noise(images.shape, [0, 4], glow.config.dtype)
+    labels = labels if glow.config.num_classes else None
+    z = glow.encode(glow.pixels.to_continuous(images, noise, glow.config.dtype), labels)
+    return np.concatenate([images, glow.pixels.to_uint8(glow.decode(z, labels))])
+
+
+class _NoSummaries:
+    """Stands in for a summary writer where TensorBoard is missing."""
+
+    def __init__(self, step):
+        self._off = tf.summary.create_noop_writer().as_default(step=step)
+
+    def __enter__(self):
+        return self._off.__enter__()
+
+    def __exit__(self, *error):
+        return self._off.__exit__(*error)
+
+
+class _ProgressLine:
+    """One line that is drawn over on a terminal, and a line every few seconds elsewhere."""
+
+    def __init__(self, stream):
+        self._stream = stream
+        self._is_terminal = stream.isatty()
+        self._last = -float("inf")
+
+    def show(self, text):
+        now = time.monotonic()
+        if now - self._last < (REFRESH_SECONDS if self._is_terminal else LINE_SECONDS):
+            return
+        self._last = now
+        self._write(f"\r\x1b[K{text}" if self._is_terminal else f"{text}\n")
+
+    def line(self, text):
+        self._write(f"\r\x1b[K{text}\n" if self._is_terminal else f"{text}\n")
+
+    def _write(self, text):
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:  # whoever read the output is gone; the run goes on
+            pass
+
+
+def _summary_writers(run):
+    try:
+        import tensorboard  # noqa: F401  (tf.summary needs it and says so only when it is first used)
+    except ImportError:
+        logging.warning("TensorBoard is not installed, so no logs are written: pip install tensorboard")
+        return {}
+    return {name: tf.summary.create_file_writer(str(getattr(run, f"{name}_logs"))) for name in ("train", "test")}
+
+
+def _pretty(values):
+    if dataclasses.is_dataclass(values):
+        values = dataclasses.asdict(values)
+    return json.dumps(values, indent=1, default=str)
+
+
+def _duration(seconds):
+    if seconds >= 1e7:
+        return "?"
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,238 @@
+"""Trains a Glow: one step, and the loop around it. All of tf.distribute lives here."""
+
+import contextlib
+import sys
+
+import tensorflow as tf
+
+from glow_tf import pixels
+from glow_tf.errors import InputError
+from glow_tf.optimizer import Optimizer
+from glow_tf.reporting import Reporter
+from glow_tf.resume import ResumeState
+from glow_tf.run_directory import RunDirectory
+from glow_tf.training_loop import TrainingLoop
+
+# Images for the data-dependent initialisation: OpenAI's n_batch_init.
+INITIAL_IMAGES = 256
+
+
+def default_strategy():
+    """MirroredStrategy over all local accelerators, or over the logical CPUs where there is none."""
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+class Trainer:
+    """Maximises the likelihood of dequantised images.
+
+    Make the Glow under `strategy.scope()`; the trainer takes the strategy from its variables. A step is a
+    pure function of the weights, the batch and (seed, number of the batch): the noise of an image does not
+    depend on how many replicas share the batch.
+
+    Args:
+        glow: a Glow.
+        batch_size: over all replicas.
+        learning_rate, optimizer, warmup_steps, ema_decay: see `Optimizer`.
+        backprop: see `Repeated`.
+        seed: of the noise, and of the order of the images in `fit`.
+    Raises:
+        InputError: if the batch cannot be shared evenly among the replicas.
+    """
+
+    def __init__(
+        self,
+        glow,
+        batch_size=64,
+        learning_rate=1e-3,
+        optimizer="adamax",
+        warmup_steps=0,
+        ema_decay=0.999,
+        backprop="stored",
+        seed=0,
+    ):
+        self.glow = glow
+        self.batch_size = batch_size
+        self.backprop = backprop
+        self.seed = seed
+        self.batches_seen = 0
+        self._variables = glow.trainable_variables
+        self.strategy = getattr(self._variables[0], "distribute_strategy", None) or tf.distribute.get_strategy()
+        replicas = self.strategy.num_replicas_in_sync
+        if batch_size < replicas or batch_size % replicas:
+            raise InputError(f"batch_size {batch_size} cannot be shared evenly among {replicas} replicas")
+        with self.strategy.scope():
+            self.optimizer = Optimizer(
+                self._variables, optimizer, learning_rate, warmup_steps=warmup_steps, ema_decay=ema_decay
+            )
+        self._step = tf.function(self._distributed_step, autograph=False)
+
+    def initialize(self, images):
+        """Data-dependent initialisation, once, before the first step.
+
+        Args:
+            images: uint8 [N, H, W, C]; the paper's code takes 256.
+        """
+        dtype = self.glow.config.dtype
+        noise = pixels.uniform_noise(images.shape, [self.seed, 3], dtype)
+        self.glow.initialize(self.glow.pixels.to_continuous(images, noise, dtype))
+        self.optimizer.restart_averages()
+
+    def train_step(self, images, labels=None):
+        """One optimisation step.
+
+        Args:
+            images: uint8 [batch_size, H, W, C].
+            labels: [batch_size] integers, for a class-conditional model.
+        Returns:
+            {"bits_per_dim", "nll_nats" (per image), "gradient_norm", "learning_rate": [] float,
+            "is_finite": [] bool; where false the step changed nothing}.
+        """
+        images = tf.convert_to_tensor(images)
+        if len(images) != self.batch_size:
+            raise InputError(f"a batch of {len(images)} images was given to a trainer with batch_size {self.batch_size}")
+        if not self.glow.config.num_classes:
+            labels = None
+        arguments = [images] if labels is None else [images, tf.cast(labels, tf.int32)]
+        metrics = self._step(tf.constant(self.batches_seen), *map(self._shared, arguments))
+        self.batches_seen += 1
+        return metrics
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """While it lasts the Glow's weights are their moving averages."""
+        raw = [variable.numpy() for variable in self._variables]
+        for variable, average in zip(self._variables, self.optimizer.averages, strict=True):
+            variable.assign(average)
+        try:
+            yield self.glow
+        finally:
+            for variable, value in zip(self._variables, raw, strict=True):
+                variable.assign(value)
+
+    def _state_bytes(self):
+        """What one save of the resume state and the weights needs at most."""
+        return 5 * sum(v.dtype.size * v.shape.num_elements() for v in self._variables)
+
+    def _shared(self, batch):
+        """A batch, cut into one piece a replica."""
+        replicas = self.strategy.num_replicas_in_sync
+        if replicas == 1:
+            return batch
+        size = self.batch_size // replicas
+
+        def piece(context):
+            start = context.replica_id_in_sync_group * size
+            return batch[start : start + size]
+
+        return self.strategy.experimental_distribute_values_from_function(piece)
+
+    def _distributed_step(self, batch_number, images, labels=None):
+        metrics = self.strategy.run(self._replica_step, args=(batch_number, images, labels))
+        return {name: self.strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
+
+    def _replica_step(self, batch_number, images, labels):
+        context = tf.distribute.get_replica_context()
+        replicas = context.num_replicas_in_sync
+        noise = self._noise(batch_number, images, context.replica_id_in_sync_group)
+        values = self.glow.pixels.to_continuous(images, noise, self.glow.config.dtype)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self._variables)
+            distribution = self.glow.transformed_distribution(labels, backprop=self.backprop)
+            nll = -tf.reduce_sum(distribution.log_prob(values)) / self.batch_size
+            loss = self.glow.pixels.bits_per_dim(-nll, self.glow.config.num_dims)
+        gradients = tape.gradient(loss, self._variables)
+        if replicas > 1:
+            # bits_per_dim adds the bin width once a replica; its gradient is a plain sum.
+            nll = context.all_reduce(tf.distribute.ReduceOp.SUM, nll)
+            loss = self.glow.pixels.bits_per_dim(-nll, self.glow.config.num_dims)
+            present = [g for g in gradients if g is not None]
+            summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
+            gradients = [None if g is None else next(summed) for g in gradients]
+        norm = tf.linalg.global_norm([g for g in gradients if g is not None])
+        is_finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+        rate = self.optimizer.learning_rate_of_next_step()
+        self.optimizer.apply(gradients, is_finite)
+        return {
+            "bits_per_dim": loss,
+            "nll_nats": nll,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "is_finite": is_finite,
+        }
+
+    def _noise(self, batch_number, images, replica):
+        """Each replica draws the whole batch's noise and takes its piece: any number of replicas sees the same."""
+        seed = tf.stack([tf.constant(self.seed), batch_number])
+        noise = pixels.uniform_noise([self.batch_size, *images.shape[1:]], seed, self.glow.config.dtype)
+        size = images.shape[0]
+        return noise[replica * size : (replica + 1) * size]
+
+    def diagnose(self, images, labels=None):
+        """The names of the first variables, from the image on, whose gradient is not finite for this batch.
+
+        Args:
+            images: uint8 [B, H, W, C].
+        """
+        labels = tf.cast(labels, tf.int32) if self.glow.config.num_classes else None
+        values = self.glow.pixels.to_continuous(images, 0.5, self.glow.config.dtype)
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(self.glow.transformed_distribution(labels, backprop=self.backprop).log_prob(values))
+        named = {name: v for name, v in self.glow.named_variables().items() if v.trainable}
+        gradients = zip(named, tape.gradient(loss, list(named.values())), strict=True)
+        broken = [name for name, g in gradients if g is not None and not bool(tf.reduce_all(tf.math.is_finite(g)))]
+        return ", ".join(broken[:3]) or "the noise of one batch only"
+
+    def fit(
+        self,
+        train,
+        test,
+        epochs=10,
+        run_directory="runs/glow",
+        max_steps=None,
+        flip=False,
+        metadata=None,
+        keep=0,
+        settings=None,
+    ):
+        """Trains, and after every epoch evaluates, writes pictures and replaces the weights file.
+
+        Goes on from the run directory's state where there is one; else initialises from data first.
+
+        Args:
+            train, test: `data.Split`s.
+            epochs: passes over `train`, those of a resumed run included.
+            run_directory: a path; `RunDirectory` says what is written where.
+            max_steps: stop after so many steps, wherever the epoch is; None: no limit.
+            flip: mirror training images at random.
+            metadata: plain JSON values for the weights files.
+            keep: epoch snapshots of the weights to keep.
+            settings: {name: plain value} that must not change when the run is resumed; None: none.
+        Returns:
+            a `training_loop.Outcome`.
+        Raises:
+            InputError: if the run directory is in use, not writable, or holds a run with other settings.
+            TrainingFailure: if gradients stay infinite.
+        """
+        run = run_directory if isinstance(run_directory, RunDirectory) else RunDirectory(run_directory)
+        run.check_writable(2 * self._state_bytes())
+        with run.lock():
+            run.remove_litter()
+            run.check_settings({"model": self.glow.config.to_dict(), **(settings or {})})
+            run.create()
+            state = ResumeState(self, run.state)
+            total = min(epochs * train.steps_per_epoch(self.batch_size), max_steps or sys.maxsize)
+            reporter = Reporter(run, total, self.batch_size)
+            restored = state.restore()
+            if restored is None:
+                self.initialize(train.take(INITIAL_IMAGES, seed=self.seed)[0])
+            else:
+                reporter.line(f"resumed from {restored}, step {self.batches_seen}")
+            reporter.configuration(model=self.glow.config, training=settings or {})
+            loop = TrainingLoop(
+                self, train, test, run, state, reporter, epochs, max_steps, flip=flip, metadata=metadata, keep=keep
+            )
+            try:
+                return loop.run()
+            finally:
+                reporter.close()

@@ -1,0 +1,139 @@
+"""Trains a Glow.
+
+    python3 main.py                                                 digits, no download
+    python3 main.py --dataset cifar10 --k_glow 32 --l_glow 3        the paper's model
+    python3 main.py --dataset path/to/images --img_size 64          a folder of images
+"""
+
+import os
+import re
+
+from absl import flags
+
+import common_definitions as defaults
+from glow_tf import command_line
+from glow_tf.errors import InputError
+
+FLAGS = flags.FLAGS
+
+# None: the data set's own default, from common_definitions.py.
+flags.DEFINE_string("dataset", defaults.DATASET, "digits, a TFDS name such as cifar10, or a folder of images.")
+flags.DEFINE_string("data_dir", None, "Where prepared TFDS data sets lie.")
+flags.DEFINE_bool("download", True, "Download a TFDS data set that is not prepared yet.")
+flags.DEFINE_integer("img_size", None, "Height and width of the images; None: the data set's own.")
+flags.DEFINE_integer("channel_size", None, "Channels of the images, 1 to 4; None: the data set's own.")
+flags.DEFINE_integer("k_glow", None, "K, flow steps a level.")
+flags.DEFINE_integer("l_glow", None, "L, levels.")
+flags.DEFINE_integer("width", None, "Hidden channels of a coupling's network.")
+flags.DEFINE_string("coupling", None, "affine or additive.")
+flags.DEFINE_string("permutation", None, "conv1x1, shuffle or reverse.")
+flags.DEFINE_integer("n_bits", None, "Bits a channel, 1 to 8.")
+flags.DEFINE_integer("batch_size", None, "Images a step, over all devices.")
+flags.DEFINE_integer("epochs", None, "Passes over the training images.", lower_bound=0)
+flags.DEFINE_integer("steps", None, "Stop after so many steps.", lower_bound=1)
+flags.DEFINE_float("learning_rate", None, "After the warm-up.")
+flags.DEFINE_float("warmup_epochs", None, "Epochs until the learning rate is reached.", lower_bound=0)
+flags.DEFINE_string("optimizer", None, "adamax or adam.")
+flags.DEFINE_float("ema_decay", None, "Of the weights' moving average, a step.")
+flags.DEFINE_string("backprop", None, "stored, recompute (less memory) or reversible (least).")
+flags.DEFINE_bool("flip", None, "Mirror training images at random; for natural images only.")
+flags.DEFINE_integer("seed", defaults.SEED, "Of the weights, the noise and the order of the images.")
+flags.DEFINE_string("run_dir", None, "Where the run is written; None: runs/<dataset>.")
+flags.DEFINE_integer("keep", 0, "Epoch snapshots of the weights to keep.", lower_bound=0)
+flags.DEFINE_bool("fresh", False, "Start anew; what the run directory holds is moved aside.")
+
+# Given again they may differ when a run goes on: they do not change what a step computes.
+MAY_CHANGE = ("epochs", "backprop")
+
+
+def settings_of(dataset):
+    """{flag: value}: the data set's defaults, overridden by the flags that were given."""
+    chosen = defaults.COMMON | defaults.DATASETS.get(dataset, defaults.OTHER)
+    return {name: value if FLAGS[name].value is None else FLAGS[name].value for name, value in chosen.items()}
+
+
+def main(arguments):
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}; the data set is named by --dataset")
+    settings = settings_of(FLAGS.dataset)
+    command_line.import_tensorflow()
+    from glow_tf import data, training
+    from glow_tf.config import GlowConfig
+    from glow_tf.glow import Glow
+    from glow_tf.run_directory import RunDirectory
+
+    images = data.load(
+        FLAGS.dataset,
+        data_dir=FLAGS.data_dir,
+        image_size=FLAGS.img_size,
+        channels=FLAGS.channel_size,
+        download=FLAGS.download,
+    )
+    if settings["flip"] and not images.flippable:
+        raise InputError(f"--flip would change what the images of {images.name} mean; leave it out")
+    config = GlowConfig(
+        image_shape=images.image_shape,
+        num_levels=settings["l_glow"],
+        num_steps=settings["k_glow"],
+        width=settings["width"],
+        coupling=settings["coupling"],
+        permutation=settings["permutation"],
+        num_bits=settings["n_bits"],
+    )
+    steps_per_epoch = images.train.steps_per_epoch(settings["batch_size"])
+    with training.default_strategy().scope():
+        glow = Glow(config, seed=FLAGS.seed)
+    trainer = training.Trainer(
+        glow,
+        batch_size=settings["batch_size"],
+        learning_rate=settings["learning_rate"],
+        optimizer=settings["optimizer"],
+        warmup_steps=round(settings["warmup_epochs"] * steps_per_epoch),
+        ema_decay=settings["ema_decay"],
+        backprop=settings["backprop"],
+        seed=FLAGS.seed,
+    )
+    run = RunDirectory(FLAGS.run_dir or os.path.join(defaults.RUNS, run_name(FLAGS.dataset)))
+    if FLAGS.fresh:
+        moved = run.move_aside()
+        if moved:
+            print(f"the earlier run was moved to {moved}")
+    print(
+        f"{images.name}: {images.train.num_images} training and {images.test.num_images} test images of "
+        f"{'x'.join(map(str, config.image_shape))}; K={config.num_steps}, L={config.num_levels}, "
+        f"{glow.num_parameters:,} parameters; writing to {run.path}",
+        flush=True,
+    )
+    outcome = trainer.fit(
+        images.train,
+        images.test,
+        epochs=settings["epochs"],
+        run_directory=run,
+        max_steps=FLAGS.steps,
+        flip=settings["flip"],
+        metadata={
+            "dataset": FLAGS.dataset,
+            "seed": FLAGS.seed,
+            "class_names": list(images.class_names),
+        },
+        keep=FLAGS.keep,
+        settings={"dataset": FLAGS.dataset, "seed": FLAGS.seed}
+        | {name: value for name, value in settings.items() if name not in MAY_CHANGE},
+    )
+    if outcome.stopped_by is not None:
+        print(f"stopped at step {outcome.steps}; the same command goes on from there")
+        return 128 + outcome.stopped_by
+    if outcome.bits_per_dim is not None:
+        print(f"test: {outcome.bits_per_dim:.4f} bits/dim, standard error {outcome.standard_error:.4f}")
+    print(f"weights: {run.weights}\npictures: {run.results}\nmore: python3 sample.py --weights {run.weights}")
+    return 0 if outcome.is_saved else 1
+
+
+def run_name(dataset):
+    """The run directory's name for a data set: its own, or the folder's."""
+    name = os.path.basename(os.path.normpath(dataset)) if os.path.isdir(dataset) else dataset
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "images"
+
+
+if __name__ == "__main__":
+    command_line.run(main, __doc__)
