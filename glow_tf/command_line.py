@@ -15,6 +15,7 @@ from glow_tf.errors import InputError, TrainingFailure
 
 FLAGS = flags.FLAGS
 
+flags.DEFINE_bool("help", False, "Show this help.", short_name="h")
 flags.DEFINE_bool("debug", False, "Show tracebacks and TensorFlow's own messages.")
 
 
@@ -25,13 +26,12 @@ def run(main, usage):
         main: takes the list of what is no flag; returns the exit status or None for 0.
         usage: what `--help` says first.
     """
-    sys.modules["__main__"].__doc__ = usage
     try:
         arguments = FLAGS(sys.argv)[1:]
     except flags.Error as error:
         _fail(error)
-    if _wants_help():
-        print(_help_text(usage))
+    if FLAGS.help:
+        print(f"{usage}\n{FLAGS.main_module_help()}")
         sys.exit(0)
     _prepare_environment()
     logging.use_absl_handler()
@@ -105,12 +105,3 @@ class _Plain:
 
     def format(self, record):
         return f"{record.levelname.lower()}: {record.getMessage()}"
-
-
-def _wants_help():
-    return any(getattr(FLAGS, name, False) for name in ("help", "helpshort", "helpfull"))
-
-
-def _help_text(usage):
-    module = sys.modules["__main__"]
-    return f"{usage}\n{FLAGS.get_key_flags_for_module(module.__name__)}"

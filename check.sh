@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Sets everything up in a new virtual environment (.venv-check) and runs the linter and the tests.
+set -euo pipefail
+cd "$(dirname "$0")"
+rm -rf .venv-check
+python3 -m venv .venv-check
+.venv-check/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+.venv-check/bin/ruff check .
+.venv-check/bin/python -m pytest "$@"
