@@ -1,6 +1,7 @@
 """What a Glow is: the only thing needed to rebuild one, stored beside its weights."""
 
 import dataclasses
+import math
 
 from glow_tf.errors import InputError
 
@@ -62,6 +63,8 @@ class GlowConfig:
         _check_range("width", self.width, 1, MAX_WIDTH)
         _check_range("num_bits", self.num_bits, 1, 8)
         _check_range("num_classes", self.num_classes, 0, MAX_CLASSES)
+        _check_flag("learned_top", self.learned_top)
+        _check_flag("classifier", self.classifier)
         _check_choice("coupling", self.coupling, COUPLINGS)
         _check_choice("permutation", self.permutation, PERMUTATIONS)
         _check_choice("dtype", self.dtype, DTYPES)
@@ -76,8 +79,8 @@ class GlowConfig:
                     f"image {name} {side} is not divisible by 2**{self.num_levels} = {factor} (num_levels is "
                     f"{self.num_levels}); use {_nearby(side, factor)} or fewer levels"
                 )
-        if not self.pixel_range[0] < self.pixel_range[1]:
-            raise InputError(f"pixel_range is {self.pixel_range}; the first must be below the second")
+        if not -math.inf < self.pixel_range[0] < self.pixel_range[1] < math.inf:
+            raise InputError(f"pixel_range is {self.pixel_range}; it must be two finite numbers, the first below the second")
         if self.classifier and not self.num_classes:
             raise InputError("classifier is on but num_classes is 0: only a class-conditional model has one")
 
@@ -125,6 +128,11 @@ def _tuple(name, value, length, kind):
 def _check_range(name, value, low, high):
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InputError(f"{name} is {value!r}; it must be an integer from {low} to {high}")
+
+
+def _check_flag(name, value):
+    if not isinstance(value, bool):
+        raise InputError(f"{name} is {value!r}; it must be True or False")
 
 
 def _check_choice(name, value, choices):

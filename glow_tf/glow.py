@@ -76,7 +76,9 @@ class Glow(tf.Module):
         """
         batch = [] if labels is None else [tf.shape(labels)[0]]
         loc = tf.zeros([*batch, *self.config.image_shape], self._dtype)
-        base = tfd.Independent(tfd.Normal(loc, tf.cast(temperature, self._dtype)), EVENT_NDIMS)
+        # A Python number given to tf.cast would be rounded to float32 first.
+        scale = tf.cast(tf.convert_to_tensor(temperature, dtype_hint=self._dtype), self._dtype)
+        base = tfd.Independent(tfd.Normal(loc, scale), EVENT_NDIMS)
         return tfd.TransformedDistribution(base, self.bijector(labels, backprop), name="glow")
 
     def bijector(self, labels=None, backprop="stored"):
@@ -102,6 +104,8 @@ class Glow(tf.Module):
         References: Kingma & Dhariwal 2018, section 3.1.
         """
         images = self._images(images)
+        if not len(images):
+            raise InputError("0 images were given to initialize from; it needs 1 or more")
         batches = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
         for level, steps in enumerate(self._steps):
             batches = [Squeeze(dtype=self._dtype).inverse_and_log_det(batch)[0] for batch in batches]
@@ -270,7 +274,7 @@ class Glow(tf.Module):
         count = len(arguments[0])
         if any(len(argument) != count for argument in arguments):
             raise InputError(f"{len(arguments[-1])} labels were given for {count} images")
-        chunks = [function(*(a[i : i + CHUNK] for a in arguments)) for i in range(0, count, CHUNK)]
+        chunks = [function(*(a[i : i + CHUNK] for a in arguments)) for i in range(0, max(count, 1), CHUNK)]
         return tf.concat(chunks, axis=0) if len(chunks) != 1 else chunks[0]
 
     def _check_labels(self, labels):
@@ -287,6 +291,10 @@ class Glow(tf.Module):
         return labels
 
     def _images(self, values, name="images"):
+        # By way of numpy, which takes Python numbers as float64.
+        values = tf.convert_to_tensor(values if tf.is_tensor(values) else np.asarray(values))
+        if not values.dtype.is_floating:
+            raise InputError(f"{name} are {values.dtype.name}; continuous values are needed here (`pixels.to_continuous`)")
         return self._checked(tf.cast(values, self._dtype), name)
 
     def _bytes(self, images):

@@ -135,8 +135,12 @@ class TopGaussian(Part):
         del labels
         mean = self["mean"]
         exchange = ChannelPermutation(exchanged_halves(mean.shape[-1]), dtype=mean.dtype, name="exchange_halves")
-        gaussian = Gaussian(lambda: (self["mean"], self["log_scale"]), dtype=mean.dtype, name="top_gaussian")
+        gaussian = Gaussian(self, dtype=mean.dtype, name="top_gaussian")
         return tfb.Chain([exchange, gaussian], name="top")
+
+    def __call__(self):
+        """(mean, log_scale), each [H, W, C]."""
+        return self["mean"], self["log_scale"]
 
 
 def exchanged_halves(channels):

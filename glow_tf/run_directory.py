@@ -128,7 +128,8 @@ class RunDirectory:
     def remove_litter(self) -> list[Path]:
         """Removes what writers left that were killed; to be called under the lock.
 
-        These are `*.tmp-<pid>` of processes that are gone, and what tf.train.Checkpoint keeps in `state` under temporary names.
+        These are `*.tmp-<pid>` of processes that are gone, and what tf.train.Checkpoint left in `state` under a
+        temporary name.
 
         Returns:
             What was removed.
@@ -173,7 +174,9 @@ class RunDirectory:
         differing = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
         if differing:
             shown = "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in differing)
-            raise InputError(f"{self.path} holds a run with other settings: {shown}; name another --run_dir or give --fresh")
+            raise InputError(
+                f"{self.path} holds a run with other settings: {shown}; name another --run_dir or give --fresh"
+            )
 
     def move_aside(self) -> Path | None:
         """Renames the run's folder to `<run>.old-<n>`, so that a new run can begin; nothing is lost.

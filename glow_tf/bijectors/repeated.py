@@ -34,6 +34,7 @@ class Repeated(OneSweepBijector):
             at a time; exact, a third more arithmetic.
             "reversible": keeps nothing and rebuilds each step's input from its output (inverse sweeps; a
             forward sweep recomputes instead); the rebuilt input carries the round trip's rounding error.
+            First derivatives only: that the rebuilt input depends on the result is not differentiated.
     Raises:
         ValueError: if `backprop` is none of these or the parameters' leading axes are not `num_steps`.
     """
@@ -98,7 +99,10 @@ class _Loop:
     def run_recompute(self, values, *stacked):
         @tf.custom_gradient
         def run(values, *stacked):
-            inputs = tf.TensorArray(values.dtype, self.num_steps, element_shape=values.shape)
+            # Not cleared when read: a persistent tape may ask for gradients more than once.
+            inputs = tf.TensorArray(
+                values.dtype, self.num_steps, element_shape=values.shape, clear_after_read=False
+            )
             result, log_det, inputs = self._run(values, lambda k: [t[k] for t in stacked], inputs)
 
             def gradient(dresult, dlog_det):

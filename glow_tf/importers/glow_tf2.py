@@ -1,0 +1,217 @@
+"""GLOW-tf2's weights.h5 (Keras 2, `save_weights`; release 0.0.1 and later), read into a Glow.
+
+Keras numbers the names inside a file by what else the process had built, so arrays are taken by their order
+and checked by their shape. That order is: 15 for each flow step, level by level; 2 for each split; 1 at last.
+
+| there, in its order                       | name here                                                     |
+|-------------------------------------------|---------------------------------------------------------------|
+| actnorm s, b: y = s x + b                 | level<i>/actnorm/shift = b / s, log_scale = log|s| / 3        |
+| W_1_1: y_j = sum_i x_i W[i, j]            | level<i>/conv1x1/*, with the signs of s                       |
+| 4x4 convolution's kernel, bias            | level<i>/coupling/conv1_kernel, conv1_bias                    |
+| inner actnorm s, b                        | level<i>/coupling/actnorm1_scale, actnorm1_bias               |
+| 1x1 convolution's kernel, bias            | level<i>/coupling/conv2_kernel, conv2_bias                    |
+| inner actnorm s, b                        | level<i>/coupling/actnorm2_scale, actnorm2_bias               |
+| 4x4 scale convolution's kernel, bias      | level<i>/coupling/conv3_kernel, conv3_bias: first half        |
+| 4x4 shift convolution's kernel, bias      | level<i>/coupling/conv3_kernel, conv3_bias: second half       |
+| 1x1 convolution of a split: kernel, bias  | split<i>/kernel, bias                                         |
+| mean and log sd of the deepest, [1,h,w,2C]| top/mean, log_scale                                           |
+
+The halves of a level's channels are exchanged here (see `glow_tf2_parts`): columns of every 1x1 matrix, and
+rows and the actnorm of every step but a level's first. Log-densities are those of GLOW-tf2's formulas but for
+one term: it adds 1e-7 to |det W| before it takes the logarithm.
+
+References: https://github.com/samuelmat19/GLOW-tf2, `model.py`.
+"""
+
+import numpy as np
+
+from glow_tf import weights
+from glow_tf.config import MAX_LEVELS, GlowConfig
+from glow_tf.errors import InputError
+from glow_tf.glow_tf2_parts import KERNEL_SIDE, exchanged_halves
+from glow_tf.importers.assemble import conv1x1_values, glow_from, prefixed, sign_and_log_abs, stacked
+from glow_tf.networks import LOG_SCALE_FACTOR
+
+# A byte v is 0.05 + 0.95 v / 255 there: the middle of its bin in this range.
+_STEP = 0.95 / 255
+PIXEL_RANGE = (0.05 - _STEP / 2, 0.05 - _STEP / 2 + 256 * _STEP)
+
+# The sides of the images of its data sets, MNIST, CIFAR-10 and CIFAR-100.
+_KNOWN_SIDES = (28, 32)
+
+_STEP_ARRAYS = 15
+
+_LAYOUTS = {
+    "glow_tf": "one of glow_tf already, ready to use",
+    "keras-2": "a Keras 2 file of another model (GLOW-tf2's layers are flow_step... and z__norm__...)",
+    "keras-3": "a Keras 3 file",
+    "unknown h5": "an HDF5 file that Keras did not write",
+}
+
+
+def read(path, image_size=None):
+    """The Glow of a GLOW-tf2 weights file; levels, steps, width, channels and image size are inferred.
+
+    Args:
+        path: of the file.
+        image_size: height and width, where they are known; None: taken from the deepest latents.
+    Raises:
+        InputError: the file is missing, damaged, another program's, or of a model that cropped its images'
+            borders because a side was odd at some level: such a model is no density of the whole image.
+    """
+    layout = weights.layout(path)
+    if layout != "glow-tf2":
+        raise InputError(f"{path} is no weights file of GLOW-tf2: it is {_LAYOUTS[layout]}")
+    file = _Arrays(path, weights.read_foreign(path))
+    steps = file.take_steps()
+    splits, top = file.take_gaussians()
+    config = _config(path, steps, splits, top, image_size)
+    values = {}
+    for level, (_, _, channels) in enumerate(config.squeezed_shapes()):
+        mine = steps[level * config.num_steps : (level + 1) * config.num_steps]
+        for step in mine:
+            _check_shapes(path, step, _step_shapes(channels, config.width))
+        values |= prefixed(f"level{level}/", _level_values(path, mine))
+        if level < len(splits):
+            _check_shapes(path, splits[level], [(1, 1, channels // 2, channels), (channels,)])
+            values |= prefixed(f"split{level}/", dict(zip(("kernel", "bias"), _plain(splits[level]), strict=True)))
+    mean, log_scale = np.split(top[0][1][0], 2, axis=-1)
+    values |= {"top/mean": mean, "top/log_scale": log_scale}
+    return glow_from(config, values, "glow-tf2")
+
+
+class _Arrays:
+    """The file's (name, array) pairs, taken from the front."""
+
+    def __init__(self, path, arrays):
+        self.path = path
+        self._left = list(arrays.items())
+
+    def take_steps(self):
+        """The 15 pairs of each flow step."""
+        steps = []
+        while self._left and self._left[0][1].ndim == 4 and self._left[0][1].shape[:3] == (1, 1, 1):
+            if len(self._left) < _STEP_ARRAYS:
+                raise InputError(f"{self.path} ends inside a flow step, at {self._left[-1][0]}")
+            steps.append(self._left[:_STEP_ARRAYS])
+            del self._left[:_STEP_ARRAYS]
+        if not steps:
+            raise InputError(f"{self.path} does not begin with the 15 arrays of a flow step")
+        return steps
+
+    def take_gaussians(self):
+        """([the 2 pairs of each split], [the last pair])."""
+        if not len(self._left) % 2:
+            raise InputError(f"{self.path} has {len(self._left)} arrays after its flow steps; an odd number is needed")
+        splits = [self._left[i : i + 2] for i in range(0, len(self._left) - 1, 2)]
+        return splits, self._left[-1:]
+
+
+def _config(path, steps, splits, top, image_size):
+    num_levels = len(splits) + 1
+    if num_levels > MAX_LEVELS or len(steps) % num_levels:
+        raise InputError(f"{path} has {len(steps)} flow steps for {num_levels} levels; they must share them evenly")
+    channels = steps[0][0][1].shape[-1]
+    deepest = channels * 2 ** (num_levels - 1)
+    name, array = top[0]
+    if channels % 4 or array.ndim != 4 or array.shape[0] != 1 or array.shape[-1] != 2 * deepest:
+        raise InputError(
+            f"{path} has {channels} channels at its first level and {name} of shape {array.shape}; "
+            f"{num_levels} levels need a multiple of 4 and (1, h, w, {2 * deepest})"
+        )
+    kernel_name, kernel = steps[0][3]
+    if kernel.ndim != 4:
+        raise InputError(f"{path} has {kernel_name} of shape {kernel.shape}; a convolution's kernel is wanted")
+    height, width = array.shape[1:3]
+    _check_uncropped(path, height, width, num_levels, image_size)
+    return GlowConfig(
+        image_shape=(height << num_levels, width << num_levels, channels // 4),
+        num_levels=num_levels,
+        num_steps=len(steps) // num_levels,
+        width=kernel.shape[-1],
+        pixel_range=PIXEL_RANGE,
+        architecture="glow_tf2",
+    )
+
+
+def _check_uncropped(path, height, width, num_levels, image_size):
+    """Refuses a model that dropped rows and columns wherever a side was odd.
+
+    The file holds the deepest latents' size only, which several image sizes lead to when borders are
+    cropped. Without `image_size` the file is refused where a size of GLOW-tf2's data sets is one of those.
+    """
+    whole = (height << num_levels, width << num_levels)
+    seen = f"the deepest latents of {path} are {height}x{width}: {whole[0]}x{whole[1]} images after {num_levels} levels"
+    reason = "cropped borders are not scored, so such weights give no likelihood of an image and are not converted"
+    if image_size is not None:
+        if whole != (image_size, image_size):
+            cropped = (image_size >> num_levels, image_size >> num_levels) == (height, width)
+            explained = f" unless borders are cropped; {reason}" if cropped else ""
+            raise InputError(f"{seen}, not {image_size}x{image_size}{explained}")
+        return
+    for side in _KNOWN_SIDES:
+        if whole[0] < side and (side >> num_levels, side >> num_levels) == (height, width):
+            raise InputError(
+                f"{seen}, or {side}x{side} ones with their borders cropped; {reason}. "
+                f"If they really were {whole[0]}x{whole[1]}, say so: --img_size {whole[0]}"
+            )
+
+
+def _step_shapes(channels, width):
+    side, half = KERNEL_SIDE, channels // 2
+    inner = [(1, 1, 1, width)] * 2
+    head = [(side, side, width, half), (half,)]
+    return [
+        (1, 1, 1, channels),
+        (1, 1, 1, channels),
+        (channels, channels),
+        (side, side, half, width),
+        (width,),
+        *inner,
+        (1, 1, width, width),
+        (width,),
+        *inner,
+        *head,
+        *head,
+    ]
+
+
+def _check_shapes(path, pairs, shapes):
+    for (name, array), shape in zip(pairs, shapes, strict=True):
+        if array.shape != shape:
+            raise InputError(f"{path} has {name} of shape {array.shape} where GLOW-tf2 has {shape}")
+
+
+def _level_values(path, steps):
+    """{our name: array} of the K steps of a level."""
+    weights_1x1, ours = [], []
+    for k, step in enumerate(steps):
+        one, weight = _step_values(path, step, exchanged=k > 0)
+        ours.append(one)
+        weights_1x1.append(weight)
+    return stacked(ours) | conv1x1_values(path, [step[2][0] for step in steps], weights_1x1)
+
+
+def _step_values(path, step, exchanged):
+    """({our name: array}, the 1x1 matrix) of one step; `exchanged`: whether its input has the halves exchanged."""
+    s, b, weight, *coupling = _plain(step)
+    s, b = s.reshape(-1), b.reshape(-1)
+    sign, log_abs = sign_and_log_abs(path, step[0][0], s)
+    halves = exchanged_halves(len(s))
+    rows = halves if exchanged else np.arange(len(s))
+    values = {
+        "actnorm/shift": (b / s)[rows],
+        "actnorm/log_scale": log_abs[rows] / LOG_SCALE_FACTOR,
+    }
+    names = ("conv1_kernel", "conv1_bias", "actnorm1_scale", "actnorm1_bias")
+    names += ("conv2_kernel", "conv2_bias", "actnorm2_scale", "actnorm2_bias")
+    scale_kernel, scale_bias, shift_kernel, shift_bias = coupling[len(names) :]
+    for name, array in zip(names, coupling, strict=False):
+        values[f"coupling/{name}"] = array.reshape(-1) if name.startswith("actnorm") else array
+    values["coupling/conv3_kernel"] = np.concatenate([scale_kernel, shift_kernel], axis=-1)
+    values["coupling/conv3_bias"] = np.concatenate([scale_bias, shift_bias])
+    return values, (sign[:, np.newaxis] * weight)[rows][:, halves]
+
+
+def _plain(pairs):
+    return [array.astype(np.float64) for _, array in pairs]

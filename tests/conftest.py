@@ -1,0 +1,51 @@
+"""The environment of the tests, set before TensorFlow starts, and the fixtures that several files share."""
+
+import os
+
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import make_glow
+
+# Two devices for the tests of replicas; they must be declared before the first operation.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+REFERENCE = pathlib.Path(__file__).parents[2] / "shared" / "reference"
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """The folder of values computed with other programs; it is not part of the repository."""
+    if not REFERENCE.is_dir():
+        pytest.skip("needs ../shared/reference beside the repository, the values of other programs")
+    return REFERENCE
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(2018)
+
+
+@pytest.fixture(scope="session")
+def two_replicas():
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture(scope="session")
+def small_glow():
+    """Affine, PLU, two levels of two steps, 4x8x2, float64, all variables random. Shared: do not change it."""
+    return make_glow()
+
+
+@pytest.fixture(scope="session")
+def conditional_glow():
+    """As `small_glow`, of three classes, with the classifier. Shared: do not change it."""
+    return make_glow(num_classes=3, classifier=True)

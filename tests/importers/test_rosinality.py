@@ -1,0 +1,141 @@
+"""rosinality's state_dict: values computed with its own code. Most of it needs torch."""
+
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import random_images
+from walk import largest_difference, walk
+
+from glow_tf.config import GlowConfig
+from glow_tf.errors import InputError
+from glow_tf.glow import Glow
+from glow_tf.importers import openai, rosinality
+
+
+def nhwc(values):
+    return np.ascontiguousarray(values.transpose(0, 2, 3, 1))
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def expected(reference):
+    return dict(np.load(reference / "rosinality" / "values.npz"))
+
+
+@pytest.fixture(scope="module")
+def path(reference):
+    return reference / "rosinality" / "model.pt"
+
+
+@pytest.fixture(scope="module")
+def glow(torch, path):
+    return rosinality.read(path, 16, 8)
+
+
+def test_configuration_is_inferred(glow):
+    assert glow.config == GlowConfig((16, 16, 3), num_levels=2, num_steps=2, width=64)
+
+
+def test_bits_per_dim(glow, expected):
+    log_prob = glow.log_prob(nhwc(expected["x_nchw"]))
+    assert largest_difference(log_prob, expected["log_p"] + expected["logdet"]) < 1e-3
+    bits = glow.pixels.bits_per_dim(log_prob, glow.config.num_dims)
+    assert largest_difference(bits, expected["bits_per_dim"]) < 1e-5
+
+
+def test_log_dets_and_priors(glow, expected):
+    terms = walk(glow, nhwc(expected["x_nchw"]))
+    for block in range(2):
+        assert largest_difference(terms.log_dets[block].sum(axis=0), expected[f"block_logdet_{block}"]) < 1e-3
+        assert largest_difference(terms.log_priors[block], expected[f"block_logp_{block}"]) < 1e-3
+        assert largest_difference(terms.latents[block], nhwc(expected[f"z_{block}"])) < 1e-4
+
+
+@pytest.mark.parametrize(("temperature", "name"), [(1.0, "sample_T10_nchw"), (0.7, "sample_T07_nchw")])
+def test_samples(glow, expected, temperature, name):
+    z = glow.from_levels([tf.constant(nhwc(expected[f"sample_eps_{block}"])) for block in range(2)]) * temperature
+    assert largest_difference(glow.decode(z), nhwc(expected[name])) < 1e-4
+
+
+def test_reconstruction(glow, expected):
+    images = nhwc(expected["x_nchw"])
+    assert largest_difference(glow.decode(glow.encode(images)), nhwc(expected["recon_nchw"])) < 1e-4
+
+
+def test_everything_else_works_on_a_converted_model(glow, expected, tmp_path):
+    glow.save_weights(tmp_path / "weights.h5")
+    loaded = Glow.load(tmp_path / "weights.h5")
+    images = nhwc(expected["x_nchw"])
+    np.testing.assert_array_equal(loaded.log_prob(images), glow.log_prob(images))
+    assert loaded.sample(2, seed=1).shape == (2, 16, 16, 3)
+    openai.write(loaded, tmp_path / "openai")
+    again = openai.read(tmp_path / "openai", 16, 8)
+    np.testing.assert_allclose(again.log_prob(images), glow.log_prob(images), atol=1e-2)
+
+
+def state_dict(torch, config, dense=()):
+    """A random state_dict in rosinality's layout."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, shape in rosinality._expected_shapes(config, set(dense)).items():
+        value = 0.2 * torch.randn(shape, generator=generator)
+        last = name.split(".")[-1]
+        if last in ("w_p", "l_eye"):
+            value = torch.eye(shape[0])
+        elif last == "s_sign":
+            value = value.sign()
+        elif name.endswith("actnorm.scale"):
+            value = value.sign() * (0.5 + value.abs())
+        elif name.endswith("invconv.weight"):
+            value = value / 5 + torch.eye(shape[0])[:, :, None, None]
+        state[name] = torch.tensor(1, dtype=torch.uint8) if last == "initialized" else value
+    return state
+
+
+@pytest.mark.parametrize("coupling", ["affine", "additive"])
+def test_without_lu_and_with_negative_scales(torch, tmp_path, rng, coupling):
+    config = GlowConfig((8, 8, 3), num_levels=2, num_steps=2, width=8, coupling=coupling, num_bits=5)
+    torch.save(state_dict(torch, config, dense=[0]), tmp_path / "model.pt")
+    glow = rosinality.read(tmp_path / "model.pt", 8, 5)
+    assert glow.config == config
+    images = random_images(rng, glow, 3)
+    assert largest_difference(glow.decode(glow.encode(images)), images) < 1e-3
+
+
+def test_other_files_are_refused(torch, tmp_path):
+    config = GlowConfig((8, 8, 3), num_levels=2, num_steps=2, width=8)
+    state = state_dict(torch, config)
+
+    def refused(content, message, size=8):
+        torch.save(content, tmp_path / "model.pt")
+        with pytest.raises(InputError, match=message):
+            rosinality.read(tmp_path / "model.pt", size, 8)
+
+    refused(state, "10 is not divisible", size=10)
+    refused({"weight": torch.zeros(3)}, "another program")
+    refused({"state": {}, "param_groups": []}, "holds no state_dict")
+    refused({k: v for k, v in state.items() if k != "blocks.0.prior.scale"}, "lacks blocks.0.prior.scale")
+    refused(state | {"blocks.0.flows.0.more": torch.zeros(1)}, "has blocks.0.flows.0.more")
+    refused(state | {"blocks.1.flows.1.actnorm.scale": torch.zeros([1, 24, 1, 1])}, "scale of zero")
+    refused(rosinality.read, "damaged or no state_dict")
+    (tmp_path / "model.pt").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="damaged or no state_dict"):
+        rosinality.read(tmp_path / "model.pt", 8, 8)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        rosinality.read(tmp_path / "none.pt", 8, 8)
+
+
+def test_without_torch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "model.pt").write_bytes(b"anything")
+    with pytest.raises(InputError, match="pip install torch"):
+        rosinality.read(tmp_path / "model.pt", 8, 8)
