@@ -80,7 +80,7 @@ class GlowConfig:
                     f"{self.num_levels}); use {_nearby(side, factor)} or fewer levels"
                 )
         if not -math.inf < self.pixel_range[0] < self.pixel_range[1] < math.inf:
-            raise InputError(f"pixel_range is {self.pixel_range}; it must be two finite numbers, the first below the second")
+            raise InputError(f"pixel_range is {self.pixel_range}; both must be finite, the first below the second")
         if self.classifier and not self.num_classes:
             raise InputError("classifier is on but num_classes is 0: only a class-conditional model has one")
 

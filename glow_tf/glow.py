@@ -294,7 +294,7 @@ class Glow(tf.Module):
         # By way of numpy, which takes Python numbers as float64.
         values = tf.convert_to_tensor(values if tf.is_tensor(values) else np.asarray(values))
         if not values.dtype.is_floating:
-            raise InputError(f"{name} are {values.dtype.name}; continuous values are needed here (`pixels.to_continuous`)")
+            raise InputError(f"{name} are {values.dtype.name}; continuous values are needed (`pixels.to_continuous`)")
         return self._checked(tf.cast(values, self._dtype), name)
 
     def _bytes(self, images):

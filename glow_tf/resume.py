@@ -76,7 +76,7 @@ class ResumeState:
         if step == self.saved_step:
             return
         for name, variable in self._counters.items():
-            variable.assign(getattr(self, name, None) if name in vars(self) else getattr(self._trainer, name))
+            variable.assign(getattr(self if hasattr(self, name) else self._trainer, name))
         try:
             prefix = Path(self._manager.save(checkpoint_number=step))
         except tf.errors.OpError as error:

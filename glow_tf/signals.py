@@ -24,6 +24,7 @@ class SignalWatch:
     def __init__(self):
         self.received = None
         self._handlers = {}
+        self._thread = None
 
     def check(self):
         """Raises Stopped if a signal was received."""
@@ -46,7 +47,7 @@ class SignalWatch:
         return self
 
     def __exit__(self, *_):
-        if not self._handlers:
+        if self._thread is None:
             return
         for number, handler in self._handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -62,7 +63,7 @@ class SignalWatch:
                 continue
             if self.received is None:
                 self.received = number
-                _tell(f"\n{signal.Signals(number).name}: finishing this step, then saving; Ctrl-C ends at once\n")
+                _tell(f"\n{signal.Signals(number).name}: finishing this step, then saving; Ctrl-C once more ends at once\n")
             elif number == signal.SIGINT:
                 os._exit(128 + number)
 

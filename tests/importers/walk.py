@@ -1,6 +1,7 @@
 """Goes through a Glow level by level, so that every term can be compared with another program's."""
 
 import math
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -66,5 +67,9 @@ def from_flat(glow, flat):
     return glow.from_levels(levels)
 
 
-def largest_difference(a, b):
-    return float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))))
+def largest_difference(found, expected, what=""):
+    """max|found - expected|; `pytest -rP` shows it, which is where docs/results.md has its numbers from."""
+    difference = float(np.max(np.abs(np.asarray(found, np.float64) - np.asarray(expected, np.float64))))
+    test = os.environ["PYTEST_CURRENT_TEST"].split("/")[-1].removesuffix(" (call)")
+    print(f"largest difference {difference:.1e} {test} {what}")
+    return difference
