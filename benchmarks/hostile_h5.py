@@ -19,7 +19,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from glow_tf import weights
+from glow_tf import h5_reader, weights
 
 CONFIG = {"image_shape": [32, 32, 3], "num_steps": 32}
 METADATA = {"data": "cifar10", "step": 7}
@@ -97,7 +97,7 @@ def reseal(data: bytes) -> bytes:
     """Gives a damaged file of ours a right digest and a superblock that agrees with its length."""
     data = bytearray(data[: data.rfind(b"glow_tf sha256 ")] if b"glow_tf sha256 " in data else data)
     data[40:48] = len(data).to_bytes(8, "little")
-    return bytes(data) + weights.seal(hashlib.sha256(data).hexdigest())
+    return bytes(data) + h5_reader.seal(hashlib.sha256(data).hexdigest())
 
 
 def valid(path: Path, count: int = 0):
@@ -130,7 +130,7 @@ def _edited(path: Path, edit: Callable[[h5py.File], None], **options):
             h5[name] = array
         edit(h5)
     data = image.getvalue()
-    path.write_bytes(data + weights.seal(hashlib.sha256(data).hexdigest()))
+    path.write_bytes(data + h5_reader.seal(hashlib.sha256(data).hexdigest()))
 
 
 def _replaced(path: Path, **data_set):
@@ -486,7 +486,7 @@ def half_a_digest(path, count):
 @_hostile
 def wrong_digest(path, count):
     valid(path)
-    path.write_bytes(path.read_bytes()[:-80] + weights.seal("0" * 64))
+    path.write_bytes(path.read_bytes()[:-80] + h5_reader.seal("0" * 64))
 
 
 @_hostile

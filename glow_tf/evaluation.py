@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 
-def bits_per_dim(glow, split, batch_size=64, seed=0, limit=None):
+def bits_per_dim(glow, split, batch_size=64, seed=0, limit=None, check=lambda: None):
     """Mean bits/dim over a split, and its standard error.
 
     Args:
@@ -12,11 +12,13 @@ def bits_per_dim(glow, split, batch_size=64, seed=0, limit=None):
         split: a `data.Split`.
         seed: of the dequantisation noise; batch i draws with seed + i.
         limit: at most this many images, the first ones; None: all.
+        check: called before each batch; what it raises ends the evaluation.
     Returns:
         (mean, standard error, number of images).
     """
     values, seen = [], 0
     for index, (images, labels) in enumerate(split.batches(batch_size)):
+        check()
         if limit is not None:
             images, labels = images[: limit - seen], labels[: limit - seen]
         seen += len(images)

@@ -198,6 +198,11 @@ class Glow(tf.Module):
         return {name: variable for part in parts for name, variable in part.named_variables().items()}
 
     @property
+    def flow_steps(self):
+        """The `FlowSteps` of each level, level 0 (the finest) first."""
+        return tuple(self._steps)
+
+    @property
     def num_parameters(self):
         """How many numbers are trained."""
         return sum(int(np.prod(v.shape)) for v in self.trainable_variables)

@@ -109,6 +109,16 @@ class FlowSteps(Part):
             prepared["conv1x1/inverse_weight"] = plu_inverse(*factors)
         return prepared
 
+    def prepared(self, directions):
+        """What `prepare` makes of the variables as they are now: {name: [K, ...]}."""
+        return self.prepare({key: tf.convert_to_tensor(v) for key, v in self._by_name.items()}, directions)
+
+    def each_step(self):
+        """The bijectors of the K steps one by one, from the image on, for their inverse direction."""
+        prepared = self.prepared(("inverse",))
+        for k in range(self._num_steps):
+            yield self.step({key: value[k] for key, value in prepared.items()})
+
     def step(self, tensors):
         """The bijector of one step from its slice of what `prepare` returned."""
         actnorm = ActNorm(tensors["actnorm/shift"], tensors["actnorm/log_scale"])
@@ -124,8 +134,7 @@ class FlowSteps(Part):
         Returns:
             the same batches after the K steps.
         """
-        stacked = {key: tf.convert_to_tensor(variable) for key, variable in self._by_name.items()}
-        prepared = self.prepare(stacked, ("inverse",))
+        prepared = self.prepared(("inverse",))
         found = []
         for k in range(self._num_steps):
             tensors = {key: value[k] for key, value in prepared.items()}

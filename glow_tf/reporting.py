@@ -1,5 +1,9 @@
-"""What a run shows: TensorBoard, pictures, and one line of progress."""
+"""What a run shows: TensorBoard, pictures, and one line of progress.
 
+Nothing of it may stop a run: a full disk is told once, and a reader who went away is not told at all.
+"""
+
+import contextlib
 import dataclasses
 import json
 import os
@@ -38,7 +42,10 @@ class Reporter:
         self._total_steps = total_steps
         self._images_per_step = images_per_step
         self._progress = _ProgressLine(stream or sys.stderr)
-        self._writers = _summary_writers(run)
+        self._has_warned = False
+        self._writers = {}
+        with self._tolerating_a_full_disk():
+            self._writers = _summary_writers(run)
         self._window = [(time.monotonic(), None)]
 
     def configuration(self, **sections):
@@ -71,16 +78,22 @@ class Reporter:
             for tag, value in values.items():
                 tf.summary.scalar(tag, value)
 
-    def pictures(self, glow, images, labels, step, epoch):
+    def pictures(self, glow, images, labels, step, epoch, check=lambda: None):
         """Samples, a temperature sweep and reconstructions, to TensorBoard and as PNG in the results folder.
 
         Args:
             images: uint8 test images to reconstruct, [N, H, W, C]; `labels` theirs.
+            check: called before each drawing; what it raises ends them.
         """
+
+        def sample(count, temperature):
+            check()
+            return glow.sample(count, temperature, seed=0).numpy()
+
         columns = {"samples": None, "temperatures": SWEEP_COLUMNS, "reconstructions": None}
         drawn = {
-            "samples": glow.sample(NUM_SAMPLES, SAMPLE_TEMPERATURE, seed=0).numpy(),
-            "temperatures": np.concatenate([glow.sample(SWEEP_COLUMNS, t, seed=0) for t in SWEEP_TEMPERATURES]),
+            "samples": sample(NUM_SAMPLES, SAMPLE_TEMPERATURE),
+            "temperatures": np.concatenate([sample(SWEEP_COLUMNS, t) for t in SWEEP_TEMPERATURES]),
             "reconstructions": reconstruction_pairs(glow, images[:NUM_RECONSTRUCTIONS], labels[:NUM_RECONSTRUCTIONS]),
         }
         columns["reconstructions"] = len(drawn["reconstructions"]) // 2
@@ -96,15 +109,30 @@ class Reporter:
 
     def flush(self):
         for writer in self._writers.values():
-            writer.flush()
+            with self._tolerating_a_full_disk():
+                writer.flush()
 
     def close(self):
         for writer in self._writers.values():
-            writer.close()
+            with self._tolerating_a_full_disk():
+                writer.close()
 
+    @contextlib.contextmanager
     def _summaries(self, split, step):
+        """Where what the block writes to tf.summary goes; files that cannot be written are told once."""
         writer = self._writers.get(split)
-        return writer.as_default(step=step) if writer else _NoSummaries(step)
+        with self._tolerating_a_full_disk():
+            with writer.as_default(step=step) if writer else _NoSummaries(step):
+                yield
+
+    @contextlib.contextmanager
+    def _tolerating_a_full_disk(self):
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            if not self._has_warned:
+                logging.warning("logs and pictures cannot be written, training goes on: %s", str(error).splitlines()[0])
+            self._has_warned = True
 
 
 def reconstruction_pairs(glow, images, labels):
@@ -150,7 +178,7 @@ class _ProgressLine:
         try:
             self._stream.write(text)
             self._stream.flush()
-        except OSError:  # whoever read the output is gone; the run goes on
+        except (OSError, ValueError):  # whoever read the output is gone, or it cannot show a letter
             pass
 
 

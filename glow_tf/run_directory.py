@@ -107,6 +107,16 @@ class RunDirectory:
         finally:
             os.close(descriptor)  # the file stays: removing it would let two trainers lock two files
 
+    def check_unused(self) -> None:
+        """Refuses at once if another trainer is at work; writes nothing.
+
+        Raises:
+            InputError: as `lock`.
+        """
+        if (self.path / ".lock").exists():
+            with self.lock():
+                pass
+
     def _open_lock(self) -> int:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -135,7 +145,7 @@ class RunDirectory:
             What was removed.
         """
         removed = []
-        for folder in (self.path, self.checkpoints, self.results):
+        for folder in (self.path, self.checkpoints, self.state, self.results):
             for file in _entries(folder):
                 match = _TEMPORARY.fullmatch(file.name)
                 if match and not file.is_dir() and not _is_alive(int(match[1])):
@@ -156,6 +166,8 @@ class RunDirectory:
     def check_settings(self, settings: Mapping) -> None:
         """Notes a new run's settings, or compares with those that the run began with.
 
+        A run that has saved nothing yet has nothing to lose: its settings are replaced.
+
         Args:
             settings: JSON values; dictionaries may nest.
         Raises:
@@ -163,11 +175,11 @@ class RunDirectory:
         """
         file = self.path / "settings.json"
         settings = json.loads(json.dumps(settings))
-        try:
-            before = json.loads(file.read_text())
-        except FileNotFoundError:
+        if not self._has_saved():
             write_atomically(file, json.dumps(settings, indent=1).encode())
             return
+        try:
+            before = json.loads(file.read_text())
         except (OSError, ValueError) as error:
             raise InputError(f"{file} cannot be read ({error}); move {self.path} away or give --fresh") from None
         old, new = _flat(before), _flat(settings)
@@ -177,6 +189,9 @@ class RunDirectory:
             raise InputError(
                 f"{self.path} holds a run with other settings: {shown}; name another --run_dir or give --fresh"
             )
+
+    def _has_saved(self) -> bool:
+        return bool(_entries(self.state)) or os.path.lexists(self.weights)
 
     def move_aside(self) -> Path | None:
         """Renames the run's folder to `<run>.old-<n>`, so that a new run can begin; nothing is lost.

@@ -210,8 +210,8 @@ class TrainingLoop:
         result = bits if math.isfinite(bits) else None
         metadata = self._metadata | {"step": self._trainer.batches_seen, "epoch": epoch, "test_bits_per_dim": result}
         paths = [self._run.weights]
-        if bits < self._state.best_bits_per_dim:
-            self._state.best_bits_per_dim = bits
+        is_best = bits < self._state.best_bits_per_dim
+        if is_best:
             paths.append(self._run.best_weights)
         if self._keep:
             paths.append(self._run.snapshot(epoch))
@@ -219,6 +219,8 @@ class TrainingLoop:
         def save():
             for path in paths:
                 self._trainer.glow.save_weights(path, **metadata)
+            if is_best:
+                self._state.best_bits_per_dim = bits
             if self._keep:
                 self._run.remove_snapshots(keep=self._keep)
 

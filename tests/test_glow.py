@@ -15,10 +15,12 @@ from helpers import (
 from naive import NaiveGlow
 
 import glow_tf.glow
+from glow_tf import networks
 from glow_tf.bijectors.repeated import BACKPROP_MODES
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
+from glow_tf.networks import OpenAINetwork
 
 tfd = tfp.distributions
 
@@ -309,10 +311,15 @@ def test_compiled_once_for_all_batch_sizes(rng):
         assert network.evaluations - before == traced, name
 
 
+# The channels of the paper's CIFAR-10 model, so that 32 steps of some parameters exceed the 1,000 elements
+# up to which TensorFlow writes zeros as one node.
+DEEP = {"image_shape": (8, 8, 3), "num_levels": 3, "width": 4, "dtype": "float32"}
+
+
 def training_graph(num_steps, backprop):
     """The graph of log_prob and its gradients, and how often each network was put into it."""
     network = CountingNetwork(4)
-    glow = make_glow(num_steps=num_steps, width=4, dtype="float32", network=network)
+    glow = make_glow(num_steps=num_steps, network=network, **DEEP)
 
     @tf.function(autograph=False)
     def gradients(images):
@@ -320,18 +327,18 @@ def training_graph(num_steps, backprop):
             loss = -tf.reduce_mean(glow.transformed_distribution(backprop=backprop).log_prob(images))
         return tape.gradient(loss, glow.trainable_variables)
 
-    concrete = gradients.get_concrete_function(tf.TensorSpec([None, 4, 8, 2]))
+    concrete = gradients.get_concrete_function(tf.TensorSpec([None, *glow.config.image_shape]))
     return concrete, network.evaluations / glow.config.num_levels
 
 
 def convolutions_of_one_sweep():
     """Conv2D operations of a log_prob in which each network runs once, from the parts alone."""
-    glow = make_glow(num_steps=1, width=4, dtype="float32")
-    network = CountingNetwork(4)
+    glow = make_glow(num_steps=1, **DEEP)
+    network = OpenAINetwork(4)
 
-    def count(function, *shapes):
-        specs = [tf.TensorSpec([None, *shape]) for shape in shapes]
-        return count_operations(tf.function(function, autograph=False).get_concrete_function(*specs), "Conv2D")
+    def count(function, *shape):
+        spec = tf.TensorSpec([None, *shape])
+        return count_operations(tf.function(function, autograph=False).get_concrete_function(spec), "Conv2D")
 
     variables = {name: tf.convert_to_tensor(v) for name, v in glow.named_variables().items()}
 
@@ -339,13 +346,13 @@ def convolutions_of_one_sweep():
         return {n.removeprefix(prefix): v for n, v in variables.items() if n.startswith(prefix)}
 
     total = 0
-    for level, channels in enumerate((8, 16)):
+    for level, (h, w, channels) in enumerate(glow.config.squeezed_shapes()):
         parameters = {name: value[0] for name, value in under(f"level{level}/coupling/").items()}
-        shape = glow.config.squeezed_shapes()[level][:2]
-        total += count(lambda kept, p=parameters: network.output(p, kept), (*shape, channels // 2))
-    split = glow_tf.glow.networks.zero_conv
-    total += count(lambda kept: split(under("split0/"), kept), (2, 4, 4))
-    return total + count(lambda z: z + glow_tf.glow.networks.zero_conv_of_zeros(under("top/"), 1, 2), (1, 2, 32))
+        total += count(lambda kept, p=parameters: network.output(p, kept), h, w, channels // 2)
+        if level < 2:
+            parameters = under(f"split{level}/")
+            total += count(lambda kept, p=parameters: networks.zero_conv(p, kept), h, w, channels // 2)
+    return total + count(lambda z: z + networks.zero_conv_of_zeros(under("top/"), h, w), h, w, 2 * channels)
 
 
 @every_backprop

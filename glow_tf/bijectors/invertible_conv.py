@@ -80,13 +80,18 @@ def plu_decompose(weight):
 
 
 def _unit_lower(lower):
-    below = tf.linalg.band_part(tf.cast(lower, tf.float64), -1, 0)
-    return tf.linalg.set_diag(below, tf.ones(tf.shape(lower)[:-1], tf.float64))
+    return tf.cast(lower, tf.float64) * _below_diagonal(lower) + tf.eye(lower.shape[-1], dtype=tf.float64)
 
 
 def _upper_with_diagonal(log_abs_s, sign_s, upper):
-    above = tf.linalg.band_part(tf.cast(upper, tf.float64), 0, -1)
-    return tf.linalg.set_diag(above, tf.cast(sign_s, tf.float64) * tf.exp(tf.cast(log_abs_s, tf.float64)))
+    s = tf.cast(sign_s, tf.float64) * tf.exp(tf.cast(log_abs_s, tf.float64))
+    return tf.cast(upper, tf.float64) * tf.transpose(_below_diagonal(upper)) + tf.linalg.diag(s)
+
+
+def _below_diagonal(matrix):
+    """[C, C]: one below the diagonal, zero on and above it, for a [..., C, C] matrix."""
+    # tf.linalg.set_diag would say it shorter, but its gradient has more nodes for a larger stack.
+    return 1.0 - tf.linalg.band_part(tf.ones(matrix.shape[-2:], tf.float64), 0, -1)
 
 
 def _multiply_channels(values, weight):
