@@ -17,7 +17,7 @@ flags.DEFINE_string("dataset", None, "A data set or a folder of images; None: wh
 flags.DEFINE_string("data_dir", None, "Where prepared TFDS data sets lie.")
 flags.DEFINE_bool("download", True, "Download a TFDS data set that is not prepared yet.")
 flags.DEFINE_integer("batch_size", 64, "Images scored at once.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Of the dequantisation noise.", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "Of the dequantisation noise.", lower_bound=0, upper_bound=2**31 - 1)
 
 
 def main(arguments):

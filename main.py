@@ -3,16 +3,23 @@
     python3 main.py                                                 digits, no download
     python3 main.py --dataset cifar10 --k_glow 32 --l_glow 3        the paper's model
     python3 main.py --dataset path/to/images --img_size 64          a folder of images
+
+The same command goes on with a run that was stopped, from its last state. Ctrl-C, SIGTERM and SIGHUP: the step
+is finished and the state saved. Exit status: 0 trained to the end; 130, 143 or 129 stopped by that signal; 1 the
+last save failed, or no finite gradient was found although the learning rate was halved; 2 wrong input.
 """
 
+import math
 import os
 import re
+import sys
 
 from absl import flags
 
 import common_definitions as defaults
 from glow_tf import command_line
 from glow_tf.errors import InputError
+from glow_tf.run_directory import RunDirectory
 
 FLAGS = flags.FLAGS
 
@@ -28,16 +35,17 @@ flags.DEFINE_integer("width", None, "Hidden channels of a coupling's network.")
 flags.DEFINE_string("coupling", None, "affine or additive.")
 flags.DEFINE_string("permutation", None, "conv1x1, shuffle or reverse.")
 flags.DEFINE_integer("n_bits", None, "Bits a channel, 1 to 8.")
-flags.DEFINE_integer("batch_size", None, "Images a step, over all devices.")
-flags.DEFINE_integer("epochs", None, "Passes over the training images.", lower_bound=0)
+flags.DEFINE_integer("batch_size", None, "Images a step, over all devices.", lower_bound=1)
+flags.DEFINE_integer("epochs", None, "Passes over the training images.", lower_bound=1)
 flags.DEFINE_integer("steps", None, "Stop after so many steps.", lower_bound=1)
 flags.DEFINE_float("learning_rate", None, "After the warm-up.")
-flags.DEFINE_float("warmup_epochs", None, "Epochs until the learning rate is reached.", lower_bound=0)
+flags.DEFINE_float("warmup_epochs", None, "Epochs until the learning rate is reached.", lower_bound=0, upper_bound=1e6)
 flags.DEFINE_string("optimizer", None, "adamax or adam.")
 flags.DEFINE_float("ema_decay", None, "Of the weights' moving average, a step.")
 flags.DEFINE_string("backprop", None, "stored, recompute (less memory) or reversible (least).")
 flags.DEFINE_bool("flip", None, "Mirror training images at random; for natural images only.")
-flags.DEFINE_integer("seed", defaults.SEED, "Of the weights, the noise and the order of the images.")
+
+flags.DEFINE_integer("seed", defaults.SEED, "Of weights, noise and order.", lower_bound=0, upper_bound=2**31 - 1)
 flags.DEFINE_string("run_dir", None, "Where the run is written; None: runs/<dataset>.")
 flags.DEFINE_integer("keep", 0, "Epoch snapshots of the weights to keep.", lower_bound=0)
 flags.DEFINE_bool("fresh", False, "Start anew; what the run directory holds is moved aside.")
@@ -56,11 +64,14 @@ def main(arguments):
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; the data set is named by --dataset")
     settings = settings_of(FLAGS.dataset)
+    if not math.isfinite(settings["warmup_epochs"]):
+        raise InputError(f"--warmup_epochs is {settings['warmup_epochs']}; it must be a number from 0 up, 1 is usual")
+    run = RunDirectory(FLAGS.run_dir or os.path.join(defaults.RUNS, run_name(FLAGS.dataset)))
+    run.check_unused()  # before TensorFlow is imported, so that the answer comes at once
     command_line.import_tensorflow()
     from glow_tf import data, training
     from glow_tf.config import GlowConfig
     from glow_tf.glow import Glow
-    from glow_tf.run_directory import RunDirectory
 
     images = data.load(
         FLAGS.dataset,
@@ -93,7 +104,6 @@ def main(arguments):
         backprop=settings["backprop"],
         seed=FLAGS.seed,
     )
-    run = RunDirectory(FLAGS.run_dir or os.path.join(defaults.RUNS, run_name(FLAGS.dataset)))
     if FLAGS.fresh:
         moved = run.move_aside()
         if moved:
@@ -121,12 +131,18 @@ def main(arguments):
         | {name: value for name, value in settings.items() if name not in MAY_CHANGE},
     )
     if outcome.stopped_by is not None:
-        print(f"stopped at step {outcome.steps}; the same command goes on from there")
+        where = f"stopped at step {outcome.steps}"
+        if not outcome.is_saved:
+            where += ", which could not be saved; an earlier state may be there"
+        print(f"{where}. To go on:\n  {command_line.command_again(without=['fresh'])}")
         return 128 + outcome.stopped_by
     if outcome.bits_per_dim is not None:
         print(f"test: {outcome.bits_per_dim:.4f} bits/dim, standard error {outcome.standard_error:.4f}")
+    if not outcome.is_saved:
+        print(f"error: the last save failed; what {run.checkpoints} holds is older", file=sys.stderr)
+        return 1
     print(f"weights: {run.weights}\npictures: {run.results}\nmore: python3 sample.py --weights {run.weights}")
-    return 0 if outcome.is_saved else 1
+    return 0
 
 
 def run_name(dataset):

@@ -15,7 +15,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("weights", None, "A weights.h5; None: the newest under runs/, else the bundled digits.")
 flags.DEFINE_float("temp", defaults.TEMPERATURE, "Temperature: 0 gives the mode, 1 the model itself.")
 flags.DEFINE_integer("n", defaults.NUM_SAMPLES, "How many images.", lower_bound=1, upper_bound=10_000)
-flags.DEFINE_integer("seed", None, "Of the samples; None: another one every time.", lower_bound=0)
+flags.DEFINE_integer("seed", None, "Of the samples; None: a new one every time.", lower_bound=0, upper_bound=2**31 - 1)
 flags.DEFINE_string("out", "samples.png", "The PNG file to write.")
 
 

@@ -6,6 +6,9 @@ after the flags were read: `--help` and a wrong flag answer at once.
 
 import contextlib
 import os
+import re
+import shlex
+import signal
 import sys
 import tempfile
 
@@ -22,10 +25,15 @@ flags.DEFINE_bool("debug", False, "Show tracebacks and TensorFlow's own messages
 def run(main, usage):
     """Parses the flags and calls `main(arguments)`; does not return.
 
+    Exit status: what `main` returns; 2 and one line for what the user can mend, 1 and one line where training
+    cannot go on, 130 after Ctrl-C, 1 and a traceback for a fault of the program. `--debug` gives a traceback
+    for everything.
+
     Args:
         main: takes the list of what is no flag; returns the exit status or None for 0.
         usage: what `--help` says first.
     """
+    _secure_streams()
     try:
         arguments = FLAGS(sys.argv)[1:]
     except flags.Error as error:
@@ -40,20 +48,23 @@ def run(main, usage):
     logging.get_absl_handler().setFormatter(_Plain())
     try:
         status = main(arguments)
-    except (InputError, TrainingFailure) as error:
-        if FLAGS.debug:
-            raise
-        _fail(error)
-    except MemoryError:
-        _fail("out of memory; lower --batch_size, or give --backprop recompute")
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
     except Exception as error:
-        if FLAGS.debug or type(error).__name__ != "ResourceExhaustedError":
+        if FLAGS.debug or not _is_for_the_user(error):
             raise
-        _fail("out of memory on the device; lower --batch_size or --img_size, or give --backprop recompute")
+        _fail(error, 1 if isinstance(error, TrainingFailure) else 2)
     sys.exit(status)
+
+
+def command_again(without=()):
+    """What to type to run this command again, quoted for a shell.
+
+    Args:
+        without: flags to leave out, such as "fresh".
+    """
+    left_out = re.compile(rf"--?({'|'.join(without)})(=.*)?") if without else re.compile("(?!)")
+    return shlex.join(word for word in sys.orig_argv if not left_out.fullmatch(word))
 
 
 def import_tensorflow():
@@ -66,9 +77,56 @@ def import_tensorflow():
     return tf
 
 
-def _fail(error):
+def _is_for_the_user(error):
+    """Whether the message is all that is needed to mend it: no fault of the program."""
+    if isinstance(error, (InputError, TrainingFailure, MemoryError)):
+        return True
+    # A file that was named and cannot be read or written; the error says which one and why.
+    return isinstance(error, OSError) and error.filename is not None and error.strerror is not None
+
+
+def _fail(error, status=2):
+    if isinstance(error, MemoryError):
+        error = "out of memory; a smaller --batch_size or --img_size needs less"
+    elif isinstance(error, OSError):
+        error = f"{error.filename}: {error.strerror}"
     print("error: " + " ".join(str(error).split()), file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
+
+
+def _secure_streams():
+    """Printing must not end a run: where nobody reads any more, or a terminal lacks a letter."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass  # closed at the start: the next file that is opened would become the output
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115  (for the life of the process)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, _Steadfast(stream))
+
+
+class _Steadfast:
+    """A text stream that goes to /dev/null once it cannot be written to."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text):
+        return self._attempt(self._stream.write, text)
+
+    def flush(self):
+        self._attempt(self._stream.flush)
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def _attempt(self, method, *arguments):
+        try:
+            return method(*arguments)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            return None
 
 
 def _prepare_environment():
@@ -84,7 +142,7 @@ def _quiet_stderr():
         return
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
+    with _temporary_file() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
@@ -96,6 +154,13 @@ def _quiet_stderr():
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def _temporary_file():
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:  # a full disk: what would be held back is lost
+        return open(os.devnull, "r+b")
 
 
 class _Plain:

@@ -121,9 +121,8 @@ class Reporter:
     def _summaries(self, split, step):
         """Where what the block writes to tf.summary goes; files that cannot be written are told once."""
         writer = self._writers.get(split)
-        with self._tolerating_a_full_disk():
-            with writer.as_default(step=step) if writer else _NoSummaries(step):
-                yield
+        with self._tolerating_a_full_disk(), writer.as_default(step=step) if writer else _NoSummaries(step):
+            yield
 
     @contextlib.contextmanager
     def _tolerating_a_full_disk(self):

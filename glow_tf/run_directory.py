@@ -180,6 +180,8 @@ class RunDirectory:
             return
         try:
             before = json.loads(file.read_text())
+            if not isinstance(before, dict):
+                raise ValueError("no JSON object")
         except (OSError, ValueError) as error:
             raise InputError(f"{file} cannot be read ({error}); move {self.path} away or give --fresh") from None
         old, new = _flat(before), _flat(settings)

@@ -63,7 +63,8 @@ class SignalWatch:
                 continue
             if self.received is None:
                 self.received = number
-                _tell(f"\n{signal.Signals(number).name}: finishing this step, then saving; Ctrl-C once more ends at once\n")
+                name = signal.Signals(number).name
+                _tell(f"\n{name}: finishing this step, then saving; Ctrl-C once more ends at once\n")
             elif number == signal.SIGINT:
                 os._exit(128 + number)
 

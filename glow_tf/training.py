@@ -5,7 +5,7 @@ import sys
 
 import tensorflow as tf
 
-from glow_tf import pixels
+from glow_tf import doctor, pixels
 from glow_tf.errors import InputError
 from glow_tf.optimizer import Optimizer
 from glow_tf.reporting import Reporter
@@ -58,9 +58,11 @@ class Trainer:
         self.batches_seen = 0
         self._variables = glow.trainable_variables
         self.strategy = getattr(self._variables[0], "distribute_strategy", None) or tf.distribute.get_strategy()
-        replicas = self.strategy.num_replicas_in_sync
-        if batch_size < replicas or batch_size % replicas:
-            raise InputError(f"batch_size {batch_size} cannot be shared evenly among {replicas} replicas")
+        if batch_size < self.num_replicas or batch_size % self.num_replicas:
+            raise InputError(
+                f"batch_size {batch_size} cannot be shared evenly among {self.num_replicas} devices; it must be a "
+                f"multiple of {self.num_replicas} above 0"
+            )
         with self.strategy.scope():
             self.optimizer = Optimizer(
                 self._variables, optimizer, learning_rate, warmup_steps=warmup_steps, ema_decay=ema_decay
@@ -90,7 +92,7 @@ class Trainer:
         """
         images = tf.convert_to_tensor(images)
         if len(images) != self.batch_size:
-            raise InputError(f"a batch of {len(images)} images was given to a trainer with batch_size {self.batch_size}")
+            raise InputError(f"a batch has {len(images)} images; this trainer's batch_size is {self.batch_size}")
         if not self.glow.config.num_classes:
             labels = None
         arguments = [images] if labels is None else [images, tf.cast(labels, tf.int32)]
@@ -110,16 +112,19 @@ class Trainer:
             for variable, value in zip(self._variables, raw, strict=True):
                 variable.assign(value)
 
+    @property
+    def num_replicas(self):
+        return self.strategy.num_replicas_in_sync
+
     def _state_bytes(self):
         """What one save of the resume state and the weights needs at most."""
         return 5 * sum(v.dtype.size * v.shape.num_elements() for v in self._variables)
 
     def _shared(self, batch):
         """A batch, cut into one piece a replica."""
-        replicas = self.strategy.num_replicas_in_sync
-        if replicas == 1:
+        if self.num_replicas == 1:
             return batch
-        size = self.batch_size // replicas
+        size = self.batch_size // self.num_replicas
 
         def piece(context):
             start = context.replica_id_in_sync_group * size
@@ -169,19 +174,24 @@ class Trainer:
         return noise[replica * size : (replica + 1) * size]
 
     def diagnose(self, images, labels=None):
-        """The names of the first variables, from the image on, whose gradient is not finite for this batch.
+        """Where the last batch stops being finite, in words: a level, step and layer, or a variable.
 
         Args:
-            images: uint8 [B, H, W, C].
+            images: uint8 [batch_size, H, W, C], the last batch given to `train_step`.
         """
         labels = tf.cast(labels, tf.int32) if self.glow.config.num_classes else None
-        values = self.glow.pixels.to_continuous(images, 0.5, self.glow.config.dtype)
+        noise = self._noise(tf.constant(self.batches_seen - 1), tf.convert_to_tensor(images), 0)
+        values = self.glow.pixels.to_continuous(images, noise, self.glow.config.dtype)
+        layer = doctor.first_not_finite(self.glow, values, labels)
+        if layer is not None:
+            return layer
         with tf.GradientTape() as tape:
             loss = -tf.reduce_mean(self.glow.transformed_distribution(labels, backprop=self.backprop).log_prob(values))
         named = {name: v for name, v in self.glow.named_variables().items() if v.trainable}
         gradients = zip(named, tape.gradient(loss, list(named.values())), strict=True)
         broken = [name for name, g in gradients if g is not None and not bool(tf.reduce_all(tf.math.is_finite(g)))]
-        return ", ".join(broken[:3]) or "the noise of one batch only"
+        # The gradient comes from the latents' side.
+        return f"the gradient of {broken[-1]}" if broken else "nothing: the batch is finite when it is run again"
 
     def fit(
         self,
@@ -211,23 +221,20 @@ class Trainer:
         Returns:
             a `training_loop.Outcome`.
         Raises:
-            InputError: if the run directory is in use, not writable, or holds a run with other settings.
+            InputError: if the run directory is in use, not writable, or holds a run with other settings, if none
+                of its states can be read, or if the memory does not suffice.
             TrainingFailure: if gradients stay infinite.
         """
         run = run_directory if isinstance(run_directory, RunDirectory) else RunDirectory(run_directory)
         run.check_writable(2 * self._state_bytes())
-        with run.lock():
+        with run.lock(), self._explaining_a_lack_of_memory():
             run.remove_litter()
             run.check_settings({"model": self.glow.config.to_dict(), **(settings or {})})
             run.create()
             state = ResumeState(self, run.state)
             total = min(epochs * train.steps_per_epoch(self.batch_size), max_steps or sys.maxsize)
             reporter = Reporter(run, total, self.batch_size)
-            restored = state.restore()
-            if restored is None:
-                self.initialize(train.take(INITIAL_IMAGES, seed=self.seed)[0])
-            else:
-                reporter.line(f"resumed from {restored}, step {self.batches_seen}")
+            self._initialize_or_restore(train, run, state, reporter)
             reporter.configuration(model=self.glow.config, training=settings or {})
             loop = TrainingLoop(
                 self, train, test, run, state, reporter, epochs, max_steps, flip=flip, metadata=metadata, keep=keep
@@ -236,3 +243,26 @@ class Trainer:
                 return loop.run()
             finally:
                 reporter.close()
+
+    def _initialize_or_restore(self, train, run, state, reporter):
+        restored = state.restore()
+        if restored is not None:
+            reporter.line(f"resumed from {restored}, step {self.batches_seen}")
+            return
+        if run.weights.exists():
+            raise InputError(
+                f"{run.path} holds weights but no state to go on from; name another run directory or give --fresh"
+            )
+        self.initialize(train.take(INITIAL_IMAGES, seed=self.seed)[0])
+
+    @contextlib.contextmanager
+    def _explaining_a_lack_of_memory(self):
+        try:
+            yield
+        except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+            size = "x".join(map(str, self.glow.config.image_shape))
+            raise InputError(
+                f"out of memory at batch size {self.batch_size} and images of {size}: give --backprop recompute, with "
+                f"which this run goes on, or start another one with a smaller --batch_size or --img_size; what was "
+                f"saved is intact"
+            ) from error
