@@ -44,7 +44,6 @@ flags.DEFINE_string("optimizer", None, "adamax or adam.")
 flags.DEFINE_float("ema_decay", None, "Of the weights' moving average, a step.")
 flags.DEFINE_string("backprop", None, "stored, recompute (less memory) or reversible (least).")
 flags.DEFINE_bool("flip", None, "Mirror training images at random; for natural images only.")
-
 flags.DEFINE_integer("seed", defaults.SEED, "Of weights, noise and order.", lower_bound=0, upper_bound=2**31 - 1)
 flags.DEFINE_string("run_dir", None, "Where the run is written; None: runs/<dataset>.")
 flags.DEFINE_integer("keep", 0, "Epoch snapshots of the weights to keep.", lower_bound=0)

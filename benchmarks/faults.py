@@ -152,6 +152,7 @@ def kill(folder, count, seed):
             # A kill that was meant for a save and came too late was one at any moment.
             kills["inside a save" if killed_inside and kind == "inside a save" else "at any moment"] += 1
         unreadable += count_unreadable(path)
+        print(f"\r{sum(kills.values())} of {count} kills", end="", file=sys.stderr)
     lost = journal.lost
     total = sum(kills.values())
     return [

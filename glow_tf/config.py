@@ -8,6 +8,7 @@ from glow_tf.errors import InputError
 COUPLINGS = ("affine", "additive")
 PERMUTATIONS = ("conv1x1", "shuffle", "reverse")
 DTYPES = ("float32", "float64")
+PIXELS = ("scale", "logit")
 ARCHITECTURES = ("openai", "glow_tf2")
 
 # A weights file is not trusted: these bounds keep it from claiming a model that fills the memory.
@@ -34,6 +35,7 @@ class GlowConfig:
         learned_top: whether the deepest latents have a learned Gaussian, as in every published run.
         num_classes: of a class-conditional model; 0 for none.
         classifier: whether a class-conditional model also has OpenAI's classifier of its deepest latents.
+        pixels: "scale", as they are (the paper's), or "logit": RealNVP's logit of them is what flows.
         pixel_range: (low, high) of the continuous pixels, all bins together.
         architecture: whose networks and Gaussians: "openai", or "glow_tf2" for weights of that program.
         dtype: "float32" or "float64".
@@ -51,6 +53,7 @@ class GlowConfig:
     learned_top: bool = True
     num_classes: int = 0
     classifier: bool = False
+    pixels: str = "scale"
     pixel_range: tuple[float, float] = (-0.5, 0.5)
     architecture: str = "openai"
     dtype: str = "float32"
@@ -65,6 +68,7 @@ class GlowConfig:
         _check_range("num_classes", self.num_classes, 0, MAX_CLASSES)
         _check_flag("learned_top", self.learned_top)
         _check_flag("classifier", self.classifier)
+        _check_choice("pixels", self.pixels, PIXELS)
         _check_choice("coupling", self.coupling, COUPLINGS)
         _check_choice("permutation", self.permutation, PERMUTATIONS)
         _check_choice("dtype", self.dtype, DTYPES)

@@ -85,6 +85,7 @@ def first_not_finite(glow, values, labels=None):
     images, place = values, None
     if not _is_finite(images):
         return "the pixels"
+    images = glow.into_flow(images)[0]
     for level, steps in enumerate(glow.flow_steps):
         images = Squeeze(dtype=images.dtype).inverse_and_log_det(images)[0]
         images, place = _through_steps(steps, images)

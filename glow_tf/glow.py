@@ -1,12 +1,16 @@
 """Glow: images to Gaussian noise and back, exactly."""
 
+import math
+
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from glow_tf import networks, pixels, weights
 from glow_tf.architectures import ARCHITECTURES
-from glow_tf.bijectors.base import EVENT_NDIMS
+from glow_tf.bijectors.base import EVENT_NDIMS, event_sum
+from glow_tf.bijectors.gaussian import to_standard
+from glow_tf.bijectors.logit import Logit
 from glow_tf.bijectors.split import Split
 from glow_tf.bijectors.squeeze import Squeeze
 from glow_tf.config import GlowConfig
@@ -26,7 +30,8 @@ class Glow(tf.Module):
     `images` are continuous pixels [B, H, W, C] in `config.pixel_range` unless uint8 is said; `z` holds the
     standardised latents of every level in the images' shape; log densities are in nats.
 
-    The public methods run compiled, once for any batch size.
+    The public methods run compiled, traced once for any batch size. They are for eager code; inside a
+    `tf.function` use `distribution`.
 
     Args:
         config: a GlowConfig.
@@ -46,6 +51,7 @@ class Glow(tf.Module):
         self._steps = [FlowSteps(config, s[-1], network, rng, f"level{i}") for i, s in enumerate(shapes)]
         self._splits = [architecture.split_gaussian(config, s[-1], f"split{i}") for i, s in enumerate(shapes[:-1])]
         self._top = architecture.top_gaussian(config, shapes[-1], "top")
+        self._logit = Logit(*config.pixel_range, dtype=tf.as_dtype(config.dtype)) if config.pixels == "logit" else None
         self._classifier = Classifier(config, shapes[-1][-1], "classifier") if config.classifier else None
         self._dtype = tf.as_dtype(config.dtype)
         self._compile()
@@ -87,14 +93,17 @@ class Glow(tf.Module):
         Squeeze, K steps and Split at every level; Split holds the levels below. The half that leaves and
         what the levels below give are unsqueezed again, so z keeps the images' shape.
         """
-        chain = self._top.bijector(labels)
+        return self._above(self._top.bijector(labels), backprop)
+
+    def _above(self, chain, backprop="stored"):
+        """`bijector` with `chain` in the place of the top Gaussian."""
         for level in reversed(range(self.config.num_levels)):
             if level < self.config.num_levels - 1:
                 chain = Split(self._splits[level], chain, name=f"split{level}")
             squeeze = Squeeze(dtype=self._dtype)
             steps = self._steps[level].bijector(backprop)
             chain = tfb.Chain([squeeze, steps, chain, tfb.Invert(squeeze)], name=f"level{level}")
-        return chain
+        return chain if self._logit is None else tfb.Chain([self._logit, chain], name="pixels")
 
     def initialize(self, images):
         """Sets every actnorm from data, once, before training: eagerly, outside of `strategy.run`.
@@ -106,16 +115,49 @@ class Glow(tf.Module):
         images = self._images(images)
         if not len(images):
             raise InputError("0 images were given to initialize from; it needs 1 or more")
-        batches = [images[i : i + CHUNK] for i in range(0, len(images), CHUNK)]
+        batches = [self.into_flow(images[i : i + CHUNK])[0] for i in range(0, len(images), CHUNK)]
         for level, steps in enumerate(self._steps):
             batches = [Squeeze(dtype=self._dtype).inverse_and_log_det(batch)[0] for batch in batches]
             batches = steps.initialize(batches)
             if level < len(self._splits):
                 batches = [tf.split(batch, 2, axis=-1)[0] for batch in batches]
 
+    def into_flow(self, images):
+        """(what the first squeeze sees of continuous images, the log-det [...] of that): see `config.pixels`."""
+        if self._logit is None:
+            return images, tf.zeros(tf.shape(images)[:-3], images.dtype)
+        return self._logit.inverse_and_log_det(images)
+
     def log_prob(self, images, labels=None):
-        """[B], nats: the log density of continuous images."""
+        """[B], nats: the log density of continuous images.
+
+        Of a class-conditional model without labels it is that of the mixture of all classes in equal parts.
+        """
+        if labels is None and self.config.num_classes:
+            return _of_mixture(self.class_log_probs(images))
         return self._in_chunks(self._log_prob, [self._images(images)], labels)
+
+    def class_log_probs(self, images):
+        """[B, num_classes], nats: log p(image | class), with one pass through the flow for all classes.
+
+        The most likely class is the generative classifier's answer (classes being equally frequent).
+
+        Raises:
+            InputError: if the model is not class-conditional.
+        """
+        if not self.config.num_classes:
+            raise InputError("this model is not class-conditional: it knows no classes")
+        images = self._images(images)
+        chunks = [self._class_log_probs(images[i : i + CHUNK]) for i in range(0, max(len(images), 1), CHUNK)]
+        return tf.concat(chunks, axis=0)
+
+    def level_log_probs(self, images, labels=None):
+        """[B, L], nats: what each level, level 0 first, contributes to `log_prob`.
+
+        The log-dets of a level's steps, and the log density of the latents that leave there; what
+        `config.pixels` contributes belongs to level 0.
+        """
+        return self._in_chunks(self._level_log_probs, [self._images(images)], labels)
 
     def encode(self, images, labels=None):
         """z [B, H, W, C] of continuous images: the standardised latents of every level."""
@@ -130,10 +172,14 @@ class Glow(tf.Module):
 
         Args:
             images: uint8 [B, H, W, C].
+            labels: as in `log_prob`.
             seed: of the noise.
         """
         images = self._bytes(images)
         noise = pixels.uniform_noise(images.shape, [seed, 0], self._dtype)
+        if labels is None and self.config.num_classes:
+            log_prob = self.log_prob(self.pixels.to_continuous(images, noise, self._dtype))
+            return self.pixels.bits_per_dim(log_prob, self.config.num_dims)
         return self._in_chunks(self._bits_per_dim, [images, noise], labels)
 
     def sample(self, num_images, temperature=0.7, seed=None, labels=None):
@@ -142,7 +188,7 @@ class Glow(tf.Module):
         Args:
             temperature: standard deviation of z; 0 gives the mode of every level, 1 the model itself.
             seed: an integer; None draws another one at each call.
-            labels: [num_images] classes for a class-conditional model; None draws them evenly.
+            labels: [num_images] classes for a class-conditional model; None goes through the classes in turn.
         """
         if not 0 <= temperature < float("inf"):
             raise InputError(f"temperature is {temperature}; it must be a number from 0 up, 1 is the model itself")
@@ -165,8 +211,11 @@ class Glow(tf.Module):
             raise InputError("this model has no classifier: its configuration says classifier=False")
         images = self._images(images)
         labels = tf.zeros([len(images)], tf.int32)
-        top = self.per_level(self.encode(images, labels))[-1]
-        deepest = self._top.bijector(labels).forward(top)
+        return self.class_logits(self.encode(images, labels), labels)
+
+    def class_logits(self, z, labels):
+        """[B, num_classes], the classifier's, of latents z [B, H, W, C] that were encoded under these labels."""
+        deepest = self._top.bijector(labels).forward(self.per_level(z)[-1])
         parameters = {key: self._classifier[key] for key in ("kernel", "bias", "log_scale")}
         return networks.zero_linear(parameters, tf.reduce_mean(deepest, axis=[1, 2]))
 
@@ -178,6 +227,7 @@ class Glow(tf.Module):
         Returns:
             [[..., H/2, W/2, 2C], [..., H/4, W/4, 4C], ..., the deepest [..., H/2^L, W/2^L, 2^(L+1) C]].
         """
+        z = tf.convert_to_tensor(z)
         levels = []
         for _ in range(self.config.num_levels - 1):
             z, leaving = tf.split(Squeeze(dtype=z.dtype).inverse_and_log_det(z)[0], 2, axis=-1)
@@ -186,7 +236,7 @@ class Glow(tf.Module):
 
     def from_levels(self, levels):
         """z from the latents level by level: the inverse of `per_level`."""
-        *leaving, deepest = levels
+        *leaving, deepest = map(tf.convert_to_tensor, levels)
         z = Squeeze(dtype=deepest.dtype).forward_and_log_det(deepest)[0]
         for level in reversed(leaving):
             z = Squeeze(dtype=z.dtype).forward_and_log_det(tf.concat([z, level], axis=-1))[0]
@@ -238,7 +288,7 @@ class Glow(tf.Module):
             InputError: as `load`, and naming the keys where the file's configuration differs.
         """
         with weights.open_weights(path) as file:
-            mine, other = self.config.to_dict(), file.config
+            mine, other = self.config.to_dict(), GlowConfig.from_dict(file.config).to_dict()
             differing = sorted(key for key in mine | other if mine.get(key) != other.get(key))
             if differing:
                 pairs = "; ".join(f"{key}: {other.get(key)!r} there, {mine.get(key)!r} here" for key in differing)
@@ -261,17 +311,52 @@ class Glow(tf.Module):
         def compiled(function, *specs):
             return tf.function(function, input_signature=[*specs, *labels], autograph=False)
 
+        def class_log_probs(images):
+            flow = self._above(tfb.Identity())
+            z = flow.inverse(images)
+            *leaving, deepest = self.per_level(z)
+            log_dets = flow.inverse_log_det_jacobian(images, event_ndims=EVENT_NDIMS)
+            shared = sum((_log_prob_of_standard(level) for level in leaving), log_dets)
+            gaussians = self._top.mean_and_log_scale(tf.range(self.config.num_classes))
+            per_class = tf.repeat(deepest[:, tf.newaxis], self.config.num_classes, axis=1)
+            top, log_det = to_standard(per_class, *gaussians)
+            return shared[:, tf.newaxis] + _log_prob_of_standard(top) + log_det
+
+        def level_log_probs(images, labels=None):
+            images, log_det = self.into_flow(images)
+            found = []
+            for level, steps in enumerate(self._steps):
+                images = Squeeze(dtype=self._dtype).inverse_and_log_det(images)[0]
+                images, of_steps = steps.bijector().inverse_and_log_det(images)
+                if level < len(self._splits):
+                    images, leaving = tf.split(images, 2, axis=-1)
+                    leaving, of_gaussian = to_standard(leaving, *self._splits[level](images))
+                else:
+                    leaving, of_gaussian = self._top.bijector(labels).inverse_and_log_det(images)
+                found.append(log_det + of_steps + of_gaussian + _log_prob_of_standard(leaving))
+                log_det = tf.zeros_like(log_det)
+            return tf.stack(found, axis=-1)
+
         def bits_per_dim(images, noise, labels=None):
             values = self.pixels.to_continuous(images, noise, self._dtype)
-            log_prob = self.transformed_distribution(labels).log_prob(values)
-            return self.pixels.bits_per_dim(log_prob, self.config.num_dims)
+            return self.pixels.bits_per_dim(log_prob(values, labels), self.config.num_dims)
 
-        self._log_prob = compiled(
-            lambda images, labels=None: self.transformed_distribution(labels).log_prob(images), floats
-        )
-        self._encode = compiled(lambda images, labels=None: self.bijector(labels).inverse(images), floats)
-        self._decode = compiled(lambda z, labels=None: self.bijector(labels).forward(z), floats)
+        # "recompute" keeps the least for a gradient that is seldom asked for, and copies no parameters.
+        def log_prob(images, labels=None):
+            return self.transformed_distribution(labels, backprop="recompute").log_prob(images)
+
+        def encode(images, labels=None):
+            return self.bijector(labels, backprop="recompute").inverse(images)
+
+        def decode(z, labels=None):
+            return self.bijector(labels, backprop="recompute").forward(z)
+
+        self._log_prob = compiled(log_prob, floats)
+        self._encode = compiled(encode, floats)
+        self._decode = compiled(decode, floats)
         self._bits_per_dim = compiled(bits_per_dim, uint8, floats)
+        self._level_log_probs = compiled(level_log_probs, floats)
+        self._class_log_probs = tf.function(class_log_probs, input_signature=[floats], autograph=False)
 
     def _in_chunks(self, function, arguments, labels):
         labels = self._check_labels(labels)
@@ -314,3 +399,13 @@ class Glow(tf.Module):
                 f"{name} have shape {tuple(values.shape)}; this model needs [B, {', '.join(map(str, self.config.image_shape))}]"
             )
         return values
+
+
+def _log_prob_of_standard(values):
+    """[...], nats: the log density of values [..., H, W, C] under the standard Normal."""
+    return event_sum(-0.5 * tf.square(values) - 0.5 * math.log(2 * math.pi))
+
+
+def _of_mixture(class_log_probs):
+    """[B], of the mixture in equal parts, from [B, num_classes]."""
+    return tf.reduce_logsumexp(class_log_probs, axis=-1) - math.log(class_log_probs.shape[-1])

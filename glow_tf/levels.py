@@ -182,7 +182,7 @@ class FlowSteps(Part):
 class SplitGaussian(Part):
     """The Gaussian of the half that leaves, predicted from the half that stays by a zero-initialised convolution.
 
-    mean and log-scale take turns in the convolution's output.
+    mean and log-scale are halves of the convolution's output (in OpenAI's code they take turns).
 
     Args:
         config: the GlowConfig.
@@ -195,7 +195,7 @@ class SplitGaussian(Part):
 
     def __call__(self, kept):
         """kept [..., H, W, C/2] -> (mean, log_scale), each [..., H, W, C/2]."""
-        return networks.deinterleave(networks.zero_conv(self._by_name, kept))
+        return tf.split(networks.zero_conv(self._by_name, kept), 2, axis=-1)
 
 
 class TopGaussian(Part):
@@ -239,7 +239,6 @@ class TopGaussian(Part):
         if labels is not None:
             parameters = _without_prefix(self._by_name, "class_")
             outputs += networks.zero_linear(parameters, labels)[:, tf.newaxis, tf.newaxis, :]
-        # Unlike in the split, the two are halves here.
         return tf.split(outputs, 2, axis=-1)
 
 

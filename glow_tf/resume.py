@@ -115,7 +115,8 @@ class ResumeState:
         try:
             if _digests(prefix) != self._seal_of(number).read_bytes():
                 return "it is damaged: its files are not what its .sha256 says"
-            status = self._checkpoint.restore(str(prefix))
+            # expect_partial: what does not fit is told here, once, and not by TensorFlow line by line.
+            status = self._checkpoint.restore(str(prefix)).expect_partial()
             status.assert_consumed().assert_existing_objects_matched()
         except (tf.errors.OpError, AssertionError, ValueError, OSError) as error:
             return _first_line(error)
@@ -154,7 +155,15 @@ class ResumeState:
         prefixes = [self._prefix(number).name for number in self._numbers() if self._seal_of(number).exists()]
         self._folder.mkdir(parents=True, exist_ok=True)
         if prefixes:
-            tf.compat.v1.train.update_checkpoint_state(str(self._folder), prefixes[0], prefixes[::-1])
+            # Any times above 0: a state without one would be kept for ever.
+            times = [float(i + 1) for i in range(len(prefixes))]
+            tf.compat.v1.train.update_checkpoint_state(
+                str(self._folder),
+                prefixes[0],
+                prefixes[::-1],
+                all_model_checkpoint_timestamps=times,
+                last_preserved_timestamp=0.0,
+            )
         else:
             (self._folder / "checkpoint").unlink(missing_ok=True)
 

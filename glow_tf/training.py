@@ -1,6 +1,7 @@
 """Trains a Glow: one step, and the loop around it. All of tf.distribute lives here."""
 
 import contextlib
+import math
 import sys
 
 import tensorflow as tf
@@ -36,8 +37,11 @@ class Trainer:
         learning_rate, optimizer, warmup_steps, ema_decay: see `Optimizer`.
         backprop: see `Repeated`.
         seed: of the noise, and of the order of the images in `fit`.
+        weight_y: of the classifier's loss, bits an image, beside the bits/dim (OpenAI's term; the paper's
+            conditional models have 0.01); 0 for none.
     Raises:
-        InputError: if the batch cannot be shared evenly among the replicas.
+        InputError: if the batch cannot be shared evenly among the replicas, or `weight_y` is above 0 for a model
+            without a classifier.
     """
 
     def __init__(
@@ -50,7 +54,13 @@ class Trainer:
         ema_decay=0.999,
         backprop="stored",
         seed=0,
+        weight_y=0.0,
     ):
+        if not 0 <= weight_y < float("inf"):
+            raise InputError(f"weight_y is {weight_y}; it must be a number from 0 up, 0.01 is usual")
+        if weight_y and not glow.config.classifier:
+            raise InputError(f"weight_y is {weight_y}, but this model has no classifier (classifier=False)")
+        self.weight_y = weight_y
         self.glow = glow
         self.batch_size = batch_size
         self.backprop = backprop
@@ -88,7 +98,8 @@ class Trainer:
             labels: [batch_size] integers, for a class-conditional model.
         Returns:
             {"bits_per_dim", "nll_nats" (per image), "gradient_norm", "learning_rate": [] float,
-            "is_finite": [] bool; where false the step changed nothing}.
+            "is_finite": [] bool; where false the step changed nothing}, and where `weight_y` is above 0
+            {"class_bits" (the classifier's loss an image), "class_accuracy"}.
         """
         images = tf.convert_to_tensor(images)
         if len(images) != self.batch_size:
@@ -146,24 +157,41 @@ class Trainer:
             distribution = self.glow.transformed_distribution(labels, backprop=self.backprop)
             nll = -tf.reduce_sum(distribution.log_prob(values)) / self.batch_size
             loss = self.glow.pixels.bits_per_dim(-nll, self.glow.config.num_dims)
+            classes = {}
+            if self.weight_y:
+                # The latents wait in the bijector's cache: the flow runs once.
+                classes = self._class_losses(distribution.bijector.inverse(values), labels)
+                loss += self.weight_y * classes["class_bits"]
         gradients = tape.gradient(loss, self._variables)
         if replicas > 1:
             # bits_per_dim adds the bin width once a replica; its gradient is a plain sum.
             nll = context.all_reduce(tf.distribute.ReduceOp.SUM, nll)
-            loss = self.glow.pixels.bits_per_dim(-nll, self.glow.config.num_dims)
+            classes = {key: context.all_reduce(tf.distribute.ReduceOp.SUM, value) for key, value in classes.items()}
             present = [g for g in gradients if g is not None]
             summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
             gradients = [None if g is None else next(summed) for g in gradients]
+        bits_per_dim = self.glow.pixels.bits_per_dim(-nll, self.glow.config.num_dims)
         norm = tf.linalg.global_norm([g for g in gradients if g is not None])
-        is_finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+        is_finite = tf.math.is_finite(bits_per_dim) & tf.math.is_finite(norm)
         rate = self.optimizer.learning_rate_of_next_step()
         self.optimizer.apply(gradients, is_finite)
         return {
-            "bits_per_dim": loss,
+            "bits_per_dim": bits_per_dim,
             "nll_nats": nll,
             "gradient_norm": norm,
             "learning_rate": rate,
             "is_finite": is_finite,
+            **classes,
+        }
+
+    def _class_losses(self, z, labels):
+        """This replica's part of the batch's means, of latents z that were encoded under their labels."""
+        logits = self.glow.class_logits(z, labels)
+        nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        right = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) == labels, nats.dtype)
+        return {
+            "class_bits": tf.reduce_sum(nats) / (self.batch_size * math.log(2.0)),
+            "class_accuracy": tf.reduce_sum(right) / self.batch_size,
         }
 
     def _noise(self, batch_number, images, replica):

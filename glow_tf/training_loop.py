@@ -122,8 +122,7 @@ class TrainingLoop:
             return
         self._state.skipped_in_a_row = 0
         if step % self._scalar_interval() == 0:
-            names = ("nll_nats", "bits_per_dim", "gradient_norm", "learning_rate")
-            scalars = {name: metrics[name] for name in names} | {
+            scalars = {name: value for name, value in metrics.items() if name != "is_finite"} | {
                 "images_per_second": self._reporter.images_per_second(),
                 "skipped_steps": self._state.skipped,
             }

@@ -1,4 +1,7 @@
-"""OpenAI's Glow in numpy, written from its equations and in its order, for comparison."""
+"""OpenAI's Glow in numpy, written from its equations, for comparison.
+
+Outputs that take turns there (shift and scale, mean and log-scale of a split) are halves, as in `glow_tf`.
+"""
 
 import numpy as np
 
@@ -64,7 +67,7 @@ class NaiveGlow:
             if level < self.config.num_levels - 1:
                 z, leaving = np.split(z, 2, axis=-1)
                 h = zero_conv(z, self.part(f"split{level}/"))
-                mean, log_scale = h[..., 0::2], h[..., 1::2]
+                mean, log_scale = np.split(h, 2, axis=-1)
                 objective = objective + log_normal(leaving, mean, log_scale)
                 eps.append((leaving - mean) / np.exp(log_scale))
                 z = squeeze(z)
@@ -99,8 +102,9 @@ class NaiveGlow:
         if self.config.coupling == "additive":
             z2 = z2 + out
         else:
-            scale = 1 / (1 + np.exp(-(out[..., 1::2] + 2.0)))
-            z2 = (z2 + out[..., 0::2]) * scale
+            shift, raw = np.split(out, 2, axis=-1)
+            scale = 1 / (1 + np.exp(-(raw + 2.0)))
+            z2 = (z2 + shift) * scale
             log_det = log_det + np.log(scale).sum(axis=(1, 2, 3))
         return np.concatenate([z1, z2], axis=-1), log_det
 

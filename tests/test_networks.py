@@ -33,12 +33,12 @@ def test_output_is_openais_network(rng):
     np.testing.assert_allclose(output, expected, rtol=1e-12, atol=1e-13)
 
 
-def test_shift_and_scale_take_turns_and_the_scale_is_a_sigmoid(rng):
+def test_shift_and_raw_scale_are_halves_and_the_scale_is_a_sigmoid(rng):
     parameters, kept = tensors(random_parameters(rng)), tf.constant(rng.standard_normal(SHAPE))
     output = OpenAINetwork(WIDTH).output(parameters, kept).numpy()
     shift, log_scale = OpenAINetwork(WIDTH).shift_and_log_scale(parameters, kept)
-    np.testing.assert_array_equal(shift, output[..., [0, 2]])
-    np.testing.assert_allclose(tf.exp(log_scale), 1 / (1 + np.exp(-output[..., [1, 3]] - 2)), rtol=1e-12)
+    np.testing.assert_array_equal(shift, output[..., :2])
+    np.testing.assert_allclose(tf.exp(log_scale), 1 / (1 + np.exp(-output[..., 2:] - 2)), rtol=1e-12)
 
 
 def test_a_new_network_says_nothing_of_its_input(rng):

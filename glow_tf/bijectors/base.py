@@ -36,12 +36,10 @@ class OneSweepBijector(tfb.Bijector, metaclass=abc.ABCMeta):
         forward_name="_augmented_forward", inverse_name="_augmented_inverse"
     )
 
-    def __init__(self, *, dtype=tf.float32, name=None, validate_args=False):
+    def __init__(self, *, dtype=tf.float32, name=None):
         # `parameters` stays None: with a dictionary, two instances with equal entries would share cached
         # results, and variables that are assigned to do not change the dictionary.
-        super().__init__(
-            forward_min_event_ndims=EVENT_NDIMS, dtype=dtype, validate_args=validate_args, parameters=None, name=name
-        )
+        super().__init__(forward_min_event_ndims=EVENT_NDIMS, dtype=dtype, parameters=None, name=name)
 
     @abc.abstractmethod
     def _forward_and_log_det(self, x):
@@ -88,6 +86,7 @@ class OneSweepBijector(tfb.Bijector, metaclass=abc.ABCMeta):
 
     @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):
+        # None that TFP should broadcast: the parameters of all subclasses belong to the event.
         return {}
 
     def _augmented_forward(self, x):
@@ -98,6 +97,7 @@ class OneSweepBijector(tfb.Bijector, metaclass=abc.ABCMeta):
         x, log_det = self._inverse_and_log_det(y)
         return x, {"ildj": log_det}
 
+    # TFP's cache calls the augmented methods; these two say that both directions exist.
     def _forward(self, x):
         return self._augmented_forward(x)[0]
 

@@ -29,6 +29,9 @@ sides store log-scales that count threefold.
 | prior/y_emb/W, b, logs            | top/class_kernel, class_bias, class_log_scale                        |
 | classifier/W, b, logs             | classifier/kernel, bias, log_scale                                   |
 
+Shift and raw scale of an affine coupling (l_last), and mean and log-scale of a split (pool<i>), take turns in
+the output channels there and are halves here: the last axis of those arrays is reordered.
+
 `Variable`, `Variable_1`, ... are the optimizer's, `<name>/ExponentialMovingAverage` the averaged values of
 what is trained. A checkpoint holds neither the image size nor the bits a channel.
 
@@ -141,6 +144,7 @@ def export(glow, lu=False):
     config = glow.config
     _check_exportable(config, lu)
     variables = {name: variable.numpy() for name, variable in glow.named_variables().items()}
+    variables = {name: _in_turns(v) if _takes_turns(name, config) else v for name, v in variables.items()}
     arrays = {}
     for level in range(config.num_levels):
         steps = _without_prefix(variables, f"level{level}/")
@@ -314,7 +318,7 @@ def _values(prefix, config, arrays):
     ):
         if wanted:
             values |= prefixed(target, _imported(table, _without_prefix(arrays, name)))
-    return values
+    return {name: _in_halves(value) if _takes_turns(name, config) else value for name, value in values.items()}
 
 
 def _imported(table, arrays):
@@ -417,6 +421,21 @@ def _exported_permutations(config, steps, lu):
     names = ("invconv/P", "invconv/L", "invconv/log_S", "invconv/sign_S", "invconv/U")
     factors[0] = [np.eye(len(order))[order] for order in factors[0]]
     return [dict(zip(names, one, strict=True)) for one in zip(*factors, strict=True)]
+
+
+def _takes_turns(name, config):
+    """Whether two quantities take turns in the last axis of OpenAI's form of this variable."""
+    return name.startswith("split") or ("/coupling/conv3_" in name and config.coupling == "affine")
+
+
+def _in_halves(values):
+    """[..., 2n]: the even channels, then the odd ones."""
+    return np.concatenate([values[..., 0::2], values[..., 1::2]], axis=-1)
+
+
+def _in_turns(values):
+    """[..., 2n]: the inverse of `_in_halves`."""
+    return np.stack(np.split(values, 2, axis=-1), axis=-1).reshape(values.shape)
 
 
 def _as_stored(array):

@@ -75,8 +75,7 @@ def read(path, image_size, num_bits):
         values |= prefixed(f"level{level}/", ours)
         prior = _ones_padded(block, "prior")
         if level < config.num_levels - 1:
-            # Here both have the mean first.
-            values |= prefixed(f"split{level}/", {key: _alternating(value) for key, value in prior.items()})
+            values |= prefixed(f"split{level}/", prior)
         else:
             values |= prefixed("top/", {key: prior[key] for key in ("edge", "bias", "log_scale")})
     return glow_from(config, values, "rosinality")
@@ -160,7 +159,7 @@ def _step_values(flow, coupling):
     last = _ones_padded(flow, "coupling.net.4")
     if coupling == "affine":
         # The raw scale comes first there, the shift here.
-        last = {key: _alternating(np.roll(value, value.shape[-1] // 2, axis=-1)) for key, value in last.items()}
+        last = {key: np.roll(value, value.shape[-1] // 2, axis=-1) for key, value in last.items()}
     kernel1, kernel2 = (_kernel(flow[f"coupling.net.{i}.weight"]) for i in (0, 2))
     bias1, bias2 = (flow[f"coupling.net.{i}.bias"] for i in (0, 2))
     return {
@@ -203,11 +202,6 @@ def _ones_padded(arrays, name):
 def _kernel(weight):
     """[out, in, height, width] -> [height, width, in, out]."""
     return weight.transpose(2, 3, 1, 0)
-
-
-def _alternating(values):
-    """[..., 2n] in halves -> the same channels taking turns: first half's first, second half's first, ..."""
-    return np.stack(np.split(values, 2, axis=-1), axis=-1).reshape(values.shape)
 
 
 def _without_prefix(arrays, prefix):

@@ -1,0 +1,43 @@
+"""Pixels on the whole real line: the logit transform of RealNVP."""
+
+import tensorflow as tf
+
+from glow_tf.bijectors.base import OneSweepBijector, event_sum
+
+# Keeps black and white pixels away from infinity: RealNVP's value.
+MARGIN = 0.05
+
+
+class Logit(OneSweepBijector):
+    """Takes pixels in [low, high) to their logits.
+
+    inverse: u = (y - low) / (high - low);  x = logit(margin + (1 - 2 margin) u)
+    log-det of inverse: the sum over the pixels of
+        log(1 - 2 margin) - log(high - low) + softplus(x) + softplus(-x), shape [...], nats
+
+    A value outside [low, high) by a `margin` of the range or more has no logit: the result is not finite.
+
+    Args:
+        low, high: the range of the pixels.
+        margin: how far the images' range stays inside (0, 1).
+    References: Dinh et al. 2017, section 4.1, and its code, which keeps the margin at both ends.
+    """
+
+    def __init__(self, low=-0.5, high=0.5, margin=MARGIN, dtype=tf.float32, name="logit"):
+        super().__init__(dtype=dtype, name=name)
+        self.low = low
+        self.high = high
+        self.margin = margin
+
+    def _forward_and_log_det(self, x):
+        unit = (tf.sigmoid(x) - self.margin) / (1 - 2 * self.margin)
+        return self.low + unit * (self.high - self.low), -self._log_det_of_inverse(x)
+
+    def _inverse_and_log_det(self, y):
+        inside = self.margin + (1 - 2 * self.margin) * (y - self.low) / (self.high - self.low)
+        x = tf.math.log(inside) - tf.math.log1p(-inside)
+        return x, self._log_det_of_inverse(x)
+
+    def _log_det_of_inverse(self, x):
+        slope = tf.cast((1 - 2 * self.margin) / (self.high - self.low), x.dtype)
+        return event_sum(tf.math.log(slope) + tf.math.softplus(x) + tf.math.softplus(-x))
