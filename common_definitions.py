@@ -33,6 +33,9 @@ COMMON = {
     "ema_decay": 0.999,  # of the weights' moving average, a step
     "backprop": "stored",
     "flip": False,  # mirror training images
+    "pixels": "scale",
+    "conditional": False,  # a Gaussian for each class
+    "weight_y": 0.0,  # of the classifier's loss; openai/glow's conditional runs: 0.01
 }
 
 # The paper's model: 3.35 bits/dim.

@@ -3,6 +3,7 @@
     python3 main.py                                                 digits, no download
     python3 main.py --dataset cifar10 --k_glow 32 --l_glow 3        the paper's model
     python3 main.py --dataset path/to/images --img_size 64          a folder of images
+    python3 main.py --conditional --weight_y 0.01                   a class-conditional model
 
 The same command goes on with a run that was stopped, from its last state. Ctrl-C, SIGTERM and SIGHUP: the step
 is finished and the state saved. Exit status: 0 trained to the end; 130, 143 or 129 stopped by that signal; 1 the
@@ -35,6 +36,10 @@ flags.DEFINE_integer("width", None, "Hidden channels of a coupling's network.")
 flags.DEFINE_string("coupling", None, "affine or additive.")
 flags.DEFINE_string("permutation", None, "conv1x1, shuffle or reverse.")
 flags.DEFINE_integer("n_bits", None, "Bits a channel, 1 to 8.")
+flags.DEFINE_string("pixels", None, "scale (the paper's) or logit (RealNVP's transform of the pixels).")
+flags.DEFINE_bool("conditional", None, "Learn each class's own Gaussian; the images need labels or class folders.")
+flags.DEFINE_float("weight_y", None, "Of the classifier's loss beside the bits/dim, with --conditional; 0: none.")
+flags.DEFINE_string("weights", None, "Start from this weights file, whose model it keeps, instead of anew.")
 flags.DEFINE_integer("batch_size", None, "Images a step, over all devices.", lower_bound=1)
 flags.DEFINE_integer("epochs", None, "Passes over the training images.", lower_bound=1)
 flags.DEFINE_integer("steps", None, "Stop after so many steps.", lower_bound=1)
@@ -52,6 +57,9 @@ flags.DEFINE_bool("fresh", False, "Start anew; what the run directory holds is m
 # Given again they may differ when a run goes on: they do not change what a step computes.
 MAY_CHANGE = ("epochs", "backprop")
 
+# What a weights file says of the model, so that with --weights no flag may.
+OF_THE_MODEL = ("k_glow", "l_glow", "width", "coupling", "permutation", "n_bits", "pixels", "conditional")
+
 
 def settings_of(dataset):
     """{flag: value}: the data set's defaults, overridden by the flags that were given."""
@@ -63,13 +71,15 @@ def main(arguments):
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; the data set is named by --dataset")
     settings = settings_of(FLAGS.dataset)
+    given = [f"--{name}" for name in OF_THE_MODEL if FLAGS.weights and FLAGS[name].value is not None]
+    if given:
+        raise InputError(f"{', '.join(given)} cannot be given with --weights: the file says what model it is")
     if not math.isfinite(settings["warmup_epochs"]):
         raise InputError(f"--warmup_epochs is {settings['warmup_epochs']}; it must be a number from 0 up, 1 is usual")
     run = RunDirectory(FLAGS.run_dir or os.path.join(defaults.RUNS, run_name(FLAGS.dataset)))
     run.check_unused()  # before TensorFlow is imported, so that the answer comes at once
     command_line.import_tensorflow()
     from glow_tf import data, training
-    from glow_tf.config import GlowConfig
     from glow_tf.glow import Glow
 
     images = data.load(
@@ -81,18 +91,15 @@ def main(arguments):
     )
     if settings["flip"] and not images.flippable:
         raise InputError(f"--flip would change what the images of {images.name} mean; leave it out")
-    config = GlowConfig(
-        image_shape=images.image_shape,
-        num_levels=settings["l_glow"],
-        num_steps=settings["k_glow"],
-        width=settings["width"],
-        coupling=settings["coupling"],
-        permutation=settings["permutation"],
-        num_bits=settings["n_bits"],
-    )
-    steps_per_epoch = images.train.steps_per_epoch(settings["batch_size"])
+    if settings["conditional"] and not images.class_names:
+        raise InputError(f"--conditional needs classes; {images.name} has no labels and no folder for each class")
+    if settings["weight_y"] and not (settings["conditional"] or FLAGS.weights):
+        raise InputError(f"--weight_y is {settings['weight_y']:g}, which needs --conditional")
     with training.default_strategy().scope():
-        glow = Glow(config, seed=FLAGS.seed)
+        glow = Glow.load(FLAGS.weights) if FLAGS.weights else Glow(config_of(images, settings), seed=FLAGS.seed)
+    config = glow.config
+    check_data_fits(images, config)
+    steps_per_epoch = images.train.steps_per_epoch(settings["batch_size"])
     trainer = training.Trainer(
         glow,
         batch_size=settings["batch_size"],
@@ -102,6 +109,7 @@ def main(arguments):
         ema_decay=settings["ema_decay"],
         backprop=settings["backprop"],
         seed=FLAGS.seed,
+        weight_y=settings["weight_y"],
     )
     if FLAGS.fresh:
         moved = run.move_aside()
@@ -142,6 +150,35 @@ def main(arguments):
         return 1
     print(f"weights: {run.weights}\npictures: {run.results}\nmore: python3 sample.py --weights {run.weights}")
     return 0
+
+
+def config_of(images, settings):
+    """The GlowConfig of a new model."""
+    from glow_tf.config import GlowConfig
+
+    return GlowConfig(
+        image_shape=images.image_shape,
+        num_levels=settings["l_glow"],
+        num_steps=settings["k_glow"],
+        width=settings["width"],
+        coupling=settings["coupling"],
+        permutation=settings["permutation"],
+        num_bits=settings["n_bits"],
+        num_classes=len(images.class_names) if settings["conditional"] else 0,
+        classifier=bool(settings["weight_y"]),
+        pixels=settings["pixels"],
+    )
+
+
+def check_data_fits(images, config):
+    """InputError if the images are not what the model is of."""
+    if images.image_shape != config.image_shape:
+        have, need = ("x".join(map(str, shape)) for shape in (images.image_shape, config.image_shape))
+        raise InputError(f"the images of {images.name} are {have}, the model's {need}; see --img_size and --channel_size")
+    if config.num_classes and config.num_classes < len(images.class_names):
+        raise InputError(
+            f"{images.name} has {len(images.class_names)} classes, the model {config.num_classes}; name other data"
+        )
 
 
 def run_name(dataset):

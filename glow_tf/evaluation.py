@@ -1,7 +1,165 @@
-"""Numbers of a trained model: bits/dim, and how Gaussian its latents are."""
+"""Numbers of a trained model: bits/dim, classes, and how Gaussian its latents are."""
+
+import dataclasses
+import math
 
 import numpy as np
 import tensorflow as tf
+
+from glow_tf import pixels
+from glow_tf.errors import InputError
+
+# Between the seeds of two draws of the same images' noise; batches use consecutive seeds.
+DRAW_STRIDE = 1_000_003
+
+# Points of a distribution's summary: the quantiles 0, 1/64, ..., 1.
+NUM_QUANTILES = 65
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SplitResult:
+    """What `evaluate` found, image by image.
+
+    Attributes:
+        bits_per_dim: [N]; of a class-conditional model given the label.
+        level_bits_per_dim: [N, L]: what each level contributes, level 0 first; sums to bits/dim of one draw.
+        labels: [N].
+        class_bits_per_dim: [N, num_classes], or None for a model without classes.
+    """
+
+    bits_per_dim: np.ndarray
+    level_bits_per_dim: np.ndarray
+    labels: np.ndarray
+    class_bits_per_dim: np.ndarray | None
+
+    @property
+    def accuracy(self):
+        """Of the generative classifier, argmax over the classes of log p(image | class)."""
+        return float(np.mean(np.argmin(self.class_bits_per_dim, axis=1) == self.labels))
+
+
+def evaluate(glow, split, batch_size=64, seed=0, draws=1):
+    """A SplitResult of a split.
+
+    Args:
+        split: a `data.Split`.
+        seed: of the dequantisation noise; batch i draws with seed + i.
+        draws: of the noise, an image: see `image_bits`.
+    """
+    config = glow.config
+    bits, levels, labels, classes = [], [], [], []
+    for index, (images, batch_labels) in enumerate(split.batches(batch_size)):
+        given = batch_labels if config.num_classes else None
+        bits.append(image_bits(glow, images, given, seed + index, draws))
+        noise = pixels.uniform_noise(images.shape, [seed + index, 0], config.dtype)
+        values = glow.pixels.to_continuous(images, noise, config.dtype)
+        levels.append(level_bits_per_dim(glow, values, given))
+        labels.append(batch_labels)
+        if config.num_classes:
+            classes.append(glow.pixels.bits_per_dim(glow.class_log_probs(values), config.num_dims))
+    classes = np.concatenate(classes) if classes else None
+    return SplitResult(np.concatenate(bits), np.concatenate(levels), np.concatenate(labels), classes)
+
+
+def image_bits(glow, images, labels=None, seed=0, draws=1):
+    """[N] bits/dim of uint8 images, an upper bound that tightens with the draws.
+
+    -log2 of the mean over the draws of the dequantisation noise of p(pixels + noise), by dimension: with one
+    draw the usual number, with many the bits/dim of the discrete model itself.
+
+    References: Burda et al. 2016, equation 8; Ho et al. 2019, section 4.
+    """
+    if draws < 1:
+        raise InputError(f"draws is {draws}; it must be 1 or more")
+    nats = math.log(2.0) * glow.config.num_dims
+    of_draws = [glow.bits_per_dim(images, labels, seed=seed + DRAW_STRIDE * i).numpy() for i in range(draws)]
+    together = tf.reduce_logsumexp(-nats * np.array(of_draws, np.float64), axis=0).numpy()
+    return (math.log(draws) - together) / nats
+
+
+def level_bits_per_dim(glow, values, labels=None):
+    """[B, L]: what each level contributes to the bits/dim of continuous images [B, H, W, C].
+
+    The width of a bin counts for each latent, so a level's part is that of `Glow.level_log_probs` and
+    log(bin width) for each latent that leaves there.
+    """
+    config = glow.config
+    log_probs = glow.level_log_probs(values, labels).numpy()
+    widths = math.log(glow.pixels.bin_width) * np.array(latents_of_levels(config))
+    return -(log_probs + widths) / (math.log(2.0) * config.num_dims)
+
+
+def latents_of_levels(config):
+    """How many latents leave at each level, level 0 first; they sum to H * W * C."""
+    sizes = [math.prod(shape) for shape in config.squeezed_shapes()]
+    return [size // 2 for size in sizes[:-1]] + sizes[-1:]
+
+
+def standard_error(values):
+    """Of the mean of [N]; NaN for one value."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def distribution_summary(values):
+    """A distribution in a few plain numbers, to be kept in a weights file: its size, mean and quantiles."""
+    quantiles = np.quantile(values, np.linspace(0, 1, NUM_QUANTILES))
+    return {"count": len(values), "mean": float(np.mean(values)), "quantiles": [float(f"{q:.6g}") for q in quantiles]}
+
+
+def typicality(values, summary):
+    """[N] two-sided p-values: how often the summarised distribution has a value as far out as each of these.
+
+    2 min(F, 1 - F), F the distribution function between the quantiles; never below 1 / (count + 1).
+
+    Args:
+        values: [N].
+        summary: of `distribution_summary`.
+    References: Nalisnick et al. 2019 ("Detecting out-of-distribution inputs using typicality").
+    """
+    quantiles = np.asarray(summary["quantiles"], np.float64)
+    below = np.interp(values, quantiles, np.linspace(0, 1, len(quantiles)), left=0.0, right=1.0)
+    return np.maximum(2 * np.minimum(below, 1 - below), 1 / (summary["count"] + 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Normality:
+    """Moments of standardised latents, and how far their distribution is from the standard Normal's.
+
+    Of a standard Normal the mean, skewness and excess kurtosis are 0 and the variance is 1; `distance` is
+    Kolmogorov and Smirnov's, the largest difference of the two distribution functions, from 0 to 1.
+    """
+
+    mean: float
+    variance: float
+    skewness: float
+    kurtosis: float
+    distance: float
+
+
+def normality(values):
+    """The Normality of numbers of any shape."""
+    values = np.sort(np.asarray(values, np.float64).ravel())
+    mean, deviation = values.mean(), values.std()
+    standard = (values - mean) / deviation
+    expected, count = 0.5 * (1 + tf.math.erf(values / math.sqrt(2)).numpy()), len(values)
+    steps = np.arange(count + 1) / count
+    distance = max(np.max(steps[1:] - expected), np.max(expected - steps[:-1]))
+    return Normality(mean, deviation**2, np.mean(standard**3), np.mean(standard**4) - 3, distance)
+
+
+def round_trip(glow, images, labels=None, seed=0):
+    """(largest error of decode(encode(image)) in bins, number of bytes that do not come back).
+
+    Args:
+        images: uint8 [B, H, W, C].
+    """
+    noise = pixels.uniform_noise(images.shape, [seed, 5], glow.config.dtype)
+    values = glow.pixels.to_continuous(images, noise, glow.config.dtype)
+    again = glow.decode(tf.identity(glow.encode(values, labels)), labels)
+    error = float(tf.reduce_max(tf.abs(again - values))) / glow.pixels.bin_width
+    wrong = glow.pixels.to_uint8(again) != glow.pixels.to_uint8(values)
+    return error, int(tf.math.count_nonzero(wrong))
+
 
 
 def bits_per_dim(glow, split, batch_size=64, seed=0, limit=None, check=lambda: None):

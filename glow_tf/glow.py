@@ -44,6 +44,8 @@ class Glow(tf.Module):
         self.config = config
         self.pixels = pixels.PixelScale(config.num_bits, *config.pixel_range)
         self.metadata = {}
+        # Whether the actnorms are set: by `initialize`, or with all other weights from a file.
+        self.is_initialized = False
         rng = np.random.default_rng(seed)
         architecture = ARCHITECTURES[config.architecture]
         network = network or architecture.coupling_network(config)
@@ -121,6 +123,7 @@ class Glow(tf.Module):
             batches = steps.initialize(batches)
             if level < len(self._splits):
                 batches = [tf.split(batch, 2, axis=-1)[0] for batch in batches]
+        self.is_initialized = True
 
     def into_flow(self, images):
         """(what the first squeeze sees of continuous images, the log-det [...] of that): see `config.pixels`."""
@@ -297,6 +300,7 @@ class Glow(tf.Module):
             self.metadata = dict(file.metadata)
 
     def _assign(self, file):
+        self.is_initialized = True
         variables = self.named_variables()
         values = file.read({name: (tuple(v.shape), v.dtype.as_numpy_dtype) for name, v in variables.items()})
         for name, variable in variables.items():

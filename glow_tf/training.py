@@ -235,7 +235,8 @@ class Trainer:
     ):
         """Trains, and after every epoch evaluates, writes pictures and replaces the weights file.
 
-        Goes on from the run directory's state where there is one; else initialises from data first.
+        Goes on from the run directory's state where there is one; else initialises from data first, unless the
+        weights are loaded ones.
 
         Args:
             train, test: `data.Split`s.
@@ -281,7 +282,10 @@ class Trainer:
             raise InputError(
                 f"{run.path} holds weights but no state to go on from; name another run directory or give --fresh"
             )
-        self.initialize(train.take(INITIAL_IMAGES, seed=self.seed)[0])
+        if self.glow.is_initialized:
+            self.optimizer.restart_averages()
+        else:
+            self.initialize(train.take(INITIAL_IMAGES, seed=self.seed)[0])
 
     @contextlib.contextmanager
     def _explaining_a_lack_of_memory(self):

@@ -13,6 +13,9 @@ from glow_tf.signals import SignalWatch, Stopped
 # Images of either split that an epoch's latent statistics, pictures and diagnoses are made of.
 WATCHED_IMAGES = 256
 
+# Training images whose bits/dim the weights file summarises, to judge other images by.
+TYPICAL_IMAGES = 512
+
 # Between two saves of the state inside a long epoch.
 SAVE_SECONDS = 600.0
 
@@ -68,6 +71,7 @@ class TrainingLoop:
         self._keep = keep
         self._watched = test.take(WATCHED_IMAGES, seed=0)
         self._train_watched = train.take(WATCHED_IMAGES, seed=0)
+        self._typical = train.take(TYPICAL_IMAGES, seed=1)[0]
         self._unsaved = set()
         self._last_save = time.monotonic()
         self._result = (None, None)
@@ -208,6 +212,9 @@ class TrainingLoop:
         epoch = self._epoch_number()
         result = bits if math.isfinite(bits) else None
         metadata = self._metadata | {"step": self._trainer.batches_seen, "epoch": epoch, "test_bits_per_dim": result}
+        typical = evaluation.image_bits(self._trainer.glow, self._typical)
+        if math.isfinite(typical.mean()):
+            metadata["train_bits_per_dim"] = evaluation.distribution_summary(typical)
         paths = [self._run.weights]
         is_best = bits < self._state.best_bits_per_dim
         if is_best:

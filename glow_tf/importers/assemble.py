@@ -88,6 +88,7 @@ def glow_from(config, values, program):
     for name, variable in variables.items():
         variable.assign(np.asarray(values[name], variable.dtype.as_numpy_dtype))
     glow.metadata = {"converted_from": program}
+    glow.is_initialized = True
     return glow
 
 
