@@ -49,9 +49,9 @@ DATASETS = {
     "digits": {
         "k_glow": 8,
         "l_glow": 2,
-        "width": 64,
+        "width": 96,
         "n_bits": 4,
-        "epochs": 60,
+        "epochs": 45,
         "warmup_epochs": 2.0,
     },
     "mnist": {"k_glow": 16, "width": 128, "epochs": 50},

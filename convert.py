@@ -1,9 +1,10 @@
-"""Reads other programs' weights into weights.h5, and writes weights.h5 as an OpenAI checkpoint.
+"""Reads other programs' weights into weights.h5, and writes weights.h5 for other programs.
 
     python3 convert.py --from openai PREFIX --img_size 32 --out weights.h5
     python3 convert.py --from glow-tf2 FILE --out weights.h5
     python3 convert.py --from rosinality FILE.pt --img_size 64 --n_bits 5 --out weights.h5
     python3 convert.py --to openai weights.h5 --out PREFIX
+    python3 convert.py --to saved-model weights.h5 --out FOLDER     runs without this package; see glow_tf/export.py
 """
 
 import os
@@ -18,8 +19,8 @@ FLAGS = flags.FLAGS
 PROGRAMS = ("openai", "glow-tf2", "rosinality")
 
 flags.DEFINE_enum("from", None, PROGRAMS, "Whose weights are read: openai/glow, GLOW-tf2 or rosinality/glow-pytorch.")
-flags.DEFINE_enum("to", None, ["openai"], "Whose format a weights.h5 is written in.")
-flags.DEFINE_string("out", None, "The weights.h5 to write; with --to openai, the checkpoint's prefix.")
+flags.DEFINE_enum("to", None, ["openai", "saved-model"], "The format that a weights.h5 is written in.")
+flags.DEFINE_string("out", None, "The weights.h5 to write; with --to, the checkpoint's prefix or the SavedModel's folder.")
 flags.DEFINE_integer("img_size", None, "Side of the images, which openai and rosinality do not store.", lower_bound=1)
 flags.DEFINE_integer("n_bits", 8, "Bits a channel, which openai and rosinality do not store.", 1, 8)
 flags.DEFINE_bool("ema", False, "Of an OpenAI checkpoint take the averaged weights.")
@@ -31,7 +32,9 @@ def main(arguments):
     source = arguments[0]
     command_line.import_tensorflow()
     try:
-        if target:
+        if target == "saved-model":
+            _write_saved_model(source)
+        elif target:
             _write_openai(source)
         else:
             _write_weights(program, source)
@@ -41,7 +44,7 @@ def main(arguments):
 
 def _check_flags(arguments, program, target):
     if bool(program) == bool(target):
-        raise InputError(f"give either --from, one of {', '.join(PROGRAMS)}, or --to openai")
+        raise InputError(f"give either --from, one of {', '.join(PROGRAMS)}, or --to openai or saved-model")
     if len(arguments) != 1:
         raise InputError(f"give one path to read; {len(arguments)} were given")
     if not FLAGS.out:
@@ -90,6 +93,14 @@ def _write_openai(source):
     openai.write(glow, FLAGS.out)
     size = glow.config.image_shape[0]
     print(f"{FLAGS.out}.index and its data; read them with --img_size {size} --n_bits {glow.config.num_bits}")
+
+
+def _write_saved_model(source):
+    from glow_tf import export
+    from glow_tf.glow import Glow
+
+    export.save_model(Glow.load(source), FLAGS.out)
+    print(f"{FLAGS.out}: a SavedModel with the signatures sample, bits_per_dim, log_prob, encode and decode")
 
 
 if __name__ == "__main__":

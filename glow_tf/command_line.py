@@ -53,7 +53,7 @@ def run(main, usage):
     except Exception as error:
         if FLAGS.debug or not _is_for_the_user(error):
             raise
-        _fail(error, 1 if isinstance(error, TrainingFailure) else 2)
+        _fail(error, error.exit_status if isinstance(error, TrainingFailure) else 2)
     sys.exit(status)
 
 
@@ -67,13 +67,18 @@ def command_again(without=()):
     return shlex.join(word for word in sys.orig_argv if not left_out.fullmatch(word))
 
 
-def import_tensorflow():
-    """Imports TensorFlow without the lines that its libraries print while they load."""
+def import_tensorflow(starts_devices=True):
+    """Imports TensorFlow without the lines that its libraries print while they load.
+
+    Args:
+        starts_devices: whether to start its devices at once, which prints, too. A multi-worker strategy does so
+            itself.
+    """
     with _quiet_stderr():
         import tensorflow as tf
 
-        # The first look at the devices prints, too.
-        tf.config.list_logical_devices()
+        if starts_devices:
+            tf.config.list_logical_devices()
     return tf
 
 

@@ -1,4 +1,4 @@
-"""The two exceptions whose message is all a user needs."""
+"""The exceptions whose message is all a user needs."""
 
 
 class InputError(ValueError):
@@ -10,4 +10,20 @@ class InputError(ValueError):
 
 
 class TrainingFailure(RuntimeError):
-    """Training cannot go on although nothing that was given is wrong in itself; the message says what to try."""
+    """Training cannot go on although nothing that was given is wrong in itself; the message says what to try.
+
+    Attributes:
+        exit_status: of a command that ends by it.
+    """
+
+    exit_status = 1
+
+
+class WorkerLost(TrainingFailure):
+    """Another process of the same run is gone; starting all of them again makes the run go on.
+
+    Attributes:
+        exit_status: by which a supervisor knows that this is so (EX_TEMPFAIL of sysexits.h).
+    """
+
+    exit_status = 75

@@ -20,8 +20,10 @@ from glow_tf.levels import Classifier, FlowSteps
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
-# Images a compiled call works on at once; more are cut into chunks, which bounds the memory.
+# Images that a compiled call or the initialisation works on at once; more are cut into chunks, which bounds the
+# memory: of large images so many as have the pixels of 64 images of 32x32.
 CHUNK = 64
+CHUNK_PIXELS = CHUNK * 32 * 32
 
 
 class Glow(tf.Module):
@@ -74,36 +76,38 @@ class Glow(tf.Module):
         """
         return self.transformed_distribution(self._check_labels(labels))
 
-    def transformed_distribution(self, labels=None, temperature=1.0, backprop="stored"):
+    def transformed_distribution(self, labels=None, temperature=1.0, backprop="stored", network_dtype=None):
         """A new tfd.TransformedDistribution over this model's variables.
 
         Args:
             labels: [B] integer tensor for a class-conditional model, else None.
             temperature: standard deviation of z.
             backprop: see `Repeated`.
+            network_dtype: that the couplings' networks compute in, such as bfloat16; None: the model's. It belongs
+                to a computation, not to a model: the weights stay what they are.
         """
         batch = [] if labels is None else [tf.shape(labels)[0]]
         loc = tf.zeros([*batch, *self.config.image_shape], self._dtype)
         # A Python number given to tf.cast would be rounded to float32 first.
         scale = tf.cast(tf.convert_to_tensor(temperature, dtype_hint=self._dtype), self._dtype)
         base = tfd.Independent(tfd.Normal(loc, scale), EVENT_NDIMS)
-        return tfd.TransformedDistribution(base, self.bijector(labels, backprop), name="glow")
+        return tfd.TransformedDistribution(base, self.bijector(labels, backprop, network_dtype), name="glow")
 
-    def bijector(self, labels=None, backprop="stored"):
+    def bijector(self, labels=None, backprop="stored", network_dtype=None):
         """The tfb.Chain from z (forward's input) to images.
 
         Squeeze, K steps and Split at every level; Split holds the levels below. The half that leaves and
         what the levels below give are unsqueezed again, so z keeps the images' shape.
         """
-        return self._above(self._top.bijector(labels), backprop)
+        return self._above(self._top.bijector(labels), backprop, network_dtype)
 
-    def _above(self, chain, backprop="stored"):
+    def _above(self, chain, backprop="stored", network_dtype=None):
         """`bijector` with `chain` in the place of the top Gaussian."""
         for level in reversed(range(self.config.num_levels)):
             if level < self.config.num_levels - 1:
                 chain = Split(self._splits[level], chain, name=f"split{level}")
             squeeze = Squeeze(dtype=self._dtype)
-            steps = self._steps[level].bijector(backprop)
+            steps = self._steps[level].bijector(backprop, network_dtype)
             chain = tfb.Chain([squeeze, steps, chain, tfb.Invert(squeeze)], name=f"level{level}")
         return chain if self._logit is None else tfb.Chain([self._logit, chain], name="pixels")
 
@@ -111,13 +115,14 @@ class Glow(tf.Module):
         """Sets every actnorm from data, once, before training: eagerly, outside of `strategy.run`.
 
         Args:
-            images: [N, H, W, C]; statistics are those of all N, taken in pieces of 64.
+            images: [N, H, W, C]; statistics are those of all N, which are looked at in chunks.
         References: Kingma & Dhariwal 2018, section 3.1.
         """
         images = self._images(images)
         if not len(images):
             raise InputError("0 images were given to initialize from; it needs 1 or more")
-        batches = [self.into_flow(images[i : i + CHUNK])[0] for i in range(0, len(images), CHUNK)]
+        chunk = self._chunk
+        batches = [self.into_flow(images[i : i + chunk])[0] for i in range(0, len(images), chunk)]
         for level, steps in enumerate(self._steps):
             batches = [Squeeze(dtype=self._dtype).inverse_and_log_det(batch)[0] for batch in batches]
             batches = steps.initialize(batches)
@@ -151,7 +156,8 @@ class Glow(tf.Module):
         if not self.config.num_classes:
             raise InputError("this model is not class-conditional: it knows no classes")
         images = self._images(images)
-        chunks = [self._class_log_probs(images[i : i + CHUNK]) for i in range(0, max(len(images), 1), CHUNK)]
+        chunk = self._chunk
+        chunks = [self._class_log_probs(images[i : i + chunk]) for i in range(0, max(len(images), 1), chunk)]
         return tf.concat(chunks, axis=0)
 
     def level_log_probs(self, images, labels=None):
@@ -368,8 +374,14 @@ class Glow(tf.Module):
         count = len(arguments[0])
         if any(len(argument) != count for argument in arguments):
             raise InputError(f"{len(arguments[-1])} labels were given for {count} images")
-        chunks = [function(*(a[i : i + CHUNK] for a in arguments)) for i in range(0, max(count, 1), CHUNK)]
+        chunk = self._chunk
+        chunks = [function(*(a[i : i + chunk] for a in arguments)) for i in range(0, max(count, 1), chunk)]
         return tf.concat(chunks, axis=0) if len(chunks) != 1 else chunks[0]
+
+    @property
+    def _chunk(self):
+        height, width, _ = self.config.image_shape
+        return max(1, min(CHUNK, CHUNK_PIXELS // (height * width)))
 
     def _check_labels(self, labels):
         classes = self.config.num_classes
@@ -380,7 +392,7 @@ class Glow(tf.Module):
         if labels is None:
             raise InputError(f"this model is class-conditional: give labels, integers from 0 to {classes - 1}")
         labels = tf.convert_to_tensor(labels, tf.int32)
-        if labels.shape.rank != 1 or (len(labels) and not 0 <= int(tf.reduce_min(labels)) <= int(tf.reduce_max(labels)) < classes):
+        if labels.shape.rank != 1 or not np.all((labels >= 0) & (labels < classes)):
             raise InputError(f"labels must be a list of integers from 0 to {classes - 1}")
         return labels
 
@@ -399,9 +411,8 @@ class Glow(tf.Module):
 
     def _checked(self, values, name):
         if values.shape.rank != 4 or tuple(values.shape[1:]) != self.config.image_shape:
-            raise InputError(
-                f"{name} have shape {tuple(values.shape)}; this model needs [B, {', '.join(map(str, self.config.image_shape))}]"
-            )
+            needed = ", ".join(map(str, self.config.image_shape))
+            raise InputError(f"{name} have shape {tuple(values.shape)}; this model needs [B, {needed}]")
         return values
 
 

@@ -4,6 +4,8 @@ A bijector is thin and takes tensors; what lives here owns the variables, knows 
 them: `named_variables()` gives {readable name: variable}, the names of `weights.h5`.
 """
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -79,10 +81,10 @@ class FlowSteps(Part):
         }
         super().__init__(values, config.dtype, name)
 
-    def bijector(self, backprop="stored"):
-        """The `Repeated` bijector of all K steps."""
+    def bijector(self, backprop="stored", network_dtype=None):
+        """The `Repeated` bijector of all K steps; for the arguments see `Glow.transformed_distribution`."""
         return Repeated(
-            self.step,
+            functools.partial(self.step, network_dtype=network_dtype),
             self._by_name,
             self._num_steps,
             prepare=self.prepare,
@@ -119,10 +121,10 @@ class FlowSteps(Part):
         for k in range(self._num_steps):
             yield self.step({key: value[k] for key, value in prepared.items()})
 
-    def step(self, tensors):
+    def step(self, tensors, network_dtype=None):
         """The bijector of one step from its slice of what `prepare` returned."""
         actnorm = ActNorm(tensors["actnorm/shift"], tensors["actnorm/log_scale"])
-        return FlowStep(actnorm, self._permutation(tensors), self._coupling(tensors))
+        return FlowStep(actnorm, self._permutation(tensors), self._coupling(tensors, network_dtype))
 
     def initialize(self, batches):
         """Sets every actnorm so that it standardises its input over all of `batches`, step after step.
@@ -171,12 +173,15 @@ class FlowSteps(Part):
             tensors.get("conv1x1/weight"), tensors.get("conv1x1/inverse_weight"), tensors["conv1x1/log_abs_det"]
         )
 
-    def _coupling(self, tensors):
+    def _coupling(self, tensors, network_dtype):
         parameters = _without_prefix(tensors, "coupling/")
         dtype = tensors["actnorm/shift"].dtype
-        if self._affine:
-            return AffineCoupling(lambda kept: self._network.shift_and_log_scale(parameters, kept), dtype=dtype)
-        return AdditiveCoupling(lambda kept: self._network.output(parameters, kept), dtype=dtype)
+        kind, function = (
+            (AffineCoupling, self._network.shift_and_log_scale)
+            if self._affine
+            else (AdditiveCoupling, self._network.output)
+        )
+        return kind(lambda kept: function(parameters, tf.cast(kept, network_dtype or dtype)), dtype=dtype)
 
 
 class SplitGaussian(Part):

@@ -65,7 +65,10 @@ class OpenAINetwork:
         } | {name: np.zeros((num_steps, *shape), np.float32) for name, shape in zero.items()}
 
     def output(self, parameters, kept):
-        """kept [..., H, W, C/2] -> [..., H, W, out]."""
+        """kept [..., H, W, C/2] -> [..., H, W, out], of the parameters' type.
+
+        The convolutions compute in the type of `kept`: bfloat16 under mixed precision.
+        """
         hidden = tf.nn.relu(self._conv1(parameters, kept))
         hidden = tf.nn.relu(self._conv2(parameters, hidden))
         return zero_conv({name: parameters[f"conv3_{name}"] for name in ZERO_CONV_NAMES}, hidden)
@@ -130,7 +133,8 @@ def zero_conv(parameters, images):
     # The scale is multiplied into the kernel, which saves a pass over the result and one in the gradient.
     scale = tf.exp(LOG_SCALE_FACTOR * parameters["log_scale"])
     constant = zero_conv_of_zeros(parameters, *images.shape[-3:-1])
-    return conv2d(images, parameters["kernel"] * scale, "SAME") + constant
+    result = conv2d(images, tf.cast(parameters["kernel"] * scale, images.dtype), "SAME")
+    return tf.cast(result, constant.dtype) + constant
 
 
 def zero_conv_of_zeros(parameters, height, width):
@@ -200,8 +204,8 @@ def _conv_actnorm(images, kernel, shift, log_scale):
     With the ReLU that follows, convolution and bias are one fused kernel of TensorFlow.
     """
     scale = tf.exp(LOG_SCALE_FACTOR * log_scale)
-    result = conv2d(images, kernel * scale, "VALID")
-    return tf.nn.bias_add(result, shift * scale)
+    result = conv2d(images, tf.cast(kernel * scale, images.dtype), "VALID")
+    return tf.nn.bias_add(result, tf.cast(shift * scale, images.dtype))
 
 
 def _actnorm_of(index, parameters):

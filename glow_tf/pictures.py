@@ -1,10 +1,10 @@
-"""Images into files: grids with a border between the cells, as PNG."""
+"""Images into files: grids with a border between the cells, as PNG; sequences as GIF; scatter plots."""
 
 import math
 import os
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 # Images are enlarged by whole factors until a cell is about this many pixels high, so that small ones can be seen.
 CELL_SIDE = 64
@@ -12,15 +12,25 @@ CELL_SIDE = 64
 BORDER = 2
 BORDER_VALUE = 96  # grey: neither black nor white images run into one another
 
+FONT_SIZE = 14
 
-def grid(images, columns=None):
+# Milliseconds of a frame of a GIF.
+FRAME_MILLISECONDS = 120
+
+# Okabe and Ito's colours, which the colour-blind tell apart too, and more of the same kind; then they repeat.
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#000000", "#7f3c8d", "#808080")
+
+
+def grid(images, columns=None, row_names=()):
     """One image of all images.
 
     Args:
         images: uint8 [N, H, W, C].
         columns: None: as square as can be.
+        row_names: written to the left of the rows.
     Returns:
-        uint8 [rows * (h + 2) + 2, columns * (w + 2) + 2, C], h and w after enlarging by a whole factor.
+        uint8 [rows * (h + 2) + 2, columns * (w + 2) + 2, C], h and w after enlarging by a whole factor; wider, and
+        RGB, where there are names.
     """
     images = np.asarray(images)
     count, height, width, channels = images.shape
@@ -36,7 +46,18 @@ def grid(images, columns=None):
         top = BORDER + index // columns * (height + BORDER)
         left = BORDER + index % columns * (width + BORDER)
         canvas[top : top + height, left : left + width] = image
-    return canvas
+    return _with_row_names(canvas, row_names, height + BORDER) if row_names else canvas
+
+
+def _with_row_names(canvas, names, row_height):
+    font = ImageFont.load_default(FONT_SIZE)
+    margin = int(max(font.getlength(name) for name in names)) + 3 * BORDER
+    picture = Image.new("RGB", (canvas.shape[1] + margin, canvas.shape[0]), (BORDER_VALUE,) * 3)
+    picture.paste(Image.fromarray(to_rgb(canvas)), (margin, 0))
+    draw = ImageDraw.Draw(picture)
+    for row, name in enumerate(names):
+        draw.text((margin - BORDER, (row + 0.5) * row_height), name, "white", font, anchor="rm")
+    return np.asarray(picture)
 
 
 def to_rgb(image):
@@ -53,3 +74,62 @@ def save_png(path, image):
     part = f"{path}.tmp-{os.getpid()}"
     Image.fromarray(to_rgb(np.asarray(image))).save(part, format="PNG")
     os.replace(part, path)
+
+
+def save_gif(path, strips, row_names=()):
+    """Writes strips as a GIF: one frame a column, all rows in each, there and back for ever.
+
+    Args:
+        strips: uint8 [rows, columns, H, W, C].
+    """
+    order = [*range(strips.shape[1]), *range(strips.shape[1] - 2, 0, -1)]
+    columns = 1 if row_names else None
+    frames = [Image.fromarray(to_rgb(grid(strips[:, column], columns, row_names))) for column in order]
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    part = f"{path}.tmp-{os.getpid()}"
+    frames[0].save(
+        part, format="GIF", save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0
+    )
+    os.replace(part, path)
+
+
+def scatter(points, labels=None, names=(), axis_names=("", ""), side=640):
+    """A scatter plot, coloured by class.
+
+    Args:
+        points: [N, 2].
+        labels: [N] integers, or None.
+        names: of the classes.
+        axis_names: of the horizontal and the vertical axis.
+        side: of the plot in pixels, without the legend.
+    Returns:
+        uint8 [H, W, 3].
+    """
+    points = np.asarray(points, np.float64)
+    margin = 40
+    reach = 1.05 * max(np.max(np.abs(points)), 1e-9)
+    picture = Image.new("RGB", (side + (140 if names else 0), side), "white")
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(FONT_SIZE)
+
+    def place(value):
+        return margin + (value / reach + 1) / 2 * (side - 2 * margin)
+
+    draw.rectangle((margin, margin, side - margin, side - margin), outline="#808080")
+    for at in range(-int(reach), int(reach) + 1):
+        tick = place(at)
+        draw.line((tick, side - margin, tick, side - margin + 4), "#808080")
+        draw.line((margin - 4, side - place(at), margin, side - place(at)), "#808080")
+        draw.text((tick, side - margin + 6), str(at), "black", font, anchor="ma")
+        draw.text((margin - 6, side - tick), str(at), "black", font, anchor="rm")
+    draw.text((side / 2, side - 4), axis_names[0], "black", font, anchor="md")
+    draw.text((4, 4), axis_names[1], "black", font)
+    labels = np.zeros(len(points), int) if labels is None else labels
+    for (x, y), label in zip(points, labels, strict=True):
+        x, y = place(x), side - place(y)
+        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=COLOURS[label % len(COLOURS)])
+    for row, name in enumerate(names):
+        top = margin + row * (FONT_SIZE + 6)
+        draw.ellipse((side, top, side + 8, top + 8), fill=COLOURS[row % len(COLOURS)])
+        draw.text((side + 14, top + 4), name, "black", font, anchor="lm")
+    return np.asarray(picture)

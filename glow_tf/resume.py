@@ -122,6 +122,7 @@ class ResumeState:
             return _first_line(error)
         found = {name: variable.numpy().item() for name, variable in self._counters.items()}
         self._trainer.batches_seen = self.saved_step = found.pop("batches_seen")
+        self._trainer.workers_agree = False
         replicas, before = self._trainer.num_replicas, found.pop("num_replicas")
         if replicas != before:
             logging.warning(

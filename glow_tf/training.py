@@ -7,15 +7,25 @@ import sys
 import tensorflow as tf
 
 from glow_tf import doctor, pixels
-from glow_tf.errors import InputError
+from glow_tf.errors import InputError, WorkerLost
 from glow_tf.optimizer import Optimizer
 from glow_tf.reporting import Reporter
 from glow_tf.resume import ResumeState
 from glow_tf.run_directory import RunDirectory
-from glow_tf.training_loop import TrainingLoop
+from glow_tf.training_loop import Outcome, TrainingLoop
+from glow_tf.workers import Workers
 
-# Images for the data-dependent initialisation: OpenAI's n_batch_init.
+# Images for the data-dependent initialisation of 32x32 images: OpenAI's n_batch_init. Of larger ones OpenAI's code
+# takes so many as have as many pixels, 4 of 256x256. That leaves 64 values for each of the 768 channels of the
+# deepest level there; 32 images give 512 and cost a minute of a GPU.
 INITIAL_IMAGES = 256
+FEWEST_INITIAL_IMAGES = 32
+
+
+def initial_images(config):
+    """How many training images a model is initialised from."""
+    height, width, _ = config.image_shape
+    return min(INITIAL_IMAGES, max(FEWEST_INITIAL_IMAGES, INITIAL_IMAGES * 32 * 32 // (height * width)))
 
 
 def default_strategy():
@@ -29,7 +39,8 @@ class Trainer:
 
     Make the Glow under `strategy.scope()`; the trainer takes the strategy from its variables. A step is a
     pure function of the weights, the batch and (seed, number of the batch): the noise of an image does not
-    depend on how many replicas share the batch.
+    depend on how many replicas share the batch. Of several workers (`workers.multi_worker_strategy`) each makes
+    the same Glow and the same Trainer and calls the same methods, on its part of each batch.
 
     Args:
         glow: a Glow.
@@ -39,10 +50,17 @@ class Trainer:
         seed: of the noise, and of the order of the images in `fit`.
         weight_y: of the classifier's loss, bits an image, beside the bits/dim (OpenAI's term; the paper's
             conditional models have 0.01); 0 for none.
+        mixed_precision: compute the couplings' networks in bfloat16 in training; everything else, the weights and
+            the gradients' sums among it, stays float32. The model is the same, only its training is rounded.
+        jit_compile: compile the loss and its gradient with XLA. For accelerators: on CPUs XLA's convolutions
+            inside a loop are many times slower than TensorFlow's.
     Raises:
         InputError: if the batch cannot be shared evenly among the replicas, or `weight_y` is above 0 for a model
             without a classifier.
     """
+
+    # Whether every worker is known to have the same values; the chief of a `fit` sees to it before a step.
+    workers_agree = True
 
     def __init__(
         self,
@@ -55,6 +73,8 @@ class Trainer:
         backprop="stored",
         seed=0,
         weight_y=0.0,
+        mixed_precision=False,
+        jit_compile=False,
     ):
         if not 0 <= weight_y < float("inf"):
             raise InputError(f"weight_y is {weight_y}; it must be a number from 0 up, 0.01 is usual")
@@ -64,10 +84,13 @@ class Trainer:
         self.glow = glow
         self.batch_size = batch_size
         self.backprop = backprop
+        self._network_dtype = tf.bfloat16 if mixed_precision else None
         self.seed = seed
         self.batches_seen = 0
         self._variables = glow.trainable_variables
         self.strategy = getattr(self._variables[0], "distribute_strategy", None) or tf.distribute.get_strategy()
+        self.workers = Workers(self.strategy)
+        self._is_leading = False
         if batch_size < self.num_replicas or batch_size % self.num_replicas:
             raise InputError(
                 f"batch_size {batch_size} cannot be shared evenly among {self.num_replicas} devices; it must be a "
@@ -78,6 +101,10 @@ class Trainer:
                 self._variables, optimizer, learning_rate, warmup_steps=warmup_steps, ema_decay=ema_decay
             )
         self._step = tf.function(self._distributed_step, autograph=False)
+        self._loss_and_gradients = self._traced_loss_and_gradients
+        if jit_compile:
+            # The sum over the replicas and the optimizer's fused kernels stay outside: XLA cannot compile them.
+            self._loss_and_gradients = tf.function(self._traced_loss_and_gradients, autograph=False, jit_compile=True)
 
     def initialize(self, images):
         """Data-dependent initialisation, once, before the first step.
@@ -94,22 +121,36 @@ class Trainer:
         """One optimisation step.
 
         Args:
-            images: uint8 [batch_size, H, W, C].
-            labels: [batch_size] integers, for a class-conditional model.
+            images: uint8 [batch_size, H, W, C]; of several workers, this worker's part: see `shard`.
+            labels: integers, one an image, for a class-conditional model.
         Returns:
             {"bits_per_dim", "nll_nats" (per image), "gradient_norm", "learning_rate": [] float,
             "is_finite": [] bool; where false the step changed nothing}, and where `weight_y` is above 0
             {"class_bits" (the classifier's loss an image), "class_accuracy"}.
         """
         images = tf.convert_to_tensor(images)
-        if len(images) != self.batch_size:
-            raise InputError(f"a batch has {len(images)} images; this trainer's batch_size is {self.batch_size}")
+        if len(images) * self.workers.count != self.batch_size:
+            parts = f", in {self.workers.count} parts" if self.workers.count > 1 else ""
+            raise InputError(f"a batch has {len(images)} images; this trainer's batch_size is {self.batch_size}{parts}")
         if not self.glow.config.num_classes:
             labels = None
         arguments = [images] if labels is None else [images, tf.cast(labels, tf.int32)]
-        metrics = self._step(tf.constant(self.batches_seen), *map(self._shared, arguments))
+        if self._is_leading:
+            self.workers.announce_step(self)
+        with self.workers.noticing_losses():
+            metrics = self._step(tf.constant(self.batches_seen), *map(self._shared, arguments))
         self.batches_seen += 1
         return metrics
+
+    def share_values(self):
+        """Gives every worker the chief's weights, moving averages and optimizer state; all workers call it."""
+        self.workers.share([*self.glow.named_variables().values(), *self.optimizer.variables])
+        self.workers_agree = True
+
+    @property
+    def shard(self):
+        """(index, count): which part of a batch this worker reads (`data.Split.training_batches`)."""
+        return self.workers.index, self.workers.count
 
     @contextlib.contextmanager
     def averaged(self):
@@ -132,13 +173,13 @@ class Trainer:
         return 5 * sum(v.dtype.size * v.shape.num_elements() for v in self._variables)
 
     def _shared(self, batch):
-        """A batch, cut into one piece a replica."""
+        """This worker's part of a batch, cut into one piece a replica."""
         if self.num_replicas == 1:
             return batch
         size = self.batch_size // self.num_replicas
 
         def piece(context):
-            start = context.replica_id_in_sync_group * size
+            start = (context.replica_id_in_sync_group - self.workers.first_replica) * size
             return batch[start : start + size]
 
         return self.strategy.experimental_distribute_values_from_function(piece)
@@ -152,17 +193,7 @@ class Trainer:
         replicas = context.num_replicas_in_sync
         noise = self._noise(batch_number, images, context.replica_id_in_sync_group)
         values = self.glow.pixels.to_continuous(images, noise, self.glow.config.dtype)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(self._variables)
-            distribution = self.glow.transformed_distribution(labels, backprop=self.backprop)
-            nll = -tf.reduce_sum(distribution.log_prob(values)) / self.batch_size
-            loss = self.glow.pixels.bits_per_dim(-nll, self.glow.config.num_dims)
-            classes = {}
-            if self.weight_y:
-                # The latents wait in the bijector's cache: the flow runs once.
-                classes = self._class_losses(distribution.bijector.inverse(values), labels)
-                loss += self.weight_y * classes["class_bits"]
-        gradients = tape.gradient(loss, self._variables)
+        nll, classes, gradients = self._loss_and_gradients(values, labels)
         if replicas > 1:
             # bits_per_dim adds the bin width once a replica; its gradient is a plain sum.
             nll = context.all_reduce(tf.distribute.ReduceOp.SUM, nll)
@@ -183,6 +214,22 @@ class Trainer:
             "is_finite": is_finite,
             **classes,
         }
+
+    def _traced_loss_and_gradients(self, values, labels):
+        """This replica's part of the batch's nll and classifier metrics, and the gradient of both together."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(self._variables)
+            distribution = self.glow.transformed_distribution(
+                labels, backprop=self.backprop, network_dtype=self._network_dtype
+            )
+            nll = -tf.reduce_sum(distribution.log_prob(values)) / self.batch_size
+            loss = self.glow.pixels.bits_per_dim(-nll, self.glow.config.num_dims)
+            classes = {}
+            if self.weight_y:
+                # The latents wait in the bijector's cache: the flow runs once.
+                classes = self._class_losses(distribution.bijector.inverse(values), labels)
+                loss += self.weight_y * classes["class_bits"]
+        return nll, classes, tape.gradient(loss, self._variables)
 
     def _class_losses(self, z, labels):
         """This replica's part of the batch's means, of latents z that were encoded under their labels."""
@@ -238,6 +285,8 @@ class Trainer:
         Goes on from the run directory's state where there is one; else initialises from data first, unless the
         weights are loaded ones.
 
+        Of several workers the chief alone evaluates and writes; the others need no run directory.
+
         Args:
             train, test: `data.Split`s.
             epochs: passes over `train`, those of a resumed run included.
@@ -253,10 +302,14 @@ class Trainer:
             InputError: if the run directory is in use, not writable, or holds a run with other settings, if none
                 of its states can be read, or if the memory does not suffice.
             TrainingFailure: if gradients stay infinite.
+            WorkerLost: if another worker is gone; of what was trained nothing is lost.
         """
+        if not self.workers.is_chief:
+            stopped_by = self.workers.follow(self, train, flip)
+            return Outcome(self.batches_seen, None, None, stopped_by, is_saved=True)
         run = run_directory if isinstance(run_directory, RunDirectory) else RunDirectory(run_directory)
-        run.check_writable(2 * self._state_bytes())
-        with run.lock(), self._explaining_a_lack_of_memory():
+        with self._leading(), run.lock(), self._explaining_a_lack_of_memory():
+            run.check_writable(2 * self._state_bytes())
             run.remove_litter()
             run.check_settings({"model": self.glow.config.to_dict(), **(settings or {})})
             run.create()
@@ -269,9 +322,31 @@ class Trainer:
                 self, train, test, run, state, reporter, epochs, max_steps, flip=flip, metadata=metadata, keep=keep
             )
             try:
-                return loop.run()
+                outcome = loop.run()
+                self.workers.announce_end(outcome.stopped_by)
+                return outcome
+            except WorkerLost:
+                # The step that failed changed nothing, and saving needs no other worker.
+                state.save()
+                raise
             finally:
                 reporter.close()
+
+    @contextlib.contextmanager
+    def _leading(self):
+        """While it lasts the other workers wait for what this one announces; an error ends them, too."""
+        self._is_leading = self.workers.count > 1
+        self.workers_agree = False
+        try:
+            yield
+        except WorkerLost:
+            raise
+        except BaseException:
+            if self._is_leading:
+                self.workers.announce_failure()
+            raise
+        finally:
+            self._is_leading = False
 
     def _initialize_or_restore(self, train, run, state, reporter):
         restored = state.restore()
@@ -285,7 +360,7 @@ class Trainer:
         if self.glow.is_initialized:
             self.optimizer.restart_averages()
         else:
-            self.initialize(train.take(INITIAL_IMAGES, seed=self.seed)[0])
+            self.initialize(train.take(initial_images(self.glow.config), seed=self.seed)[0])
 
     @contextlib.contextmanager
     def _explaining_a_lack_of_memory(self):

@@ -107,7 +107,7 @@ class TrainingLoop:
         trainer = self._trainer
         epoch, done = divmod(trainer.batches_seen, self._steps_per_epoch)
         batches = self._train.training_batches(
-            trainer.batch_size, trainer.seed, epoch, flip=self._flip, skip=done
+            trainer.batch_size, trainer.seed, epoch, flip=self._flip, skip=done, shard=trainer.shard
         )
         for images, labels in batches:
             metrics = {name: value.numpy() for name, value in trainer.train_step(images, labels).items()}

@@ -53,6 +53,7 @@ def trainer_at_start(strategy=None):
     for variable, value in zip(trainer.variables(), values, strict=True):
         variable.assign(value)
     trainer.batches_seen = 0
+    trainer.glow.is_initialized = False
     trainer.nan_from.assign(0)
     trainer.nan_to.assign(0)
     vars(trainer).pop("train_step", None)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -41,6 +42,12 @@ def undisturbed(strategy, tmp_path_factory):
     return _run_undisturbed(strategy, tmp_path_factory)
 
 
+@pytest.fixture
+def undisturbed_alone(tmp_path_factory):
+    """The same on one replica."""
+    return _run_undisturbed(None, tmp_path_factory)
+
+
 def _run_undisturbed(strategy, tmp_path_factory):
     if strategy not in _undisturbed:
         trainer = trainer_at_start(strategy)
@@ -70,64 +77,66 @@ def test_the_same_seed_gives_the_same_bytes(strategy, undisturbed, path):
     assert ends(trainer, path) == undisturbed
 
 
-@pytest.mark.parametrize("step", [1, 3, 5])
-def test_killed_after_a_step_it_goes_on_to_the_same_bytes(strategy, undisturbed, path, step):
-    trainer = trainer_at_start(strategy)
-    after_step(trainer, step, die)
-    with pytest.raises(Killed):
-        fit(trainer, path)
+# (where, in which of its calls in one life): one run dies of them one after the other.
+DEATHS = [
+    ("step", 1),
+    (resume, "_seal", 1),  # in the first save of all: nothing complete is there
+    (evaluation, "bits_per_dim", 1),
+    (Glow, "sample", 3),
+    (Glow, "save_weights", 1),
+    (Glow, "save_weights", 2),  # between the newest and the best
+    ("step", 5),
+    (resume, "_seal", 1),
+    (Glow, "save_weights", 2),
+    (resume, "write_atomically", 1),
+    ("step", 8),
+    (Glow, "save_weights", 1),
+]
+
+
+def test_killed_anywhere_it_goes_on_to_the_same_bytes(undisturbed, strategy, path):
+    for death in DEATHS:
+        trainer = trainer_at_start(strategy)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            if death[0] == "step":
+                after_step(trainer, death[1], die)
+            else:
+                patch.setattr(death[0], death[1], deadly(*death))
+            fit(trainer, path)
     trainer = trainer_at_start(strategy)
     fit(trainer, path)
     assert ends(trainer, path) == undisturbed
 
 
-@pytest.mark.parametrize(
-    ("owner", "name", "nth"),
-    [
-        (resume, "_seal", 1),  # in the first save of all
-        (resume, "_seal", 2),
-        (evaluation, "bits_per_dim", 2),
-        (Glow, "sample", 3),
-        (Glow, "save_weights", 2),
-        (Glow, "save_weights", 3),
-    ],
-)
-def test_killed_inside_a_save_or_an_evaluation_it_goes_on_to_the_same_bytes(
-    undisturbed, strategy, path, monkeypatch, owner, name, nth
-):
+def deadly(owner, name, nth):
     original, calls = getattr(owner, name), []
 
-    def deadly(*arguments, **options):
+    def call(*arguments, **options):
         calls.append(name)
         return (die if len(calls) == nth else original)(*arguments, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(owner, name, deadly)
-        fit(trainer_at_start(strategy), path)
-    trainer = trainer_at_start(strategy)
-    fit(trainer, path)
-    assert ends(trainer, path) == undisturbed
+    return call
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("step", [2, 6])
-def test_a_signal_saves_between_steps(undisturbed, strategy, path, number, step, capfd):
-    trainer = trainer_at_start(strategy)
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 2), (signal.SIGTERM, 6), (signal.SIGHUP, 4)])
+def test_a_signal_saves_between_steps(undisturbed_alone, path, number, step, capfd):
+    trainer = trainer_at_start()
     handler = signal.getsignal(number)
 
     def send():
         os.kill(os.getpid(), number)
+        deadline = time.monotonic() + 20
         while f"{signal.Signals(number).name}: finishing this step" not in capfd.readouterr().err:
-            pass  # the listening thread gets it in its own time
+            assert time.monotonic() < deadline  # the listening thread takes it in its own time
 
     after_step(trainer, step, send)
     outcome = fit(trainer, path)
     assert (outcome.steps, outcome.stopped_by, outcome.bits_per_dim, outcome.is_saved) == (step, number, None, True)
     assert signal.getsignal(number) is handler
     assert (RunDirectory(path).state / f"ckpt-{step}.sha256").exists()
-    trainer = trainer_at_start(strategy)
+    trainer = trainer_at_start()
     fit(trainer, path)
-    assert ends(trainer, path) == undisturbed
+    assert ends(trainer, path) == undisturbed_alone
 
 
 def test_a_signal_ends_an_evaluation(path, monkeypatch):
@@ -207,9 +216,6 @@ def test_a_nan_step_is_left_out_counted_and_survives_a_stop(path, capfd):
 
 def test_ten_in_a_row_go_back_and_halve_the_rate_and_ten_more_end_the_run(path, capfd):
     trainer = trainer_at_start()
-    fit(trainer, path, epochs=1)
-    saved = trainer.values()
-    trainer = trainer_at_start()
     trainer.nan_from.assign(5)
     trainer.nan_to.assign(15)
     assert fit(trainer, path, epochs=5).steps == 15
@@ -222,7 +228,6 @@ def test_ten_in_a_row_go_back_and_halve_the_rate_and_ten_more_end_the_run(path, 
     message = "10 steps up to step 25 .* again after the rate was halved; first in the pixels. Start anew .*--fresh"
     with pytest.raises(TrainingFailure, match=message):
         fit(trainer, path, epochs=20)
-    del saved
 
 
 def test_going_back_takes_the_state_that_was_saved(path):
@@ -233,27 +238,22 @@ def test_going_back_takes_the_state_that_was_saved(path):
     after_step(trainer, 4, lambda: [v.assign(tf.zeros_like(v)) for v in trainer.glow.trainable_variables])
     trainer.nan_from.assign(4)
     trainer.nan_to.assign(100)
-    after_fifth = []
-
-    def look():
-        after_fifth.extend(trainer.values())
-        die()
-
+    found = []
     original = training_loop.TrainingLoop._go_back_and_halve_the_rate
 
     def go_back(loop, *arguments):
-        loop._state.saved_step = None
         original(loop, *arguments)
-        look()
+        found.extend(trainer.values())
+        die()
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(training_loop.TrainingLoop, "_save_state", lambda loop: None)
         patch.setattr(training_loop.TrainingLoop, "_go_back_and_halve_the_rate", go_back)
         fit(trainer, path, epochs=20)
     rate = trainer.variables().index(trainer.optimizer.learning_rate)
-    assert after_fifth[rate] == good[rate] / 2
-    good[rate] = after_fifth[rate]
-    assert all(np.array_equal(a, b) for a, b in zip(after_fifth, good, strict=True))
+    assert found[rate] == good[rate] / 2
+    good[rate] = found[rate]
+    assert all(np.array_equal(a, b) for a, b in zip(found, good, strict=True))
     assert trainer.batches_seen == 14
 
 

@@ -1,0 +1,152 @@
+"""What a training step costs against K, L, width, image size and batch: seconds, arithmetic, memory.
+
+    python3 benchmarks/scaling.py                          the grid of docs/scaling.md, about ten minutes
+    python3 benchmarks/scaling.py --one size=256 num_levels=6 coupling=additive num_bits=5 batch=1 \\
+        backprop=reversible steps=1 round_trip=1           one measurement
+
+Each measurement is a process of its own, so that its peak memory is its own. The images are crops of two
+photographs.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# What a measurement is made of; `--one` overrides. The small model of the grid.
+DEFAULTS = {
+    "size": 32,
+    "num_levels": 3,
+    "num_steps": 8,
+    "width": 128,
+    "coupling": "affine",
+    "num_bits": 8,
+    "batch": 16,
+    "backprop": "stored",
+    "steps": 5,  # timed, after the first; the median counts
+    "initial": 1,  # images to initialise from
+    "mixed_precision": 0,
+    "round_trip": 0,  # whether to measure decode(encode(images)), too
+}
+
+GRID = [
+    {},
+    *({"num_steps": k} for k in (4, 16, 32)),
+    *({"num_levels": level} for level in (1, 2, 4)),
+    *({"width": width} for width in (64, 256, 512)),
+    *({"size": size, "batch": 4} for size in (32, 64, 128)),
+    *({"batch": batch} for batch in (4, 8, 32, 64)),
+    *({"num_steps": 32, "backprop": mode} for mode in ("recompute", "reversible")),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--one", nargs="*", metavar="KEY=VALUE", help=f"of {', '.join(DEFAULTS)}")
+    options = parser.parse_args()
+    if options.one is not None:
+        print(json.dumps(measure(**DEFAULTS | dict(map(_setting, options.one)))))
+        return
+    columns = ("s/step", "images/s", "GFLOP/image", "GFLOP/s", "peak MB", "parameters", "first step s")
+    print("| " + " | ".join(("changed", *columns)) + " |\n|" + "---|" * (len(columns) + 1))
+    for changes in GRID:
+        words = [f"{key}={value}" for key, value in changes.items()]
+        answer = subprocess.run(
+            [sys.executable, __file__, "--one", *words], check=True, text=True, stdout=subprocess.PIPE
+        )
+        found = json.loads(answer.stdout.splitlines()[-1])
+        print("| " + " | ".join([" ".join(words) or "nothing", *(str(found[c]) for c in columns)]) + " |", flush=True)
+
+
+def measure(round_trip, initial, batch, size, steps, backprop, mixed_precision, **model):
+    """One measurement: {column: number}."""
+    import numpy as np
+
+    from glow_tf.config import GlowConfig
+    from glow_tf.glow import Glow
+    from glow_tf.training import Trainer
+
+    config = GlowConfig(image_shape=(size, size, 3), **model)
+    glow = Glow(config)
+    options = {"mixed_precision": True} if mixed_precision else {}
+    trainer = Trainer(glow, batch_size=batch, backprop=backprop, warmup_steps=1000, **options)
+    images = photographs(max(batch, initial), size)
+    built = _peak()
+    start = time.perf_counter()
+    trainer.initialize(images[:initial])
+    initialized, initialized_peak = time.perf_counter() - start, _peak()
+    seconds = []
+    for _ in range(1 + steps):
+        start = time.perf_counter()
+        metrics = trainer.train_step(images[:batch])
+        bits, norm = float(metrics["bits_per_dim"]), float(metrics["gradient_norm"])
+        seconds.append(time.perf_counter() - start)
+    typical = float(np.median(seconds[1:] or seconds))
+    # Forward, and twice as much backward; recomputing runs the forward pass once more.
+    flop = 2 * multiplications(config) * (3 if backprop == "stored" else 4)
+    found = {
+        "s/step": round(typical, 3),
+        "images/s": round(batch / typical, 2),
+        "GFLOP/image": round(flop / 1e9, 2),
+        "GFLOP/s": round(flop * batch / typical / 1e9),
+        "peak MB": _peak(),
+        "parameters": glow.num_parameters,
+        "first step s": round(seconds[0], 1),
+        "MB before the initialisation": built,
+        "MB after the initialisation": initialized_peak,
+        "initialisation s": round(initialized, 1),
+        "bits/dim": bits,
+        "gradient norm": norm,
+    }
+    if round_trip:
+        values = glow.pixels.to_continuous(images[:batch], 0.5)
+        again = glow.decode(glow.encode(values))
+        found["bytes that differ after the round trip"] = int(
+            np.sum(glow.pixels.to_uint8(again).numpy() != glow.pixels.to_uint8(values).numpy())
+        )
+        found["largest error, bins"] = float(np.max(np.abs(again - values)) / glow.pixels.bin_width)
+    return found
+
+
+def photographs(count, size):
+    """uint8 [count, size, size, 3]: random crops of the two photographs that scikit-learn brings."""
+    import numpy as np
+    from sklearn import datasets
+
+    rng = np.random.default_rng(0)
+    crops = []
+    for i in range(count):
+        photograph = datasets.load_sample_images().images[i % 2]
+        top, left = (rng.integers(side - size + 1) for side in photograph.shape[:2])
+        crops.append(photograph[top : top + size, left : left + size])
+    return np.stack(crops)
+
+
+def multiplications(config):
+    """Multiplications of one image's forward pass: the convolutions, which are nearly all there is."""
+    total = 0
+    for height, width, channels in config.squeezed_shapes():
+        out = channels if config.coupling == "affine" else channels // 2
+        network = 9 * channels // 2 * config.width + config.width**2 + 9 * config.width * out
+        total += height * width * config.num_steps * (network + channels**2)
+    return total
+
+
+def _setting(word):
+    key, _, value = word.partition("=")
+    return key, type(DEFAULTS[key])(value)
+
+
+def _peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""One process of the tests of several workers: trains a small model and writes what it saw.
+
+    python3 worker.py OUTPUT.npz DEVICES [STEPS]
+
+With TF_CONFIG in the environment it is one of several workers, else it has DEVICES logical CPUs of its own.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+
+from glow_tf import data, workers
+from glow_tf.config import GlowConfig
+from glow_tf.glow import Glow
+from glow_tf.training import Trainer, default_strategy
+
+BATCH = 16
+
+
+def main(output, devices, steps=20):
+    if "TF_CONFIG" in os.environ:
+        strategy = workers.multi_worker_strategy("ring")
+    else:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices))
+        strategy = default_strategy()
+    split = data.load("digits").train
+    with strategy.scope():
+        glow = Glow(GlowConfig((8, 8, 1), num_levels=2, num_steps=3, width=16, num_bits=4))
+    trainer = Trainer(glow, batch_size=BATCH, warmup_steps=10)
+    if trainer.workers.is_chief:
+        trainer.initialize(split.take(64, seed=0)[0])
+    trainer.share_values()
+    bits = []
+    for images, _ in split.training_batches(BATCH, 0, 0, shard=trainer.shard).take(int(steps)):
+        bits.append(float(trainer.train_step(images)["bits_per_dim"]))
+    copies = [strategy.experimental_local_results(v) for v in [*glow.variables, *trainer.optimizer.averages]]
+    assert all(np.array_equal(copy.numpy(), first.numpy()) for first, *rest in copies for copy in rest)
+    weights = np.concatenate([np.ravel(first.numpy()) for first, *_ in copies]).astype(np.float64)
+    np.savez(output, bits=bits, weights=weights, replicas=trainer.num_replicas, shard=trainer.shard)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
