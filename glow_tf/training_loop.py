@@ -92,7 +92,7 @@ class TrainingLoop:
                     self._train_to_end_of_epoch()
                     self._end_epoch()
             except Stopped:
-                stopped_by = self._signals.received
+                stopped_by, self._result = self._signals.received, (None, None)
                 self._save_state()
         self._reporter.flush()
         return Outcome(self._trainer.batches_seen, *self._result, stopped_by, not self._unsaved)

@@ -250,7 +250,7 @@ def test_going_back_takes_the_state_that_was_saved(path):
         patch.setattr(training_loop.TrainingLoop, "_save_state", lambda loop: None)
         patch.setattr(training_loop.TrainingLoop, "_go_back_and_halve_the_rate", go_back)
         fit(trainer, path, epochs=20)
-    rate = trainer.variables().index(trainer.optimizer.learning_rate)
+    rate = next(i for i, v in enumerate(trainer.variables()) if v is trainer.optimizer.learning_rate)
     assert found[rate] == good[rate] / 2
     good[rate] = found[rate]
     assert all(np.array_equal(a, b) for a, b in zip(found, good, strict=True))
@@ -355,10 +355,10 @@ def test_states_that_cannot_be_read_are_not_overwritten(path):
 
 def test_a_lack_of_memory_names_what_to_lower_and_keeps_what_was_saved(path):
     trainer = trainer_at_start()
-    after_step(trainer, 5, lambda: tf.zeros([1 << 45]))
+    after_step(trainer, 4, lambda: tf.zeros([1 << 45]))
     with pytest.raises(InputError, match="out of memory at batch size 8 and images of 8x8x1: .*--backprop recompute"):
-        fit(trainer, path)
-    assert fit(trainer_at_start(), path).steps == 3 * STEPS_PER_EPOCH
+        fit(trainer, path, epochs=2)
+    assert fit(trainer_at_start(), path, epochs=1).steps == STEPS_PER_EPOCH
 
 
 def test_the_doctor_speaks_up(path, capfd):

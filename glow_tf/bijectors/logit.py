@@ -1,5 +1,7 @@
 """Pixels on the whole real line: the logit transform of RealNVP."""
 
+import math
+
 import tensorflow as tf
 
 from glow_tf.bijectors.base import OneSweepBijector, event_sum
@@ -39,5 +41,5 @@ class Logit(OneSweepBijector):
         return x, self._log_det_of_inverse(x)
 
     def _log_det_of_inverse(self, x):
-        slope = tf.cast((1 - 2 * self.margin) / (self.high - self.low), x.dtype)
-        return event_sum(tf.math.log(slope) + tf.math.softplus(x) + tf.math.softplus(-x))
+        slope = math.log((1 - 2 * self.margin) / (self.high - self.low))
+        return event_sum(slope + tf.math.softplus(x) + tf.math.softplus(-x))
