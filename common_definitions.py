@@ -63,6 +63,64 @@ DATASETS = {
     "imagenet_resized/64x64": {"k_glow": 48, "l_glow": 4, "batch_size": 16, "epochs": 50, "warmup_epochs": 0.5},
 }
 
+# openai/glow's published runs: --preset. A flag that is given wins here, too: with --dataset and --data_dir the images
+# can be your own. Batches are those of all its workers together, so one GPU needs a smaller --batch_size; its warm-up
+# is 10 "epochs" of 50,000 images counted as 32x32, here in epochs of the data set. It ran until stopped: `epochs` is
+# ours. ImageNet is TFDS's down-sampled one, its 64x64 not van den Oord's; CelebA-HQ and LSUN have to be prepared by
+# hand (TFDS says how).
+PRESETS = {
+    "cifar10": {"dataset": "cifar10", "img_size": 32, "batch_size": 512, "warmup_epochs": 10.0, "epochs": 1000},
+    "imagenet32": {
+        "dataset": "imagenet_resized/32x32",
+        "img_size": 32,
+        "k_glow": 48,
+        "batch_size": 512,
+        "warmup_epochs": 0.4,
+        "epochs": 50,
+    },
+    "imagenet64": {
+        "dataset": "imagenet_resized/64x64",
+        "img_size": 64,
+        "k_glow": 48,
+        "l_glow": 4,
+        "batch_size": 128,
+        "warmup_epochs": 0.1,
+        "epochs": 50,
+        "backprop": "recompute",
+    },
+    "lsun64": {
+        "dataset": "lsun/bedroom",
+        "img_size": 64,
+        "k_glow": 48,
+        "batch_size": 128,
+        "warmup_epochs": 0.04,
+        "epochs": 20,
+        "backprop": "recompute",
+    },
+    "celeba256": {
+        "dataset": "celeb_a_hq/256",
+        "img_size": 256,
+        "l_glow": 6,
+        "coupling": "additive",
+        "n_bits": 5,
+        "batch_size": 40,
+        "warmup_epochs": 0.3,
+        "epochs": 50,
+        "backprop": "recompute",
+    },
+    "cifar10-conditional": {
+        "dataset": "cifar10",
+        "img_size": 32,
+        "coupling": "additive",
+        "n_bits": 5,
+        "batch_size": 512,
+        "warmup_epochs": 10.0,
+        "epochs": 1000,
+        "conditional": True,
+        "weight_y": 0.01,
+    },
+}
+
 # A folder of images, or a TFDS data set that is not named above: 5 bits look as good and are learned sooner.
 OTHER = {
     "k_glow": 16,

@@ -20,7 +20,7 @@ PROGRAMS = ("openai", "glow-tf2", "rosinality")
 
 flags.DEFINE_enum("from", None, PROGRAMS, "Whose weights are read: openai/glow, GLOW-tf2 or rosinality/glow-pytorch.")
 flags.DEFINE_enum("to", None, ["openai", "saved-model"], "The format that a weights.h5 is written in.")
-flags.DEFINE_string("out", None, "The weights.h5 to write; with --to, the checkpoint's prefix or the SavedModel's folder.")
+flags.DEFINE_string("out", None, "The weights.h5 to write; with --to, the checkpoint's prefix or the folder.")
 flags.DEFINE_integer("img_size", None, "Side of the images, which openai and rosinality do not store.", lower_bound=1)
 flags.DEFINE_integer("n_bits", 8, "Bits a channel, which openai and rosinality do not store.", 1, 8)
 flags.DEFINE_bool("ema", False, "Of an OpenAI checkpoint take the averaged weights.")

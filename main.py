@@ -4,10 +4,13 @@
     python3 main.py --dataset cifar10 --k_glow 32 --l_glow 3        the paper's model
     python3 main.py --dataset path/to/images --img_size 64          a folder of images
     python3 main.py --conditional --weight_y 0.01                   a class-conditional model
+    python3 main.py --preset celeba256                              one of openai/glow's published runs
+    python3 main.py --strategy multi_worker                         several machines: docs/cluster.md
 
 The same command goes on with a run that was stopped, from its last state. Ctrl-C, SIGTERM and SIGHUP: the step
 is finished and the state saved. Exit status: 0 trained to the end; 130, 143 or 129 stopped by that signal; 1 the
-last save failed, or no finite gradient was found although the learning rate was halved; 2 wrong input.
+last save failed, or no finite gradient was found although the learning rate was halved; 2 wrong input; 75 another
+worker is gone and all must be started again.
 """
 
 import math
@@ -49,6 +52,11 @@ flags.DEFINE_string("optimizer", None, "adamax or adam.")
 flags.DEFINE_float("ema_decay", None, "Of the weights' moving average, a step.")
 flags.DEFINE_string("backprop", None, "stored, recompute (less memory) or reversible (least).")
 flags.DEFINE_bool("flip", None, "Mirror training images at random; for natural images only.")
+flags.DEFINE_enum("preset", None, [*defaults.PRESETS], "The settings of one of openai/glow's published runs.")
+flags.DEFINE_enum("strategy", "mirrored", ["mirrored", "multi_worker"], "This machine's devices, or several processes.")
+flags.DEFINE_enum("communication", "auto", ["auto", "ring", "nccl"], "Between the workers of multi_worker.")
+flags.DEFINE_bool("mixed_precision", False, "Compute the couplings' networks in bfloat16 while training.")
+flags.DEFINE_bool("jit_compile", False, "Compile the training step with XLA; for GPUs.")
 flags.DEFINE_integer("seed", defaults.SEED, "Of weights, noise and order.", lower_bound=0, upper_bound=2**31 - 1)
 flags.DEFINE_string("run_dir", None, "Where the run is written; None: runs/<dataset>.")
 flags.DEFINE_integer("keep", 0, "Epoch snapshots of the weights to keep.", lower_bound=0)
@@ -61,27 +69,42 @@ MAY_CHANGE = ("epochs", "backprop")
 OF_THE_MODEL = ("k_glow", "l_glow", "width", "coupling", "permutation", "n_bits", "pixels", "conditional")
 
 
+def apply_preset():
+    """Makes a preset's data set and image size the defaults of their flags."""
+    for name in ("dataset", "img_size"):
+        if FLAGS.preset and not FLAGS[name].present:
+            FLAGS[name].value = defaults.PRESETS[FLAGS.preset][name]
+
+
 def settings_of(dataset):
-    """{flag: value}: the data set's defaults, overridden by the flags that were given."""
-    chosen = defaults.COMMON | defaults.DATASETS.get(dataset, defaults.OTHER)
+    """{flag: value}: the preset's or the data set's defaults, overridden by the flags that were given."""
+    named = defaults.PRESETS[FLAGS.preset] if FLAGS.preset else defaults.DATASETS.get(dataset, defaults.OTHER)
+    chosen = defaults.COMMON | {name: value for name, value in named.items() if name in defaults.COMMON}
     return {name: value if FLAGS[name].value is None else FLAGS[name].value for name, value in chosen.items()}
 
 
 def main(arguments):
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; the data set is named by --dataset")
+    apply_preset()
     settings = settings_of(FLAGS.dataset)
     given = [f"--{name}" for name in OF_THE_MODEL if FLAGS.weights and FLAGS[name].value is not None]
     if given:
         raise InputError(f"{', '.join(given)} cannot be given with --weights: the file says what model it is")
     if not math.isfinite(settings["warmup_epochs"]):
         raise InputError(f"--warmup_epochs is {settings['warmup_epochs']}; it must be a number from 0 up, 1 is usual")
-    run = RunDirectory(FLAGS.run_dir or os.path.join(defaults.RUNS, run_name(FLAGS.dataset)))
-    run.check_unused()  # before TensorFlow is imported, so that the answer comes at once
-    command_line.import_tensorflow()
-    from glow_tf import data, training
+    run = RunDirectory(FLAGS.run_dir or os.path.join(defaults.RUNS, FLAGS.preset or run_name(FLAGS.dataset)))
+    has_workers = FLAGS.strategy == "multi_worker"
+    if not has_workers:
+        run.check_unused()  # before TensorFlow is imported, so that the answer comes at once
+    tf = command_line.import_tensorflow(starts_devices=not has_workers)
+    from glow_tf import data, training, workers
     from glow_tf.glow import Glow
 
+    if FLAGS.jit_compile and not tf.config.list_physical_devices("GPU"):
+        raise InputError("--jit_compile is for GPUs, of which there is none: on CPUs steps take many times longer")
+    # Before anything else is done with TensorFlow.
+    strategy = workers.multi_worker_strategy(FLAGS.communication) if has_workers else training.default_strategy()
     images = data.load(
         FLAGS.dataset,
         data_dir=FLAGS.data_dir,
@@ -95,7 +118,7 @@ def main(arguments):
         raise InputError(f"--conditional needs classes; {images.name} has no labels and no folder for each class")
     if settings["weight_y"] and not (settings["conditional"] or FLAGS.weights):
         raise InputError(f"--weight_y is {settings['weight_y']:g}, which needs --conditional")
-    with training.default_strategy().scope():
+    with strategy.scope():
         glow = Glow.load(FLAGS.weights) if FLAGS.weights else Glow(config_of(images, settings), seed=FLAGS.seed)
     config = glow.config
     check_data_fits(images, config)
@@ -110,15 +133,19 @@ def main(arguments):
         backprop=settings["backprop"],
         seed=FLAGS.seed,
         weight_y=settings["weight_y"],
+        mixed_precision=FLAGS.mixed_precision,
+        jit_compile=FLAGS.jit_compile,
     )
-    if FLAGS.fresh:
+    is_chief = trainer.workers.is_chief
+    if FLAGS.fresh and is_chief:
         moved = run.move_aside()
         if moved:
             print(f"the earlier run was moved to {moved}")
+    writing = f"writing to {run.path}" if is_chief else f"worker {trainer.workers.index} follows the chief"
     print(
         f"{images.name}: {images.train.num_images} training and {images.test.num_images} test images of "
         f"{'x'.join(map(str, config.image_shape))}; K={config.num_steps}, L={config.num_levels}, "
-        f"{glow.num_parameters:,} parameters; writing to {run.path}",
+        f"{glow.num_parameters:,} parameters; {writing}",
         flush=True,
     )
     outcome = trainer.fit(
@@ -143,6 +170,8 @@ def main(arguments):
             where += ", which could not be saved; an earlier state may be there"
         print(f"{where}. To go on:\n  {command_line.command_again(without=['fresh'])}")
         return 128 + outcome.stopped_by
+    if not is_chief:
+        return 0
     if outcome.bits_per_dim is not None:
         print(f"test: {outcome.bits_per_dim:.4f} bits/dim, standard error {outcome.standard_error:.4f}")
     if not outcome.is_saved:

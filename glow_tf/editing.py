@@ -14,7 +14,7 @@ import zipfile
 
 import numpy as np
 
-from glow_tf import image_folder, weights
+from glow_tf import evaluation, image_folder, weights
 from glow_tf.errors import InputError
 
 # Words of an attribute's column.
@@ -31,8 +31,7 @@ def labels_of(glow, images, labels=None):
         return None
     if labels is not None:
         return np.asarray(labels, np.int32)
-    values = glow.pixels.to_continuous(images, 0.5, glow.config.dtype)
-    return np.argmax(glow.class_log_probs(values), axis=1).astype(np.int32)
+    return evaluation.classify(glow, images)
 
 
 def encode(glow, images, labels=None):
@@ -133,6 +132,7 @@ def load_direction(path, glow):
     Raises:
         InputError: it is no such file, of another shape, or not finite.
     """
+    _check_regular(path)
     try:
         with open(path, "rb") as file:
             direction = np.load(file, allow_pickle=False)
@@ -210,6 +210,7 @@ def read_images(paths, config):
     rules = image_folder.ReadRules()
     images = []
     for name in paths:
+        _check_regular(name)
         try:
             images.append(
                 image_folder.decode(
@@ -218,7 +219,7 @@ def read_images(paths, config):
             )
         except Exception as error:  # Pillow's plug-ins raise nearly anything on damaged bytes
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise InputError(f"the image {name!r} cannot be read: {reason}") from error
+            raise InputError(f"the image {name} cannot be read: {reason}") from error
     return np.stack(images)
 
 
@@ -228,6 +229,7 @@ def read_attribute(path, attribute):
     The first line holds the titles, the first column the image files, relative to the CSV's own folder, and the
     attribute's column 1, true or yes, or else 0, -1, false or no. Other values are left out.
     """
+    _check_regular(path)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))
@@ -248,6 +250,14 @@ def read_attribute(path, attribute):
         if not files:
             raise InputError(f"column {attribute!r} of {path} has no image with {name}; both kinds are needed")
     return having, lacking
+
+
+def _check_regular(path):
+    """InputError for what is missing or no file: opening a pipe would wait for ever."""
+    if not os.path.lexists(path):
+        raise InputError(f"{path} does not exist")
+    if not os.path.isfile(path):
+        raise InputError(f"{path} is no regular file")
 
 
 def _decode_strips(glow, z, labels=None):

@@ -57,9 +57,7 @@ def score(glow, images, names, draws=1, seed=0):
     if summary is not None:
         columns["typicality_p"] = evaluation.typicality(bits, summary)
     if config.num_classes:
-        values = glow.pixels.to_continuous(images, 0.5, config.dtype)
-        found = np.argmax(glow.class_log_probs(values), axis=1)
-        columns["most_likely_class"] = np.array([class_name(glow, index) for index in found])
+        columns["most_likely_class"] = np.array([class_name(glow, i) for i in evaluation.classify(glow, images)])
     return Scores(tuple(names), columns)
 
 

@@ -31,7 +31,7 @@ def run(body, *arguments, before=(), **options):
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        ("raise InputError('two\\\\nlines')", 2, "error: two lines\n"),
+        ("raise InputError('two\\nlines')", 2, "error: two lines\n"),
         ("raise TrainingFailure('no gradient')", 1, "error: no gradient\n"),
         ("raise MemoryError", 2, "error: out of memory; a smaller --batch_size or --img_size needs less\n"),
         ("open('/missing/file', 'w')", 2, "error: /missing/file: No such file or directory\n"),

@@ -1,0 +1,112 @@
+"""Rounding: gradients of each backprop mode in float32, training in bfloat16, and XLA's compile time against K.
+
+    python3 benchmarks/precision.py gradients     float32 against float64, level by level, at K=32
+    python3 benchmarks/precision.py bfloat16      bits/dim at equal steps and the round trip, on digits
+    python3 benchmarks/precision.py xla           seconds of a first step at K=4 and K=16, with and without
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import tensorflow as tf
+from scaling import photographs
+
+from glow_tf import data, doctor, evaluation
+from glow_tf.config import GlowConfig
+from glow_tf.glow import Glow
+from glow_tf.training import Trainer
+
+WIDTH = 32
+
+
+def gradients(steps=40):
+    """Trains a little, so that the couplings do something, and compares gradients on one more batch."""
+    shape = {"image_shape": (32, 32, 3), "num_levels": 3, "num_steps": 32, "width": WIDTH}
+    images = photographs(16 * (steps + 1), 32)
+    glow = Glow(GlowConfig(**shape))
+    trainer = Trainer(glow, batch_size=16, warmup_steps=steps)
+    trainer.initialize(images[:128])
+    for i in range(steps):
+        bits = float(trainer.train_step(images[16 * i : 16 * i + 16])["bits_per_dim"])
+    exact = Glow(GlowConfig(**shape, dtype="float64"))
+    for name, variable in exact.named_variables().items():
+        variable.assign(tf.cast(glow.named_variables()[name], variable.dtype))
+    batch = images[-16:]
+    wanted = _gradient(exact, batch, "stored")
+    print(f"K=32, L=3, width {WIDTH}, 32x32, {steps} steps, {bits:.3f} bits/dim")
+    print("| backprop, float32 | level 0 | level 1 | level 2 | Gaussians |\n|---|---|---|---|---|")
+    for mode in ("stored", "recompute", "reversible"):
+        found = _gradient(glow, batch, mode)
+        cells = []
+        for part in ("level0", "level1", "level2", ("split", "top")):
+            names = [name for name in wanted if name.startswith(part)]
+            difference = sum(np.sum((found[name] - wanted[name]) ** 2) for name in names)
+            cells.append(f"{np.sqrt(difference / sum(np.sum(wanted[name] ** 2) for name in names)):.1e}")
+        print(f"| {mode} | {' | '.join(cells)} |", flush=True)
+
+
+def _gradient(glow, images, mode):
+    named = {name: v for name, v in glow.named_variables().items() if v.trainable}
+    # Noise of 24 bits, so that both types see the same pixels.
+    noise = tf.cast(tf.random.stateless_uniform(images.shape, [0, 1]), glow.config.dtype)
+    values = glow.pixels.to_continuous(images, noise, glow.config.dtype)
+
+    @tf.function(autograph=False)
+    def gradient():
+        with tf.GradientTape() as tape:
+            log_prob = glow.transformed_distribution(backprop=mode).log_prob(values)
+            loss = tf.reduce_mean(glow.pixels.bits_per_dim(log_prob, glow.config.num_dims))
+        return tape.gradient(loss, list(named.values()))
+
+    return {name: g.numpy().astype(np.float64) for name, g in zip(named, gradient(), strict=True)}
+
+
+def bfloat16(steps=300):
+    digits = data.load("digits")
+    print("| networks in training | last 20 steps | test | round trip, bins | the same with bfloat16 networks |")
+    print("|---|---|---|---|---|")
+    for mixed in (False, True):
+        glow = Glow(GlowConfig((8, 8, 1), num_levels=2, num_steps=8, width=64, num_bits=4))
+        trainer = Trainer(glow, batch_size=64, warmup_steps=48, mixed_precision=mixed)
+        trainer.initialize(digits.train.take(256, seed=0)[0])
+        bits = []
+        while len(bits) < steps:
+            for images, _ in digits.train.training_batches(64, 0, len(bits) // 24):
+                bits.append(float(trainer.train_step(images)["bits_per_dim"]))
+        test, error, _ = evaluation.bits_per_dim(glow, digits.test)
+        images = digits.test.images
+        values = glow.pixels.to_continuous(images, 0.5)
+        low = glow.bijector(network_dtype=tf.bfloat16)
+        again = low.forward(tf.identity(low.inverse(values)))
+        rounded = float(tf.reduce_max(tf.abs(again - values))) / glow.pixels.bin_width
+        print(
+            f"| {'bfloat16' if mixed else 'float32'} | {np.mean(bits[steps - 20 : steps]):.4f} | {test:.4f} ± {error:.4f} | "
+            f"{doctor.round_trip_error(glow, images):.1e} | {rounded:.1e} |",
+            flush=True,
+        )
+
+
+def xla():
+    print("| K | first step, s | with XLA, s | next step, s | with XLA, s |\n|---|---|---|---|---|")
+    images = data.load("digits").train.images[:16]
+    for num_steps in (4, 16):
+        seconds = []
+        for jit_compile in (False, True):
+            glow = Glow(GlowConfig((8, 8, 1), num_levels=2, num_steps=num_steps, width=32, num_bits=4))
+            trainer = Trainer(glow, batch_size=16, jit_compile=jit_compile)
+            trainer.initialize(images)
+            for _ in range(2):
+                start = time.perf_counter()
+                trainer.train_step(images)["bits_per_dim"].numpy()
+                seconds.append(time.perf_counter() - start)
+        print(f"| {num_steps} | {seconds[0]:.1f} | {seconds[2]:.1f} | {seconds[1]:.3f} | {seconds[3]:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    {"gradients": gradients, "bfloat16": bfloat16, "xla": xla}[sys.argv[1]]()
