@@ -96,7 +96,9 @@ def main(arguments):
     run = RunDirectory(FLAGS.run_dir or os.path.join(defaults.RUNS, FLAGS.preset or run_name(FLAGS.dataset)))
     has_workers = FLAGS.strategy == "multi_worker"
     if not has_workers:
-        run.check_unused()  # before TensorFlow is imported, so that the answer comes at once
+        # Before TensorFlow is imported, so that the answer comes at once.
+    run.check_unused()
+    run.check_writable(0)
     tf = command_line.import_tensorflow(starts_devices=not has_workers)
     from glow_tf import data, training, workers
     from glow_tf.glow import Glow

@@ -45,8 +45,8 @@ def main():
         run = Run(folder / "disturbed", options.epochs, logs)
         for number in range(options.kills):
             victim = chance.randrange(2)
-            # As long as a run needs that is killed in its start, its steps or its evaluations.
-            moment = chance.uniform(0.2, 0.9) * seconds
+            # In its start, its steps or its evaluations; the state is saved after every epoch.
+            moment = chance.uniform(0.1, 0.6) * seconds
             if not run.wait(moment):
                 run.kill(victim)
                 print(f"kill {number + 1}: worker {victim} after {moment:.0f} s, at {run.where()}", flush=True)

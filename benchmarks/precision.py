@@ -85,8 +85,9 @@ def bfloat16(steps=300):
         low = glow.bijector(network_dtype=tf.bfloat16)
         again = low.forward(tf.identity(low.inverse(values)))
         rounded = float(tf.reduce_max(tf.abs(again - values))) / glow.pixels.bin_width
+        kind, last = "bfloat16" if mixed else "float32", np.mean(bits[steps - 20 : steps])
         print(
-            f"| {'bfloat16' if mixed else 'float32'} | {np.mean(bits[steps - 20 : steps]):.4f} | {test:.4f} ± {error:.4f} | "
+            f"| {kind} | {last:.4f} | {test:.4f} ± {error:.4f} | "
             f"{doctor.round_trip_error(glow, images):.1e} | {rounded:.1e} |",
             flush=True,
         )
@@ -105,7 +106,8 @@ def xla():
                 start = time.perf_counter()
                 trainer.train_step(images)["bits_per_dim"].numpy()
                 seconds.append(time.perf_counter() - start)
-        print(f"| {num_steps} | {seconds[0]:.1f} | {seconds[2]:.1f} | {seconds[1]:.3f} | {seconds[3]:.3f} |", flush=True)
+        first, then, first_xla, then_xla = seconds
+        print(f"| {num_steps} | {first:.1f} | {first_xla:.1f} | {then:.3f} | {then_xla:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -38,12 +38,12 @@ DEFAULTS = {
 
 GRID = [
     {},
-    *({"num_steps": k} for k in (4, 16, 32)),
-    *({"num_levels": level} for level in (1, 2, 4)),
-    *({"width": width} for width in (64, 256, 512)),
-    *({"size": size, "batch": 4} for size in (32, 64, 128)),
-    *({"batch": batch} for batch in (4, 8, 32, 64)),
-    *({"num_steps": 32, "backprop": mode} for mode in ("recompute", "reversible")),
+    *({"num_steps": k} for k in (4, 16)),
+    *({"num_levels": level} for level in (1, 2)),
+    *({"width": width} for width in (64, 256)),
+    *({"batch": batch} for batch in (4, 32)),
+    *({"size": size, "batch": 4} for size in (64, 128)),
+    *({"backprop": mode} for mode in ("recompute", "reversible")),
 ]
 
 

@@ -54,6 +54,11 @@ def run(main, usage):
         if FLAGS.debug or not _is_for_the_user(error):
             raise
         _fail(error, error.exit_status if isinstance(error, TrainingFailure) else 2)
+    if status is not None and status > 128:
+        # Stopped by a signal: TensorFlow would take seconds to take itself apart.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
 
 

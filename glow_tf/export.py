@@ -27,11 +27,12 @@ def save_model(glow, folder):
     if os.path.lexists(folder):
         raise InputError(f"{folder} exists already; name a folder to make")
     part = f"{os.path.abspath(folder)}.tmp-{os.getpid()}"
-    module = _Exported(glow)
+    module = tf.Module(name="glow")
+    module.weights = list(glow.named_variables().values())
     try:
         # Without the gradients of TensorFlow's own functions, which cannot be saved out of a loop.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(module, part, signatures=module.signatures(), options=options)
+        tf.saved_model.save(module, part, signatures=_Functions(glow).signatures(), options=options)
         os.rename(part, folder)
     except (OSError, tf.errors.OpError) as error:
         raise InputError(f"{folder} cannot be written: {error}") from error
@@ -39,14 +40,11 @@ def save_model(glow, folder):
         shutil.rmtree(part, ignore_errors=True)
 
 
-class _Exported(tf.Module):
-    """The variables and the functions that go into the file; the Glow itself has more."""
+class _Functions:
+    """The signatures' functions: no tf.Module, because a SavedModel takes every function of a module with it."""
 
     def __init__(self, glow):
-        super().__init__(name="glow")
-        self.weights = list(glow.named_variables().values())
         self._glow = glow
-        self._signatures = None
 
     @property
     def _dtype(self):

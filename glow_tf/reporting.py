@@ -51,8 +51,7 @@ class Reporter:
     def configuration(self, **sections):
         """Writes configurations as text, {section: dataclass or dictionary}."""
         text = "\n\n".join(f"**{name}**\n\n```\n{_pretty(values)}\n```" for name, values in sections.items())
-        with self._summaries("train", 0):
-            tf.summary.text("configuration", text)
+        self._write("train", 0, lambda: tf.summary.text("configuration", text))
 
     def step(self, step, metrics):
         """Shows one step's metrics on the progress line; `metrics` are Python numbers."""
@@ -74,9 +73,12 @@ class Reporter:
 
     def scalars(self, split, step, values):
         """Writes {tag: number} to TensorBoard; `split` is "train" or "test", which share their tags."""
-        with self._summaries(split, step):
+
+        def write():
             for tag, value in values.items():
                 tf.summary.scalar(tag, value)
+
+        self._write(split, step, write)
 
     def pictures(self, glow, images, labels, step, epoch, check=lambda: None):
         """Samples, a temperature sweep and reconstructions, to TensorBoard and as PNG in the results folder.
@@ -97,11 +99,16 @@ class Reporter:
             "reconstructions": reconstruction_pairs(glow, images[:NUM_RECONSTRUCTIONS], labels[:NUM_RECONSTRUCTIONS]),
         }
         columns["reconstructions"] = len(drawn["reconstructions"]) // 2
-        with self._summaries("test", step):
-            for name, batch in drawn.items():
-                image = pictures.grid(batch, columns[name])
+        images = {name: pictures.grid(batch, columns[name]) for name, batch in drawn.items()}
+        with self._tolerating_a_full_disk():
+            for name, image in images.items():
                 pictures.save_png(os.path.join(self._results, f"{name}-epoch{epoch:04d}.png"), image)
+
+        def write():
+            for name, image in images.items():
                 tf.summary.image(name, pictures.to_rgb(image)[np.newaxis])
+
+        self._write("test", step, write)
 
     def line(self, text):
         """Prints a line that stays."""
@@ -117,12 +124,11 @@ class Reporter:
             with self._tolerating_a_full_disk():
                 writer.close()
 
-    @contextlib.contextmanager
-    def _summaries(self, split, step):
-        """Where what the block writes to tf.summary goes; files that cannot be written are told once."""
-        writer = self._writers.get(split)
-        with self._tolerating_a_full_disk(), writer.as_default(step=step) if writer else _NoSummaries(step):
-            yield
+    def _write(self, split, step, write):
+        """Calls `write`, whose tf.summary calls go to the split's log; without TensorBoard there are none."""
+        if split in self._writers:
+            with self._tolerating_a_full_disk(), self._writers[split].as_default(step=step):
+                write()
 
     @contextlib.contextmanager
     def _tolerating_a_full_disk(self):
@@ -140,19 +146,6 @@ def reconstruction_pairs(glow, images, labels):
     labels = labels if glow.config.num_classes else None
     z = glow.encode(glow.pixels.to_continuous(images, noise, glow.config.dtype), labels)
     return np.concatenate([images, glow.pixels.to_uint8(glow.decode(z, labels))])
-
-
-class _NoSummaries:
-    """Stands in for a summary writer where TensorBoard is missing."""
-
-    def __init__(self, step):
-        self._off = tf.summary.create_noop_writer().as_default(step=step)
-
-    def __enter__(self):
-        return self._off.__enter__()
-
-    def __exit__(self, *error):
-        return self._off.__exit__(*error)
 
 
 class _ProgressLine:

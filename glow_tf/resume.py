@@ -153,20 +153,16 @@ class ResumeState:
 
     def _list_states(self):
         """Writes the manager's own list anew from the files: a damaged one would stop it, or hide states."""
-        prefixes = [self._prefix(number).name for number in self._numbers() if self._seal_of(number).exists()]
+        sealed = [number for number in reversed(self._numbers()) if self._seal_of(number).exists()]
         self._folder.mkdir(parents=True, exist_ok=True)
-        if prefixes:
-            # Any times above 0: a state without one would be kept for ever.
-            times = [float(i + 1) for i in range(len(prefixes))]
-            tf.compat.v1.train.update_checkpoint_state(
-                str(self._folder),
-                prefixes[0],
-                prefixes[::-1],
-                all_model_checkpoint_timestamps=times,
-                last_preserved_timestamp=0.0,
-            )
-        else:
+        if not sealed:
             (self._folder / "checkpoint").unlink(missing_ok=True)
+            return
+        lines = [f'model_checkpoint_path: "ckpt-{sealed[-1]}"']
+        for time, number in enumerate(sealed, start=1):
+            # Any times above 0: a state without one would be kept for ever.
+            lines += [f'all_model_checkpoint_paths: "ckpt-{number}"', f"all_model_checkpoint_timestamps: {time}.0"]
+        write_atomically(self._folder / "checkpoint", "\n".join([*lines, ""]).encode())
 
     def _remove_unfinished(self, numbers):
         for number in numbers:

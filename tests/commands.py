@@ -23,7 +23,7 @@ for arguments in json.load(sys.stdin):
         try:
             command_line.run(command.main, command.__doc__)
         except SystemExit as end:
-            status = end.code
+            status = end.code or 0
         except BaseException as error:
             status = repr(error)
     flagsaver.restore_flag_values(saved)

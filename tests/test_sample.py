@@ -53,3 +53,76 @@ def test_a_file_that_cannot_be_written_is_named(answers):
     assert error.startswith("error: ")
     assert "blocked" in error
     assert "Is a directory" in error
+
+
+# Of the modes, with a model of ten classes that knows its data set, and one without classes.
+MODES = {
+    "--seed 1 --out s.png": ("8 images of each of 10 classes", "s.png"),
+    "--label 7 --n 5 --seed 1 --out label.png": ("5 images at temperature 0.7", "label.png"),
+    "--mode temperature --seed 1 --n 3 --gif --out t.png": ("3 images at temperatures from 0 to 1", "t.gif"),
+    "--mode reconstruct --images test:0,5,17 --out r.png": ("of which 0 of 192 bytes differ", "r.png"),
+    "--mode interpolate --images a.png --images test:3 --steps 4 --spherical --out i.png": ("1 interpolations", "i.png"),
+    "--mode attribute --positive class:1 --negative class:8 --steps 3 --n 2 --save_direction new/d.npy --out p.png": (
+        "2 images at strengths -1 to 1",
+        "new/d.npy",
+    ),
+    "--mode attribute --direction new/d.npy --images a.png --gif --steps 3 --out q.png": ("1 images at", "q.gif"),
+    "--mode attribute --csv table.csv --attribute dark --images a.png --steps 3 --out c.png": ("1 images at", "c.png"),
+    "--mode levels --n 1 --steps 3 --out l.png": ("one level drawn anew in each row", "l.png"),
+    "--mode pca --components 2 --steps 3 --out pca.png": ("2 components", "pca-scatter.png"),
+}
+WRONG_MODES = {
+    "--mode fly": "flag --mode=fly",
+    "--label horse": "--label is 'horse'; the classes are 0, 1, 2",
+    "--label 10": "an index from 0 to 9",
+    "--weights plain.h5 --label 1": "this model has no classes; train one with --conditional",
+    "--mode reconstruct --images missing.png": "missing.png does not exist",
+    "--mode reconstruct --images table.csv": "table.csv cannot be read",
+    "--mode reconstruct --images test:256": "numbers from 0 to 255",
+    "--mode reconstruct --images test:1,x": "it must be like test:0,5,17",
+    "--mode interpolate --images test:1": "1 images were given to interpolate between; give pairs",
+    "--mode interpolate --steps 1": "flag --steps=1",
+    "--mode attribute": "an attribute needs examples",
+    "--mode attribute --positive class:1 --negative class:horse": "--negative is 'horse'; the classes are 0",
+    "--mode attribute --positive ./none --negative ./none": "the folder './none' does not exist",
+    "--mode attribute --csv table.csv": "--attribute NAME",
+    "--mode attribute --csv table.csv --attribute light": "table.csv has no column 'light'; it has dark",
+    "--mode attribute --csv missing.csv --attribute x": "missing.csv does not exist",
+    "--mode attribute --direction table.csv": "table.csv is no direction",
+    "--mode attribute --direction new/d.npy --strength nan": "--strength is nan",
+    "--weights plain.h5 --mode pca": "name the data with --dataset",
+    "--mode pca --n 3 --components 3": "it can be 1 to 2",
+}
+
+
+@pytest.fixture(scope="module")
+def modes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("modes")
+    size = {"image_shape": (8, 8, 1), "dtype": "float32", "num_bits": 4}
+    known = {"dataset": "digits", "class_names": [str(digit) for digit in range(10)]}
+    make_glow(**size, num_classes=10).save_weights(folder / "classes.h5", **known)
+    make_glow(**size).save_weights(folder / "plain.h5")
+    for name, grey in (("a.png", 60), ("b.png", 200)):
+        Image.new("L", (12, 12), grey).save(folder / name)
+    (folder / "table.csv").write_text("image,dark\na.png,1\nb.png,-1\n")
+    lines = [*MODES, *WRONG_MODES]
+    commands = [(line if "--weights" in line else f"--weights classes.h5 {line}").split() for line in lines]
+    return folder, dict(zip(lines, run_many("sample", commands, folder), strict=True))
+
+
+@pytest.mark.parametrize("line", MODES)
+def test_modes(modes, line):
+    folder, answers = modes
+    status, output, error = answers[line]
+    said, written = MODES[line]
+    assert status == 0, error
+    assert said in output
+    assert (folder / written).stat().st_size > 100
+
+
+@pytest.mark.parametrize("line", WRONG_MODES)
+def test_wrong_input_of_a_mode_is_one_line(modes, line):
+    status, output, error = modes[1][line]
+    assert (status, output) == (2, ""), error
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert WRONG_MODES[line] in error

@@ -72,8 +72,8 @@ def test_a_mixture_of_two_flows(small_glow, rng):
 
 
 def test_a_joint_distribution(small_glow, conditional_glow):
-    def brighter(images):
-        return tfd.Normal(tf.reduce_mean(images, axis=[-3, -2, -1]), tf.constant(0.1, tf.float64))
+    def brighter(glow):  # TFP wants the distribution's name here
+        return tfd.Normal(tf.reduce_mean(glow, axis=[-3, -2, -1]), tf.constant(0.1, tf.float64))
 
     joint = tfd.JointDistributionSequential([small_glow.distribution, brighter], batch_ndims=0)
     images, brightness = joint.sample(3, seed=(1, 2))
@@ -104,6 +104,3 @@ def test_vectorized_map(small_glow, rng):
     distribution = small_glow.distribution
     found = tf.vectorized_map(lambda image: distribution.log_prob(image), images)
     np.testing.assert_allclose(found, small_glow.log_prob(images), rtol=1e-11)
-    gradient = tf.vectorized_map(lambda image: tfp.math.value_and_gradient(distribution.log_prob, image)[1], images)
-    expected = tfp.math.value_and_gradient(lambda x: tf.reduce_sum(distribution.log_prob(x)), tf.identity(images))[1]
-    np.testing.assert_allclose(gradient, expected, rtol=1e-8, atol=1e-10)

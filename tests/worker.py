@@ -32,7 +32,7 @@ def main(output, devices, steps=20):
         strategy = default_strategy()
     split = data.load("digits").train
     with strategy.scope():
-        glow = Glow(GlowConfig((8, 8, 1), num_levels=2, num_steps=3, width=16, num_bits=4))
+        glow = Glow(GlowConfig((8, 8, 1), num_levels=1, num_steps=3, width=16, num_bits=4))
     trainer = Trainer(glow, batch_size=BATCH, warmup_steps=10)
     if trainer.workers.is_chief:
         trainer.initialize(split.take(64, seed=0)[0])

@@ -32,9 +32,11 @@ class Gaussian(OneSweepBijector):
 
 def to_standard(y, mean, log_scale):
     """((y - mean) * exp(-log_scale), the log-det [...] of that), for y [..., H, W, C]."""
-    return (y - mean) * tf.exp(-log_scale), -event_sum(tf.broadcast_to(log_scale, tf.shape(y)))
+    x = (y - mean) * tf.exp(-log_scale)
+    return x, -event_sum(tf.broadcast_to(log_scale, tf.shape(x)))
 
 
 def from_standard(x, mean, log_scale):
     """(x * exp(log_scale) + mean, the log-det [...] of that): the inverse of `to_standard`."""
-    return x * tf.exp(log_scale) + mean, event_sum(tf.broadcast_to(log_scale, tf.shape(x)))
+    y = x * tf.exp(log_scale) + mean
+    return y, event_sum(tf.broadcast_to(log_scale, tf.shape(y)))

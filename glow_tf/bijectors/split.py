@@ -37,4 +37,7 @@ class Split(OneSweepBijector):
         noise, log_det = to_standard(leaving, *self.network(kept))
         kept_latent = self.deeper.inverse(kept)
         log_det += self.deeper.inverse_log_det_jacobian(kept, event_ndims=EVENT_NDIMS)
+        if kept_latent.shape[:-1] != noise.shape[:-1]:
+            # The levels below hold a batch of Gaussians, with which a smaller batch of images broadcasts.
+            noise = tf.broadcast_to(noise, tf.shape(kept_latent))
         return tf.concat([kept_latent, noise], axis=-1), log_det
