@@ -11,9 +11,10 @@ argmax p(image | class) gets right. Weights that main.py wrote are averages over
 Of your own images, one line each: log-likelihood in nats, bits/dim, bits/dim minus those of a lossless PNG or
 WebP of the same image (the corrected score), and how often a training image is as unusual (typicality).
 
-A high likelihood alone is a bad sign that an image is like the training images: smooth and simple images get
-a higher likelihood than the training images themselves, because a likelihood rewards pixels that are easy to
-predict from their neighbours, whatever they show. Use the corrected score (high is foreign) or the typicality.
+A high likelihood alone is a bad sign that an image is like the training images: smooth and simple images (a
+blurred one, a grey wall) get a higher likelihood than the training images themselves, because a likelihood
+rewards pixels that are easy to predict from their neighbours, whatever they show. Rather use the corrected
+score (high is foreign); typicality finds images that are too likely, but not those that happen to be as likely.
 """
 
 from absl import flags
@@ -89,7 +90,7 @@ def evaluate_split(glow, path):
     watched, labels = images.test.take(WATCHED_IMAGES, seed=0)
     labels = labels if glow.config.num_classes else None
     print_levels(glow, result.level_bits_per_dim.mean(axis=0), watched, labels)
-    error, wrong = evaluation.round_trip(glow, watched, labels, FLAGS.seed)
+    error, wrong = evaluation.round_trip(glow, watched, labels)
     print(
         f"largest round-trip error {error:.2g} of a bin; {wrong} of {watched.size} bytes of {len(watched)} images "
         f"do not come back"

@@ -97,8 +97,8 @@ def main(arguments):
     has_workers = FLAGS.strategy == "multi_worker"
     if not has_workers:
         # Before TensorFlow is imported, so that the answer comes at once.
-    run.check_unused()
-    run.check_writable(0)
+        run.check_unused()
+        run.check_writable(0)
     tf = command_line.import_tensorflow(starts_devices=not has_workers)
     from glow_tf import data, training, workers
     from glow_tf.glow import Glow

@@ -77,7 +77,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         if options.kills:
-            rows += kill(folder, options.kills, options.seed)
+            rows += kill(folder, options.kills, options.seed, 4 if options.small else KILLED_EPOCHS)
         if options.mutants:
             rows += in_child(mutate_weights, folder, options.mutants, options.seed)
             rows += in_child(read_hostile, folder, 20_000 if options.small else BOMB)
@@ -125,12 +125,12 @@ def _answer(connection, function, arguments):
 # --------------------------------------------------------------------------------------------------- kills
 
 
-def kill(folder, count, seed):
+def kill(folder, count, seed, epochs):
     """Kills trainers, two in five inside a save, and lets each run end at last; every end must be the same."""
     chance = random.Random(seed)
-    train_killed(folder / "reference", None)
+    train_killed(folder / "reference", epochs, None)
     wanted = (folder / "reference" / "digest").read_text()
-    journal = Journal()
+    journal = Journal(epochs)
     number, kills = 0, {"inside a save": 0, "at any moment": 0}
     to_do = {"inside a save": 2 * count // 5, "at any moment": count - 2 * count // 5}
     runs_ended = wrong_ends = unreadable = lost = failures = 0
@@ -159,7 +159,7 @@ def kill(folder, count, seed):
         Row("SIGKILL of a trainer", total, f"{kills['inside a save']} of them inside a save", failures == 0),
         Row("files unreadable after a kill", total, str(unreadable), unreadable == 0),
         Row("resumed from before the last complete save", total, str(lost), lost == 0),
-        Row("killed runs whose end differs in a byte", runs_ended, str(wrong_ends), wrong_ends == 0 < runs_ended),
+        Row("runs so killed whose end differs in a byte", runs_ended, str(wrong_ends), wrong_ends == 0 < runs_ended),
     ]
 
 
@@ -171,7 +171,8 @@ class Journal:
         lost: how often a child resumed from an earlier one.
     """
 
-    def __init__(self):
+    def __init__(self, epochs):
+        self._epochs = epochs
         self.last_complete = 0
         self.lost = 0
         self._durations = [0.02]
@@ -179,7 +180,7 @@ class Journal:
     def live(self, path, kind, chance):
         """One child's life: (whether it died inside a save, exit code); `kind` None lets it end by itself."""
         here, there = FORK.Pipe(duplex=False)
-        child = FORK.Process(target=train_killed, args=(path, there))
+        child = FORK.Process(target=train_killed, args=(path, self._epochs, there))
         child.start()
         there.close()
         if kind == "inside a save":
@@ -224,15 +225,15 @@ class Journal:
                 self.last_complete = step
 
 
-def train_killed(path, connection):
+def train_killed(path, epochs, connection):
     """A child's work: goes on with the run, says when it saves, and writes a digest of all it has at the end."""
     if connection is None:
-        in_child(_train_killed, path, None)
+        in_child(_train_killed, path, epochs, None)
     else:
-        _train_killed(path, connection)
+        _train_killed(path, epochs, connection)
 
 
-def _train_killed(path, connection):
+def _train_killed(path, epochs, connection):
     _silence(Path(f"{path}.log"))
     tf.config.run_functions_eagerly(True)
     rng = np.random.default_rng(0)
@@ -241,7 +242,7 @@ def _train_killed(path, connection):
     trainer = Trainer(Glow(GlowConfig(**KILLED)), batch_size=4)
     if connection is not None:
         _announce(connection, trainer)
-    trainer.fit(train, test, epochs=KILLED_EPOCHS, run_directory=path, keep=2)
+    trainer.fit(train, test, epochs=epochs, run_directory=path, keep=2)
     run, digest = RunDirectory(path), hashlib.sha256()
     for variable in [*trainer.glow.named_variables().values(), *trainer.optimizer.variables]:
         digest.update(variable.numpy().tobytes())

@@ -44,12 +44,13 @@ def main():
         print(f"undisturbed: {seconds:.0f} s", flush=True)
         run = Run(folder / "disturbed", options.epochs, logs)
         for number in range(options.kills):
-            victim = chance.randrange(2)
-            # In its start, its steps or its evaluations; the state is saved after every epoch.
-            moment = chance.uniform(0.1, 0.6) * seconds
-            if not run.wait(moment):
+            victim = number % 2
+            # Four in five among the steps and evaluations, the others while the workers start.
+            has_ended = number % 5 != 4 and run.wait_for_progress()
+            moment = chance.uniform(0, 10)
+            if not (has_ended or run.wait(moment)):
                 run.kill(victim)
-                print(f"kill {number + 1}: worker {victim} after {moment:.0f} s, at {run.where()}", flush=True)
+                print(f"kill {number + 1}: worker {victim}; {run.where()}", flush=True)
             else:
                 print(f"kill {number + 1}: the run had ended; it begins again", flush=True)
                 check(run, undisturbed)
@@ -114,10 +115,23 @@ class Run:
             time.sleep(0.2)
         return False
 
+    def wait_for_progress(self):
+        """Waits until the chief shows a step that it had not shown when it was called; whether both ended."""
+        before = self._shown()
+        while self._shown() == before:
+            if self.wait(0.5):
+                return True
+        return False
+
     def where(self):
-        """The newest state."""
+        """What the chief has shown last, and the newest state."""
         states = sorted((self.folder / "checkpoints" / "state").glob("ckpt-*.index"), key=os.path.getmtime)
-        return states[-1].stem if states else "no state yet"
+        state = states[-1].stem if states else "none"
+        return f"the chief last said {self._shown()[-1:]}, the newest state is {state}"
+
+    def _shown(self):
+        lines = Path(self._logs[0].name).read_text().splitlines()
+        return [line.split("  ")[0] for line in lines if line.startswith("step ")]
 
     def weights(self):
         """The variables of weights.h5; its metadata holds nothing else that could differ."""

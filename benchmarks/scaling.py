@@ -50,11 +50,15 @@ GRID = [
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", nargs="*", metavar="KEY=VALUE", help=f"of {', '.join(DEFAULTS)}")
+    parser.add_argument("--input", action="store_true", help="images a second that are read from memory")
     options = parser.parse_args()
+    if options.input:
+        read_batches()
+        return
     if options.one is not None:
         print(json.dumps(measure(**DEFAULTS | dict(map(_setting, options.one)))))
         return
-    columns = ("s/step", "images/s", "GFLOP/image", "GFLOP/s", "peak MB", "parameters", "first step s")
+    columns = ("s/step", "CPU s/step", "GFLOP/image", "GFLOP/CPU s", "peak MB", "parameters", "first step s")
     print("| " + " | ".join(("changed", *columns)) + " |\n|" + "---|" * (len(columns) + 1))
     for changes in GRID:
         words = [f"{key}={value}" for key, value in changes.items()]
@@ -82,20 +86,22 @@ def measure(round_trip, initial, batch, size, steps, backprop, mixed_precision, 
     start = time.perf_counter()
     trainer.initialize(images[:initial])
     initialized, initialized_peak = time.perf_counter() - start, _peak()
-    seconds = []
+    seconds, cpu_seconds = [], []
     for _ in range(1 + steps):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         metrics = trainer.train_step(images[:batch])
         bits, norm = float(metrics["bits_per_dim"]), float(metrics["gradient_norm"])
         seconds.append(time.perf_counter() - start)
+        cpu_seconds.append(time.process_time() - cpu_start)
     typical = float(np.median(seconds[1:] or seconds))
+    cpu = float(np.median(cpu_seconds[1:] or cpu_seconds))
     # Forward, and twice as much backward; recomputing runs the forward pass once more.
     flop = 2 * multiplications(config) * (3 if backprop == "stored" else 4)
     found = {
         "s/step": round(typical, 3),
-        "images/s": round(batch / typical, 2),
+        "CPU s/step": round(cpu, 3),
         "GFLOP/image": round(flop / 1e9, 2),
-        "GFLOP/s": round(flop * batch / typical / 1e9),
+        "GFLOP/CPU s": round(flop * batch / cpu / 1e9),
         "peak MB": _peak(),
         "parameters": glow.num_parameters,
         "first step s": round(seconds[0], 1),
@@ -113,6 +119,19 @@ def measure(round_trip, initial, batch, size, steps, backprop, mixed_precision, 
         )
         found["largest error, bins"] = float(np.max(np.abs(again - values)) / glow.pixels.bin_width)
     return found
+
+
+def read_batches():
+    """How fast the input pipeline shuffles, gathers, mirrors and hands over images that are in memory."""
+    from glow_tf import data
+
+    for size, count, batch in ((32, 8192, 512), (256, 512, 32)):
+        crops = photographs(64, size)
+        split = data.Split(crops.repeat(count // 64, axis=0))
+        list(split.training_batches(batch, 0, 0, flip=True).take(1))
+        start = time.perf_counter()
+        steps = sum(1 for _ in split.training_batches(batch, 0, 1, flip=True))
+        print(f"{size}x{size}, batch {batch}: {steps * batch / (time.perf_counter() - start):,.0f} images/s")
 
 
 def photographs(count, size):

@@ -1,9 +1,9 @@
 """What a model says about single images: likelihood, a score that allows for their complexity, typicality.
 
 A high likelihood alone does not show that an image is like the training images: smooth, simple images have
-a high likelihood under every model of natural images (a model of photographs gives MNIST's digits more than
-photographs). The corrected score subtracts what a general-purpose compressor needs for the same image, and
-typicality asks for a likelihood as usual among the training images, neither lower nor higher.
+a high likelihood under every model of natural images (blurred photographs more than sharp ones). The corrected
+score subtracts what a general-purpose compressor needs for the same image, and typicality asks for a
+likelihood as usual among the training images, neither lower nor higher.
 
 References: Nalisnick et al. 2019 ("Do deep generative models know what they don't know?"); Serrà et al. 2020.
 """

@@ -12,7 +12,6 @@ other workers need no shared folder.
 import contextlib
 import json
 import os
-import re
 
 import tensorflow as tf
 
@@ -206,10 +205,9 @@ def _noticing_losses():
     except (tf.errors.ResourceExhaustedError, tf.errors.InvalidArgumentError):
         raise
     except tf.errors.OpError as error:
-        reason = re.sub(r"\s+", " ", error.message or type(error).__name__)[:160]
         raise WorkerLost(
-            f"another worker is gone ({type(error).__name__}: {reason}); start every worker again: the run goes on "
-            f"from its last state"
+            f"another worker is gone ({type(error).__name__}); start every worker again: the run goes on from its "
+            f"last state"
         ) from error
 
 

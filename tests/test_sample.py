@@ -61,7 +61,7 @@ MODES = {
     "--label 7 --n 5 --seed 1 --out label.png": ("5 images at temperature 0.7", "label.png"),
     "--mode temperature --seed 1 --n 3 --gif --out t.png": ("3 images at temperatures from 0 to 1", "t.gif"),
     "--mode reconstruct --images test:0,5,17 --out r.png": ("of which 0 of 192 bytes differ", "r.png"),
-    "--mode interpolate --images a.png --images test:3 --steps 4 --spherical --out i.png": ("1 interpolations", "i.png"),
+    "--mode interpolate --images a.png --images test:3 --steps 4 --spherical --out i.png": ("1 inter", "i.png"),
     "--mode attribute --positive class:1 --negative class:8 --steps 3 --n 2 --save_direction new/d.npy --out p.png": (
         "2 images at strengths -1 to 1",
         "new/d.npy",

@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 from helpers import make_glow, random_images
 
 sys.path.append(__file__.rsplit("/", 1)[0] + "/bijectors")
-from test_contract import MAKE, draw, make  # noqa: E402
+from test_contract import MAKE, draw, make
 
 tfb = tfp.bijectors
 tfd = tfp.distributions

@@ -1,4 +1,4 @@
-"""The loop: stopped anywhere it goes on to the same bytes; it outlives NaN, signals and disks that cannot be written."""
+"""The loop: stopped anywhere it goes on to the same bytes; it outlives NaN, signals and full disks."""
 
 import os
 import signal

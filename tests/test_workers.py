@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -165,3 +166,30 @@ def set_environment(monkeypatch, environment):
             monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.mark.slow
+def test_killed_workers_end_where_undisturbed_ones_do():
+    process = start(ROOT / "benchmarks" / "multi_worker.py", "--kills", 2, "--epochs", 6)
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output
+    assert "weights equal byte for byte: True" in output
+
+
+@pytest.mark.slow
+def test_a_signal_to_any_worker_stops_all(tmp_path):
+    words = "--k_glow 1 --l_glow 1 --width 4 --batch_size 64 --strategy multi_worker --run_dir".split()
+    chief, other = (
+        start(ROOT / "main.py", *words, tmp_path / f"run{index}", environment=environment)
+        for index, environment in enumerate(cluster_environments(2))
+    )
+    # The chief says where the first step was.
+    for line in chief.stdout:
+        if line.startswith("step "):
+            break
+    other.send_signal(signal.SIGTERM)
+    (chief_status, output), (status, _) = finish(chief, other)
+    assert (chief_status, status) == (143, 143), output
+    assert "To go on:" in output
+    assert list((tmp_path / "run0" / "checkpoints" / "state").glob("ckpt-*.sha256"))
+    assert not (tmp_path / "run1").exists()

@@ -1,0 +1,76 @@
+"""How well a model's scores tell foreign images from its own: AUROC of the raw and of the corrected score.
+
+    python3 benchmarks/foreign.py --weights runs/digits/checkpoints/weights.h5 --own digits --foreign mnist.gz
+
+Each source is a data set or a folder (its test images), or a file of MNIST's format (*-idx3-ubyte.gz). An area of 1
+means that every foreign image scores above every own one, 0.5 that the score knows nothing, 0 that it has it
+upside down.
+"""
+
+import gzip
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from absl import flags
+
+from glow_tf import command_line
+from glow_tf.errors import InputError
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("weights", None, "A weights.h5.", required=True)
+flags.DEFINE_string("own", None, "Images like those of the training.", required=True)
+flags.DEFINE_string("foreign", None, "Other images.", required=True)
+flags.DEFINE_integer("n", 500, "At most so many of each.", lower_bound=2)
+flags.DEFINE_integer("seed", 0, "Of the dequantisation noise.", lower_bound=0)
+
+
+def main(_):
+    command_line.import_tensorflow()
+    import numpy as np
+
+    from glow_tf import evaluation, scoring
+    from glow_tf.glow import Glow
+
+    glow = Glow.load(FLAGS.weights)
+    both = [read(name, glow.config)[: FLAGS.n] for name in (FLAGS.own, FLAGS.foreign)]
+    own, foreign = (scoring.score(glow, images, range(len(images)), seed=FLAGS.seed).columns for images in both)
+    print(f"{len(both[0])} images of {FLAGS.own}, {len(both[1])} of {FLAGS.foreign}")
+    for title in ("bits_per_dim", "lossless_bits_per_dim", "corrected_bits_per_dim"):
+        area = auroc(own[title], foreign[title])
+        print(f"{title:>24}: {np.mean(own[title]):7.3f} own, {np.mean(foreign[title]):7.3f} foreign, AUROC {area:.3f}")
+    summary = scoring.training_summary(glow)
+    if summary is not None:
+        p = [-evaluation.typicality(columns["bits_per_dim"], summary) for columns in (own, foreign)]
+        print(f"{'1 - typicality_p':>24}: AUROC {auroc(*p):.3f}")
+
+
+def auroc(own, foreign):
+    """The probability that a foreign image scores above an own one; ties count half."""
+    above = (foreign[:, None] > own).mean()
+    return above + 0.5 * (foreign[:, None] == own).mean()
+
+
+def read(name, config):
+    """uint8 images [N, H, W, C] in the model's size."""
+    import numpy as np
+    from PIL import Image
+
+    from glow_tf import data, image_folder
+
+    size, channels = config.image_shape[:2], config.image_shape[2]
+    if not name.endswith(".gz"):
+        return data.load(name, image_size=size, channels=channels).test.take(FLAGS.n, seed=0)[0]
+    if not os.path.isfile(name):
+        raise InputError(f"{name} does not exist")
+    with gzip.open(name) as file:
+        header, pixels = file.read(16), file.read()
+    digits = np.frombuffer(pixels, np.uint8).reshape(-1, *np.frombuffer(header, ">u4")[2:])
+    fitted = [image_folder.crop_and_resize(Image.fromarray(digit), size) for digit in digits[: FLAGS.n]]
+    return np.repeat(np.stack(fitted)[..., np.newaxis], channels, axis=-1)
+
+
+if __name__ == "__main__":
+    command_line.run(main, __doc__)
