@@ -70,6 +70,7 @@ def test_every_choice_survives_json():
         learned_top=False,
         num_classes=6,
         classifier=True,
+        pixels="logit",
         pixel_range=(0.0, 1.0),
         architecture="glow_tf2",
         dtype="float64",

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 import signal
 import socket
 import subprocess
@@ -178,7 +179,7 @@ def test_killed_workers_end_where_undisturbed_ones_do():
 
 @pytest.mark.slow
 def test_a_signal_to_any_worker_stops_all(tmp_path):
-    words = "--k_glow 1 --l_glow 1 --width 4 --batch_size 64 --strategy multi_worker --run_dir".split()
+    words = shlex.split("--k_glow 1 --l_glow 1 --width 4 --batch_size 64 --strategy multi_worker --run_dir")
     chief, other = (
         start(ROOT / "main.py", *words, tmp_path / f"run{index}", environment=environment)
         for index, environment in enumerate(cluster_environments(2))
