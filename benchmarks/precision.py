@@ -53,9 +53,9 @@ def gradients(steps=40):
 
 def _gradient(glow, images, mode):
     named = {name: v for name, v in glow.named_variables().items() if v.trainable}
-    # Noise of 24 bits, so that both types see the same pixels.
-    noise = tf.cast(tf.random.stateless_uniform(images.shape, [0, 1]), glow.config.dtype)
-    values = glow.pixels.to_continuous(images, noise, glow.config.dtype)
+    # In float32 for both, so that they see the same pixels: the rounding of these would hide every other.
+    noise = tf.random.stateless_uniform(images.shape, [0, 1])
+    values = tf.cast(glow.pixels.to_continuous(images, noise, tf.float32), glow.config.dtype)
 
     @tf.function(autograph=False)
     def gradient():
