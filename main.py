@@ -205,7 +205,9 @@ def check_data_fits(images, config):
     """InputError if the images are not what the model is of."""
     if images.image_shape != config.image_shape:
         have, need = ("x".join(map(str, shape)) for shape in (images.image_shape, config.image_shape))
-        raise InputError(f"the images of {images.name} are {have}, the model's {need}; see --img_size and --channel_size")
+        raise InputError(
+            f"the images of {images.name} are {have}, the model's {need}; see --img_size and --channel_size"
+        )
     if config.num_classes and config.num_classes < len(images.class_names):
         raise InputError(
             f"{images.name} has {len(images.class_names)} classes, the model {config.num_classes}; name other data"

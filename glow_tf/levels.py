@@ -223,7 +223,8 @@ class TopGaussian(Part):
         if not config.learned_top:
             shapes = {}
         if config.num_classes:
-            shapes |= {f"class_{key}": value for key, value in networks.zero_linear_shapes(config.num_classes, outputs).items()}
+            of_classes = networks.zero_linear_shapes(config.num_classes, outputs)
+            shapes |= {f"class_{key}": shape for key, shape in of_classes.items()}
         super().__init__(_zeros(shapes), config.dtype, name)
         self._dtype = tf.as_dtype(config.dtype)
 
