@@ -26,7 +26,7 @@ def test_the_benchmark_finds_nothing_wrong(tmp_path):
     wrong = [line for line in done.stdout.splitlines() if line.endswith("| NO |") and "bits/dim with and" not in line]
     assert not wrong, done.stdout
     assert len(rows) >= 15, done.stdout + done.stderr
-    assert re.search(r"fuzzed images, then trained on \| 120 \| \d+ usable", done.stdout)
+    assert re.search(r"fuzzed images, then trained on \| 60 \| \d+ usable", done.stdout)
 
 
 def test_a_sampler_beside_a_trainer_reads_complete_files(tmp_path):
