@@ -7,6 +7,7 @@ os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import pathlib
+import signal
 
 import numpy as np
 import pytest
@@ -17,6 +18,10 @@ from helpers import make_glow
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+
+# A shell starts what runs in its background with Ctrl-C ignored, and what is ignored stays ignored in every child.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "shared" / "reference"
 
