@@ -44,6 +44,29 @@ def test_two_replicas_compute_what_one_does(two_replicas):
     assert one == pytest.approx(two, rel=1e-4)
 
 
+def test_loss_and_gradients_of_two_replicas_are_those_of_one(two_replicas):
+    one, two = initialized(), initialized(two_replicas)
+    assert copies_are_equal(two)
+    for trainer in (one, two):
+        trainer.first_bits = bits_of_steps(trainer, 1)[0]
+    assert one.first_bits == pytest.approx(two.first_bits, abs=1e-5)
+    # After one step the first moment is a tenth of the gradient.
+    for a, b in zip(first_moments(one), first_moments(two), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1e-3, np.abs(a).max()))
+    assert max(np.abs(a).max() for a in first_moments(one)) > 1e-3
+    bits_of_steps(two, 2)
+    assert copies_are_equal(two)
+
+
+def first_moments(trainer):
+    return [v.numpy() for v in trainer.optimizer.variables if "first_moment" in v.name]
+
+
+def copies_are_equal(trainer):
+    """Whether both replicas hold the same weights, bit by bit."""
+    return all(same([v.values[0].numpy()], [v.values[1].numpy()]) for v in trainer.glow.trainable_variables)
+
+
 def test_the_same_seed_gives_the_same_bytes(trainer):
     start = trainer.values()
     runs = []
