@@ -39,7 +39,7 @@ def run(main, usage):
     except flags.Error as error:
         _fail(error)
     if FLAGS.help:
-        print(f"{usage}\n{FLAGS.main_module_help()}")
+        print(f"{usage}\n{_help_of(main)}")
         sys.exit(0)
     _prepare_environment()
     logging.use_absl_handler()
@@ -60,6 +60,12 @@ def run(main, usage):
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _help_of(main):
+    """The flags of a command's module; absl knows the module that was started by its path."""
+    module = main.__module__
+    return FLAGS.main_module_help() if module == "__main__" else FLAGS.module_help(module)
 
 
 def command_again(without=()):

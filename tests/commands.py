@@ -13,7 +13,7 @@ import contextlib, importlib, io, json, sys
 from absl import flags
 from absl.testing import flagsaver
 from glow_tf import command_line
-command = importlib.import_module(sys.argv[1])
+command = importlib.import_module(f"glow_tf.commands.{sys.argv[1]}")
 answers = []
 for arguments in json.load(sys.stdin):
     output, errors = io.StringIO(), io.StringIO()

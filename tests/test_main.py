@@ -48,7 +48,7 @@ WRONG = {
 def test_wrong_input_is_one_line_and_nothing_is_written(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    answers = run_many("main", [shlex.split(line) for line in WRONG], tmp_path)
+    answers = run_many("train", [shlex.split(line) for line in WRONG], tmp_path)
     for (line, words), (status, output, error) in zip(WRONG.items(), answers, strict=True):
         assert (status, output) == (2, ""), (line, error)
         assert error.startswith("error: "), line
@@ -147,7 +147,7 @@ def test_ctrl_c_prints_the_command_that_goes_on_and_a_second_one_ends_at_once(fo
 def test_other_settings_are_refused_and_fresh_moves_the_run_aside(folder):
     run = ["--run_dir", "my run", "--epochs", "1"]
     refused, fresh, full = run_many(
-        "main",
+        "train",
         [
             [*TINY, "--k_glow", "2", "--n_bits", "5", *run],
             [*TINY, "--k_glow", "2", "--fresh", *run],

@@ -1,16 +1,11 @@
 """The presets: parameter counts of openai/glow's published runs, and that every setting is a flag's."""
 
-import pathlib
-import sys
-
 import numpy as np
 import pytest
 
+from glow_tf.commands import defaults
 from glow_tf.config import GlowConfig
 from glow_tf.importers import openai
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-import common_definitions as defaults
 
 PARAMETERS = {
     "cifar10": 44_603_604,

@@ -1,0 +1,131 @@
+"""Defaults of the commands' flags. A data set brings its own; a flag that is given wins.
+
+Only the commands read this file.
+"""
+
+# The data set when none is named: bundled, no download, minutes on two CPU cores.
+DATASET = "digits"
+
+# Where the runs go: one folder each, named after the data set.
+RUNS = "runs"
+
+# Standard deviation of the latents when sampling: the paper's.
+TEMPERATURE = 0.7
+
+# Images of a sample grid.
+NUM_SAMPLES = 64
+
+SEED = 0
+
+# What every data set starts from; the sections below override.
+COMMON = {
+    "k_glow": 32,  # flow steps a level, K
+    "l_glow": 3,  # levels, L
+    "width": 512,  # hidden channels of a coupling's network
+    "coupling": "affine",
+    "permutation": "conv1x1",
+    "n_bits": 8,  # bits a channel
+    "batch_size": 64,  # images a step, over all devices
+    "epochs": 100,
+    "learning_rate": 1e-3,
+    "warmup_epochs": 1.0,  # epochs until the learning rate is reached
+    "optimizer": "adamax",
+    "ema_decay": 0.999,  # of the weights' moving average, a step
+    "backprop": "stored",
+    "flip": False,  # mirror training images
+    "pixels": "scale",
+    "conditional": False,  # a Gaussian for each class
+    "weight_y": 0.0,  # of the classifier's loss; openai/glow's conditional runs: 0.01
+}
+
+# The paper's model: 3.35 bits/dim.
+CIFAR = {
+    "epochs": 1000,
+    "warmup_epochs": 10.0,
+}
+
+DATASETS = {
+    # 8x8 grey, 4 bits: small enough for two cores.
+    "digits": {
+        "k_glow": 8,
+        "l_glow": 2,
+        "width": 96,
+        "n_bits": 4,
+        "epochs": 45,
+        "warmup_epochs": 2.0,
+    },
+    "mnist": {"k_glow": 16, "width": 128, "epochs": 50},
+    "fashion_mnist": {"k_glow": 16, "width": 128, "epochs": 50},
+    "cifar10": CIFAR,
+    "cifar100": CIFAR,
+    # openai/glow's depth for ImageNet.
+    "imagenet_resized/32x32": {"k_glow": 48, "epochs": 50, "warmup_epochs": 0.5},
+    "imagenet_resized/64x64": {"k_glow": 48, "l_glow": 4, "batch_size": 16, "epochs": 50, "warmup_epochs": 0.5},
+}
+
+# openai/glow's published runs: --preset. A flag that is given wins here, too: with --dataset and --data_dir the images
+# can be your own. Batches are those of all its workers together, so one GPU needs a smaller --batch_size; its warm-up
+# is 10 "epochs" of 50,000 images counted as 32x32, here in epochs of the data set. It ran until stopped: `epochs` is
+# ours. ImageNet is TFDS's down-sampled one, its 64x64 not van den Oord's; CelebA-HQ and LSUN have to be prepared by
+# hand (TFDS says how).
+PRESETS = {
+    "cifar10": {"dataset": "cifar10", "img_size": 32, "batch_size": 512, "warmup_epochs": 10.0, "epochs": 1000},
+    "imagenet32": {
+        "dataset": "imagenet_resized/32x32",
+        "img_size": 32,
+        "k_glow": 48,
+        "batch_size": 512,
+        "warmup_epochs": 0.4,
+        "epochs": 50,
+    },
+    "imagenet64": {
+        "dataset": "imagenet_resized/64x64",
+        "img_size": 64,
+        "k_glow": 48,
+        "l_glow": 4,
+        "batch_size": 128,
+        "warmup_epochs": 0.1,
+        "epochs": 50,
+        "backprop": "recompute",
+    },
+    "lsun64": {
+        "dataset": "lsun/bedroom",
+        "img_size": 64,
+        "k_glow": 48,
+        "batch_size": 128,
+        "warmup_epochs": 0.04,
+        "epochs": 20,
+        "backprop": "recompute",
+    },
+    "celeba256": {
+        "dataset": "celeb_a_hq/256",
+        "img_size": 256,
+        "l_glow": 6,
+        "coupling": "additive",
+        "n_bits": 5,
+        "batch_size": 40,
+        "warmup_epochs": 0.3,
+        "epochs": 50,
+        "backprop": "recompute",
+    },
+    "cifar10-conditional": {
+        "dataset": "cifar10",
+        "img_size": 32,
+        "coupling": "additive",
+        "n_bits": 5,
+        "batch_size": 512,
+        "warmup_epochs": 10.0,
+        "epochs": 1000,
+        "conditional": True,
+        "weight_y": 0.01,
+    },
+}
+
+# A folder of images, or a TFDS data set that is not named above: 5 bits look as good and are learned sooner.
+OTHER = {
+    "k_glow": 16,
+    "width": 256,
+    "n_bits": 5,
+    "batch_size": 16,
+    "warmup_epochs": 1.0,
+}
