@@ -104,6 +104,7 @@ class H5File:
 
     Attributes:
         sealed: whether the file ends in a digest, which then is the right one.
+        digest: that one, 64 hex digits; None where there is none.
         root: the root group.
     Raises:
         InputError: by every method, for whatever is not as this reader knows it.
@@ -122,6 +123,7 @@ class H5File:
         if not head.startswith(_HDF5_SIGNATURE):
             tail = self._bytes(max(0, self._size - 8), min(8, self._size))
             raise self.error(f"is {_what_it_is(head, tail, os.fspath(path))}, not a weights file (HDF5)")
+        self.digest = None
         self.sealed = self._check_seal()
         self.root = self._object(self._root_address(head))
 
@@ -190,6 +192,7 @@ class H5File:
             claimed = shown(line[len(SEAL) :][:8])
             found = digest.hexdigest()[:8]
             raise self.error(f"is damaged: its SHA-256 begins {found}, the one at its end {claimed}")
+        self.digest = digest.hexdigest()
         return True
 
     def _root_address(self, head: bytes) -> int:

@@ -146,6 +146,7 @@ class WeightsFile:
     Attributes:
         config: as it was written.
         metadata: as it was written.
+        digest: the SHA-256 of every byte before the file's last line, which is the right one; 64 hex digits.
     """
 
     def __init__(self, h5: "H5File"):
@@ -153,6 +154,7 @@ class WeightsFile:
             raise h5.error(_why_not_ours(h5))
         self._h5 = h5
         self._check_format()
+        self.digest = h5.digest
         self.config = self._json("config")
         self.metadata = self._json("metadata")
 
@@ -172,6 +174,15 @@ class WeightsFile:
             _check_equal(h5, name, "shape", stored[name].shape, tuple(shape))
             _check_equal(h5, name, "type", stored[name].dtype, np.dtype(dtype))
         return h5.load(stored)
+
+    def read_all(self) -> dict[str, np.ndarray]:
+        """All arrays, whatever they are, in the order of their names.
+
+        Raises:
+            InputError: one cannot be read, or a value is not finite; it names the array.
+        """
+        h5 = self._h5
+        return h5.load({name: h5.stored(name, data_set) for name, data_set in h5.walk().items()})
 
     def _check_format(self):
         h5 = self._h5

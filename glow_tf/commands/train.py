@@ -16,6 +16,7 @@ worker is gone and all must be started again.
 import math
 import os
 import re
+import shlex
 import sys
 
 from absl import flags
@@ -64,6 +65,9 @@ flags.DEFINE_bool("fresh", False, "Start anew; what the run directory holds is m
 
 # Given again they may differ when a run goes on: they do not change what a step computes.
 MAY_CHANGE = ("epochs", "backprop")
+
+# Where a run lies and what it keeps: equal runs in two places write equal weights files.
+NOT_RECORDED = ("data_dir", "download", "fresh", "keep", "run_dir")
 
 # What a weights file says of the model, so that with --weights no flag may.
 OF_THE_MODEL = ("k_glow", "l_glow", "width", "coupling", "permutation", "n_bits", "pixels", "conditional")
@@ -158,6 +162,7 @@ def main(arguments):
         max_steps=FLAGS.steps,
         flip=settings["flip"],
         metadata={
+            "command": recorded_command(),
             "dataset": FLAGS.dataset,
             "seed": FLAGS.seed,
             "class_names": list(images.class_names),
@@ -181,6 +186,12 @@ def main(arguments):
         return 1
     print(f"weights: {run.weights}\npictures: {run.results}\nmore: python3 sample.py --weights {run.weights}")
     return 0
+
+
+def recorded_command():
+    """The command for the weights file: the flags that were given, by name, without those that change no weight."""
+    given = [flag for flag in FLAGS.get_flags_for_module(__name__) if flag.present and flag.name not in NOT_RECORDED]
+    return shlex.join(["python3", "main.py", *(flag.serialize() for flag in sorted(given, key=lambda f: f.name))])
 
 
 def config_of(images, settings):
