@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from glow_tf import pictures, pixels
+from glow_tf import pictures, pixels, tensorboard_extras
 
 SAMPLE_TEMPERATURE = 0.7
 SWEEP_TEMPERATURES = (0.0, 0.25, 0.5, 0.7, 0.8, 0.9, 1.0)
@@ -38,6 +38,7 @@ class Reporter:
     """
 
     def __init__(self, run, total_steps, images_per_step, stream=None):
+        self._run = run
         self._results = run.results
         self._total_steps = total_steps
         self._images_per_step = images_per_step
@@ -52,6 +53,8 @@ class Reporter:
         """Writes configurations as text, {section: dataclass or dictionary}."""
         text = "\n\n".join(f"**{name}**\n\n```\n{_pretty(values)}\n```" for name, values in sections.items())
         self._write("train", 0, lambda: tf.summary.text("configuration", text))
+        plain = {name: _as_dictionary(values) for name, values in sections.items()}
+        self._write("test", 0, lambda: tensorboard_extras.write_hparams(plain, self._run.path.name))
 
     def step(self, step, metrics):
         """Shows one step's metrics on the progress line; `metrics` are Python numbers."""
@@ -79,6 +82,23 @@ class Reporter:
                 tf.summary.scalar(tag, value)
 
         self._write(split, step, write)
+
+    def latents(self, glow, images, labels, class_names):
+        """Replaces what TensorBoard's projector shows: the deepest latents of images by class.
+
+        Args:
+            images: uint8 [N, H, W, C]; `labels` theirs, [N].
+            class_names: may be empty.
+        """
+        if "test" not in self._writers:
+            return
+        noise = pixels.uniform_noise(images.shape, [0, 5], glow.config.dtype)
+        values = glow.pixels.to_continuous(images, noise, glow.config.dtype)
+        z = glow.encode(values, labels if glow.config.num_classes else None)
+        with self._tolerating_a_full_disk():
+            tensorboard_extras.write_projector(
+                self._run.test_logs, glow.per_level(z)[-1].numpy(), images, labels, class_names
+            )
 
     def pictures(self, glow, images, labels, step, epoch, check=lambda: None):
         """Samples, a temperature sweep and reconstructions, to TensorBoard and as PNG in the results folder.
@@ -183,10 +203,12 @@ def _summary_writers(run):
     return {name: tf.summary.create_file_writer(str(getattr(run, f"{name}_logs"))) for name in ("train", "test")}
 
 
+def _as_dictionary(values):
+    return dataclasses.asdict(values) if dataclasses.is_dataclass(values) else values
+
+
 def _pretty(values):
-    if dataclasses.is_dataclass(values):
-        values = dataclasses.asdict(values)
-    return json.dumps(values, indent=1, default=str)
+    return json.dumps(_as_dictionary(values), indent=1, default=str)
 
 
 def _duration(seconds):

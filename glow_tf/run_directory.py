@@ -3,6 +3,7 @@
     <run>/.lock                           held by the trainer; its process id
     <run>/checkpoints/weights.h5          the latest weights
     <run>/checkpoints/weights-best.h5     those of the best test result
+    <run>/checkpoints/MODEL_CARD.md       what they are, in words
     <run>/checkpoints/state/              what training resumes from (tf.train.CheckpointManager)
     <run>/logs/train, <run>/logs/test     TensorBoard
     <run>/results/                        pictures
@@ -57,6 +58,10 @@ class RunDirectory:
     def snapshot(self, epoch: int) -> Path:
         """The weights kept of one epoch."""
         return self.checkpoints / f"weights-epoch{epoch:04d}.h5"
+
+    @property
+    def model_card(self) -> Path:
+        return self.checkpoints / "MODEL_CARD.md"
 
     @property
     def state(self) -> Path:
@@ -145,7 +150,7 @@ class RunDirectory:
             What was removed.
         """
         removed = []
-        for folder in (self.path, self.checkpoints, self.state, self.results):
+        for folder in (self.path, self.checkpoints, self.state, self.test_logs, self.results):
             for file in _entries(folder):
                 match = _TEMPORARY.fullmatch(file.name)
                 if match and not file.is_dir() and not _is_alive(int(match[1])):

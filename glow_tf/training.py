@@ -168,6 +168,12 @@ class Trainer:
     def num_replicas(self):
         return self.strategy.num_replicas_in_sync
 
+    @property
+    def devices(self):
+        """Names of the GPUs in use, such as "NVIDIA H100"; none on CPUs."""
+        found = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+        return [details.get("device_name", "GPU") for details in found]
+
     def _state_bytes(self):
         """What one save of the resume state and the weights needs at most."""
         return 5 * sum(v.dtype.size * v.shape.num_elements() for v in self._variables)

@@ -6,7 +6,7 @@ import time
 
 from absl import logging
 
-from glow_tf import doctor, evaluation
+from glow_tf import doctor, evaluation, model_card
 from glow_tf.errors import TrainingFailure
 from glow_tf.signals import SignalWatch, Stopped
 
@@ -173,7 +173,7 @@ class TrainingLoop:
         with self._trainer.averaged() as glow:
             bits, error, count = evaluation.bits_per_dim(glow, self._test, check=self._signals.check)
             self._report(glow, bits, error, count)
-            self._save_weights(bits)
+            self._save_weights(bits, error, count)
         self._result = bits, error
         self._state.reported_step = step
         self._reporter.flush()
@@ -189,6 +189,7 @@ class TrainingLoop:
         self._examine(glow, "train", *self._train_watched)
         nll = glow.pixels.nll_nats(bits, glow.config.num_dims)
         self._reporter.scalars("test", step, {"bits_per_dim": bits, "nll_nats": nll})
+        self._reporter.latents(glow, images, labels, self._metadata.get("class_names", ()))
         self._reporter.pictures(glow, images, labels, step, epoch, check=self._signals.check)
         self._reporter.line(
             f"epoch {epoch}, step {step}: {bits:.4f} ± {error:.4f} bits/dim on {count} test images; "
@@ -208,10 +209,16 @@ class TrainingLoop:
         self._reporter.scalars(split, self._trainer.batches_seen, statistics)
         return statistics
 
-    def _save_weights(self, bits):
+    def _save_weights(self, bits, error, count):
         epoch = self._epoch_number()
         result = bits if math.isfinite(bits) else None
-        metadata = self._metadata | {"step": self._trainer.batches_seen, "epoch": epoch, "test_bits_per_dim": result}
+        metadata = self._metadata | {
+            "step": self._trainer.batches_seen,
+            "epoch": epoch,
+            "test_bits_per_dim": result,
+            "test_standard_error": error if math.isfinite(error) else None,
+            "test_images": count,
+        }
         typical = evaluation.image_bits(self._trainer.glow, self._typical)
         if math.isfinite(typical.mean()):
             metadata["train_bits_per_dim"] = evaluation.distribution_summary(typical)
@@ -231,6 +238,7 @@ class TrainingLoop:
                 self._run.remove_snapshots(keep=self._keep)
 
         self._try_to_save("weights", save)
+        model_card.write(self._run.model_card, self._trainer, metadata)
 
     def _save_state(self):
         self._try_to_save("state", self._state.save)
