@@ -41,6 +41,16 @@ class GlowConfig:
         dtype: "float32" or "float64".
     Raises:
         InputError: if these cannot make a model; the message names what was given and what works.
+
+    >>> config = GlowConfig(image_shape=(32, 32, 3), num_levels=3, num_steps=32, width=512)
+    >>> config.squeezed_shapes()
+    [(16, 16, 12), (8, 8, 24), (4, 4, 48)]
+    >>> GlowConfig.from_dict(config.to_dict()) == config
+    True
+    >>> GlowConfig(image_shape=(30, 32, 3), num_levels=2)
+    Traceback (most recent call last):
+    ...
+    glow_tf.errors.InputError: image height 30 is not divisible by 2**2 = 4 ...
     """
 
     image_shape: tuple[int, int, int]

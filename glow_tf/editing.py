@@ -45,7 +45,12 @@ def decode(glow, z, labels=None):
 
 
 def reconstruct(glow, images, labels=None):
-    """[N, 2, ...]: each image, as the model sees it, beside decode(encode(image))."""
+    """[N, 2, ...]: each image, as the model sees it, beside decode(encode(image)).
+
+    >>> pairs = reconstruct(glow, images)
+    >>> pairs.shape, bool((pairs[:, 0] == pairs[:, 1]).all())
+    ((6, 2, 4, 4, 1), True)
+    """
     seen = glow.pixels.to_uint8(glow.pixels.to_continuous(images, 0.5, glow.config.dtype)).numpy()
     return np.stack([seen, decode(glow, encode(glow, images, labels), labels)], axis=1)
 
@@ -65,6 +70,9 @@ def interpolate(glow, images, steps, labels=None, spherical=False):
     Args:
         images: [2 * pairs, H, W, C], pair after pair.
         spherical: see `path`.
+
+    >>> interpolate(glow, images[:4], steps=5).shape
+    (2, 5, 4, 4, 1)
     """
     if len(images) % 2 or not len(images):
         raise InputError(f"{len(images)} images were given to interpolate between; give pairs, an even number")
@@ -112,7 +120,12 @@ def attribute_direction(glow, having, lacking, labels_having=None, labels_lackin
 
 
 def move(glow, images, direction, strengths, labels=None):
-    """[N, strengths, ...]: each image at z + strength * direction."""
+    """[N, strengths, ...]: each image at z + strength * direction.
+
+    >>> direction = attribute_direction(glow, having=images[:3], lacking=images[3:])
+    >>> move(glow, images, direction, strengths=[-1.0, 0.0, 1.0]).shape
+    (6, 3, 4, 4, 1)
+    """
     z = encode(glow, images, labels)
     at = np.reshape(np.asarray(strengths, z.dtype), [1, -1, 1, 1, 1])
     return _decode_strips(glow, z[:, np.newaxis] + at * direction, labels)

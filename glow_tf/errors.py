@@ -6,6 +6,12 @@ class InputError(ValueError):
 
     The message is one line that names what was given and what would work. The scripts print it as
     `error: <message>` and exit with status 2; anything else that is raised is a fault of the program.
+
+    >>> from glow_tf import Glow
+    >>> Glow.load("missing.h5")
+    Traceback (most recent call last):
+    ...
+    glow_tf.errors.InputError: missing.h5 does not exist; a weights file is wanted
     """
 
 

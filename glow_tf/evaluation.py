@@ -80,6 +80,9 @@ def image_bits(glow, images, labels=None, seed=0, draws=1):
     draw the usual number, with many the bits/dim of the discrete model itself.
 
     References: Burda et al. 2016, equation 8; Ho et al. 2019, section 4.
+
+    >>> image_bits(glow, images, draws=2).shape
+    (6,)
     """
     if draws < 1:
         raise InputError(f"draws is {draws}; it must be 1 or more")
@@ -127,6 +130,9 @@ def typicality(values, summary):
         values: [N].
         summary: of `distribution_summary`.
     References: Nalisnick et al. 2019 ("Detecting out-of-distribution inputs using typicality").
+
+    >>> [round(float(p), 2) for p in typicality([1.0, 2.0, 9.0], {"count": 99, "quantiles": [0, 1, 2, 3, 4]})]
+    [0.5, 1.0, 0.01]
     """
     quantiles = np.asarray(summary["quantiles"], np.float64)
     below = np.interp(values, quantiles, np.linspace(0, 1, len(quantiles)), left=0.0, right=1.0)
@@ -209,6 +215,9 @@ def latent_statistics(glow, images, labels=None, seed=0):
         images: uint8 [B, H, W, C].
     Returns:
         {"z/mean", "z/variance", "z/level0/mean", "z/level0/variance", ...: float}.
+
+    >>> sorted(latent_statistics(glow, images))
+    ['z/level0/mean', 'z/level0/variance', 'z/mean', 'z/variance']
     """
     noise = tf.random.stateless_uniform(images.shape, [seed, 2], dtype=glow.config.dtype)
     z = glow.encode(glow.pixels.to_continuous(images, noise, glow.config.dtype), labels)

@@ -28,6 +28,10 @@ class KerasGlow(tf_keras.Model):
         glow: a Glow, made under the strategy's scope where there is one.
         backprop: see `Repeated`.
         seed: of the noise.
+
+    >>> model = KerasGlow(glow)
+    >>> model(glow.pixels.to_continuous(images, noise=0.5)).shape
+    TensorShape([6])
     """
 
     def __init__(self, glow, backprop="stored", seed=0):

@@ -43,7 +43,12 @@ class Scores:
 
 
 def score(glow, images, names, draws=1, seed=0):
-    """The Scores of uint8 images [N, H, W, C]; of a class-conditional model those of the mixture of its classes."""
+    """The Scores of uint8 images [N, H, W, C]; of a class-conditional model those of the mixture of its classes.
+
+    >>> scores = score(glow, images, names=list("abcdef"))
+    >>> sorted(scores.columns)
+    ['bits_per_dim', 'corrected_bits_per_dim', 'log_likelihood', 'lossless_bits_per_dim']
+    """
     config = glow.config
     bits = evaluation.image_bits(glow, images, None, seed, draws)
     lossless = np.array([lossless_bits(image, config.num_bits) for image in images]) / config.num_dims

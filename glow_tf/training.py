@@ -57,6 +57,14 @@ class Trainer:
     Raises:
         InputError: if the batch cannot be shared evenly among the replicas, or `weight_y` is above 0 for a model
             without a classifier.
+
+    >>> trainer = Trainer(glow, batch_size=len(images))
+    >>> trainer.initialize(images)
+    >>> metrics = trainer.train_step(images)
+    >>> sorted(metrics)
+    ['bits_per_dim', 'gradient_norm', 'is_finite', 'learning_rate', 'nll_nats']
+    >>> bool(metrics["is_finite"]), trainer.batches_seen
+    (True, 1)
     """
 
     # Whether every worker is known to have the same values; the chief of a `fit` sees to it before a step.
