@@ -6,13 +6,12 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
-import pathlib
 import signal
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import make_glow
+from helpers import REFERENCE, make_glow
 
 # Two devices for the tests of replicas; they must be declared before the first operation.
 tf.config.set_logical_device_configuration(
@@ -22,8 +21,6 @@ tf.config.set_logical_device_configuration(
 # A shell starts what runs in its background with Ctrl-C ignored, and what is ignored stays ignored in every child.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-REFERENCE = pathlib.Path(__file__).parents[2] / "shared" / "reference"
 
 
 @pytest.fixture(scope="session")

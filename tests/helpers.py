@@ -1,11 +1,16 @@
 """What several test files need: models away from their initial values, Jacobians, graphs to count in."""
 
+import pathlib
+
 import numpy as np
 import tensorflow as tf
 
 from glow_tf.config import GlowConfig
 from glow_tf.glow import Glow
 from glow_tf.networks import OpenAINetwork
+
+# Values computed with other programs; not part of the repository.
+REFERENCE = pathlib.Path(__file__).parents[2] / "shared" / "reference"
 
 SMALL = {"image_shape": (4, 8, 2), "num_levels": 2, "num_steps": 2, "width": 8, "dtype": "float64"}
 

@@ -1,82 +1,40 @@
-"""convert.py as a user runs it.
+"""convert.py as a user runs it: all command lines in one process, since TensorFlow takes seconds to start."""
 
-TensorFlow takes seconds to start, so most runs are inside this process; what the start itself must do is
-tested in one of its own.
-"""
-
-import contextlib
-import pathlib
-import runpy
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
-from absl import flags
-from helpers import make_glow, random_images
+from commands import ROOT, run_many
+from helpers import REFERENCE, make_glow, random_images
 
 from glow_tf.glow import Glow
 from glow_tf.importers import openai
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "convert.py"
+WRONG_FLAGS = [
+    ((), "give either --from"),
+    (("--from", "openai", "--to", "openai", "x"), "give either --from"),
+    (("--from", "torch", "x"), "should be one of"),
+    (("--from", "openai", "--out", "w"), "give one path to read; 0"),
+    (("--from", "openai", "x", "y", "--out", "w"), "give one path to read; 2"),
+    (("--from", "openai", "x"), "--out"),
+    (("--from", "openai", "x", "--out", "w"), "give --img_size"),
+    (("--from", "rosinality", "x", "--out", "w"), "give --img_size"),
+    (("--from", "glow-tf2", "x", "--n_bits", "5", "--out", "w"), "leave --n_bits away"),
+    (("--from", "glow-tf2", "x", "--ema", "--out", "w"), "--ema is for"),
+    (("--from", "openai", "x", "--n_bits", "9", "--out", "w"), "n_bits"),
+]
 
-
-OWN_FLAGS = ("from", "to", "out", "img_size", "n_bits", "ema")
-
-
-@contextlib.contextmanager
-def own_flags():
-    """Takes this command's flags away again; another command's of the same name wait meanwhile."""
-    others = {name: flags.FLAGS[name] for name in OWN_FLAGS if name in flags.FLAGS}
-    _undefine(others)
-    try:
-        yield
-    finally:
-        _undefine(name for name in OWN_FLAGS if name in flags.FLAGS)
-        for name, flag in others.items():
-            flags.FLAGS[name] = flag
-        flags.FLAGS.unparse_flags()
-
-
-def _undefine(names):
-    for name in list(names):
-        delattr(flags.FLAGS, name)
-
-
-@pytest.fixture
-def convert(monkeypatch, capsys):
-    """convert(*arguments) -> (exit status, standard output, error output)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["convert.py", *map(str, arguments)])
-        monkeypatch.syspath_prepend(SCRIPT.parent)
-        with own_flags(), pytest.raises(SystemExit) as end:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        return end.value.code or 0, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def converted(convert):
-    def run(*arguments):
-        status, output, errors = convert(*arguments)
-        assert (status, errors) == (0, "")
-        return output
-
-    return run
-
-
-@pytest.fixture
-def refused(convert):
-    def run(*arguments):
-        status, output, errors = convert(*arguments)
-        assert (status, output) == (2, "")
-        assert errors.startswith("error: ") and errors.count("\n") == 1, errors
-        return errors
-
-    return run
+# (command line, what the error says); {prefix} is an OpenAI checkpoint, and "none" does not exist.
+REFUSED = [
+    (("--from", "openai", "{prefix}", "--img_size", "10", "--out", "w"), "not divisible by"),
+    (("--from", "openai", "none", "--img_size", "8", "--out", "w"), "does not exist"),
+    (("--from", "glow-tf2", "{prefix}.index", "--out", "w"), "part of a TensorFlow checkpoint"),
+    (("--to", "openai", "{prefix}.index", "--out", "w"), "part of a TensorFlow checkpoint"),
+    (("--from", "openai", "{prefix}", "--img_size", "8", "--out", "none/weights.h5"), "cannot be written"),
+    (("--from", "openai", "{prefix}", "--img_size", "8", "--out", "."), "is a folder"),
+    *WRONG_FLAGS,
+]
 
 
 @pytest.fixture(scope="module")
@@ -87,90 +45,92 @@ def prefix(tmp_path_factory):
     return path
 
 
-def test_there_and_back(converted, prefix, tmp_path, rng):
-    out = tmp_path / "weights.h5"
-    message = converted("--from", "openai", prefix, "--img_size", 8, "--n_bits", 5, "--out", out)
+@pytest.fixture(scope="module")
+def run(prefix, tmp_path_factory):
+    """({name: (status, output, errors)}, the folder the commands ran in)."""
+    folder = tmp_path_factory.mktemp("convert")
+    lines = {
+        "there": ["--from", "openai", str(prefix), "--img_size", "8", "--n_bits", "5", "--out", "there.h5"],
+        "back": ["--to", "openai", "there.h5", "--out", "again"],
+        **{f"refused {i}": [w.format(prefix=prefix) for w in line] for i, (line, _) in enumerate(REFUSED)},
+    }
+    if REFERENCE.is_dir():
+        paths = {
+            "openai": ("openai_c/model_best_loss.ckpt", "--img_size", "16", "--ema"),
+            "glow-tf2": ("glow_tf2_k2l2/weights.h5",),
+            "rosinality": ("rosinality/model.pt", "--img_size", "16"),
+        }
+        for program, (path, *options) in paths.items():
+            source = str(REFERENCE / path)
+            lines[program] = ["--from", program, source, *options, "--out", f"{program}.h5"]
+    return dict(zip(lines, run_many("convert", list(lines.values()), folder), strict=True)), folder
+
+
+@pytest.fixture
+def converted(run):
+    """name of a command line -> (what it printed, the folder)."""
+
+    def of(name):
+        status, output, errors = run[0][name]
+        assert (status, errors) == (0, "")
+        return output, run[1]
+
+    return of
+
+
+def test_there_and_back(converted, prefix, rng):
+    message, folder = converted("there")
     assert "8x8x3 of 5 bits, L=2 levels of K=2 steps, width 8, affine, conv1x1" in message
-    message = converted("--to", "openai", out, "--out", tmp_path / "again")
-    assert "--img_size 8 --n_bits 5" in message
-    first, second = openai.read(prefix, 8, 5), openai.read(tmp_path / "again", 8, 5)
+    assert "--img_size 8 --n_bits 5" in converted("back")[0]
+    first, second = openai.read(prefix, 8, 5), openai.read(folder / "again", 8, 5)
     images = random_images(rng, first, 2)
-    np.testing.assert_array_equal(Glow.load(out).log_prob(images), first.log_prob(images))
+    np.testing.assert_array_equal(Glow.load(folder / "there.h5").log_prob(images), first.log_prob(images))
     np.testing.assert_allclose(second.log_prob(images), first.log_prob(images), rtol=0, atol=1e-3)
 
 
-def test_openai_reference(converted, reference, tmp_path):
-    folder = reference / "openai_c"
-    out = tmp_path / "weights.h5"
-    source = folder / "model_best_loss.ckpt"
-    assert "10 classes" in converted("--from", "openai", source, "--img_size", 16, "--ema", "--out", out)
-    expected = np.load(folder / "values.npz")
-    glow = Glow.load(out)
+def test_openai_reference(converted, reference):
+    message, folder = converted("openai")
+    assert "10 classes" in message
+    glow, expected = Glow.load(folder / "openai.h5"), np.load(reference / "openai_c" / "values.npz")
     assert glow.metadata == {"converted_from": "openai", "averaged": True}
     log_prob = glow.log_prob(expected["x_float"], expected["y"])
     bits = glow.pixels.bits_per_dim(log_prob, glow.config.num_dims)
     np.testing.assert_allclose(bits, expected["bits_x_ema"], rtol=0, atol=1e-5)
 
 
-def test_glow_tf2_reference(converted, reference, tmp_path):
-    out = tmp_path / "weights.h5"
-    converted("--from", "glow-tf2", reference / "glow_tf2_k2l2" / "weights.h5", "--out", out)
+def test_glow_tf2_reference(converted, reference):
+    _, folder = converted("glow-tf2")
     expected = np.load(reference / "glow_tf2_k2l2" / "values.npz")
-    nll = -Glow.load(out).log_prob(expected["x"]).numpy() / np.log(2)
+    nll = -Glow.load(folder / "glow-tf2.h5").log_prob(expected["x"]).numpy() / np.log(2)
     np.testing.assert_allclose(nll, expected["nll"], rtol=1e-5)
 
 
-def test_rosinality_reference(converted, reference, tmp_path):
+def test_rosinality_reference(converted, reference):
     pytest.importorskip("torch")
-    out = tmp_path / "weights.h5"
-    converted("--from", "rosinality", reference / "rosinality" / "model.pt", "--img_size", 16, "--out", out)
-    expected = np.load(reference / "rosinality" / "values.npz")
-    glow = Glow.load(out)
+    _, folder = converted("rosinality")
+    glow, expected = Glow.load(folder / "rosinality.h5"), np.load(reference / "rosinality" / "values.npz")
     log_prob = glow.log_prob(expected["x_nchw"].transpose(0, 2, 3, 1))
     bits = glow.pixels.bits_per_dim(log_prob, glow.config.num_dims)
     np.testing.assert_allclose(bits, expected["bits_per_dim"], rtol=0, atol=1e-5)
 
 
-def test_errors_are_one_line(refused, prefix, tmp_path):
-    out = tmp_path / "weights.h5"
-    assert "not divisible by" in refused("--from", "openai", prefix, "--img_size", 10, "--out", out)
-    assert "does not exist" in refused("--from", "openai", tmp_path / "none", "--img_size", 8, "--out", out)
-    index = f"{prefix}.index"
-    assert "part of a TensorFlow checkpoint" in refused("--from", "glow-tf2", index, "--out", out)
-    assert "part of a TensorFlow checkpoint" in refused("--to", "openai", index, "--out", out)
-    nowhere = tmp_path / "none" / "weights.h5"
-    assert "cannot be written" in refused("--from", "openai", prefix, "--img_size", 8, "--out", nowhere)
-    assert "is a folder" in refused("--from", "openai", prefix, "--img_size", 8, "--out", tmp_path)
-    assert not out.exists()
+@pytest.mark.parametrize("index", range(len(REFUSED)), ids=lambda i: REFUSED[i][1])
+def test_errors_are_one_line_and_write_nothing(run, index):
+    answers, folder = run
+    status, output, errors = answers[f"refused {index}"]
+    assert (status, output) == (2, "")
+    assert errors.startswith("error: ") and errors.count("\n") == 1, errors
+    assert REFUSED[index][1] in errors
+    assert not (folder / "w").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), "give either --from"),
-        (("--from", "openai", "--to", "openai", "x"), "give either --from"),
-        (("--from", "torch", "x"), "should be one of"),
-        (("--from", "openai", "--out", "w"), "give one path to read; 0"),
-        (("--from", "openai", "x", "y", "--out", "w"), "give one path to read; 2"),
-        (("--from", "openai", "x"), "--out"),
-        (("--from", "openai", "x", "--out", "w"), "give --img_size"),
-        (("--from", "rosinality", "x", "--out", "w"), "give --img_size"),
-        (("--from", "glow-tf2", "x", "--n_bits", 5, "--out", "w"), "leave --n_bits away"),
-        (("--from", "glow-tf2", "x", "--ema", "--out", "w"), "--ema is for"),
-        (("--from", "openai", "x", "--n_bits", 9, "--out", "w"), "n_bits"),
-    ],
-)
-def test_wrong_flags(refused, arguments, message):
-    assert message in refused(*arguments)
-
-
-def test_help_and_wrong_flags_do_not_wait_for_tensorflow():
-    for arguments, status in (["--help"], 0), (["--from", "openai"], 2):
-        start = time.monotonic()
-        result = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)
-        assert result.returncode == status
-        assert time.monotonic() - start < 3
-        if status == 0:
-            assert "--from openai PREFIX" in result.stdout and "averaged" in result.stdout
-        else:
-            assert result.stderr.startswith("error: ")
+@pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["--from", "openai"], 2)])
+def test_help_and_wrong_flags_do_not_wait_for_tensorflow(arguments, status):
+    script = [sys.executable, "-X", "importtime", ROOT / "convert.py"]
+    done = subprocess.run([*script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert "tensorflow" not in done.stderr and "absl" in done.stderr
+    if status == 0:
+        assert "--from openai PREFIX" in done.stdout and "averaged" in done.stdout
+    else:
+        assert "\nerror: " in done.stderr
