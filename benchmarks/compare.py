@@ -2,6 +2,7 @@
 
     python3 benchmarks/compare.py --size S
     python3 benchmarks/compare.py --size P --peers normflows
+    python3 benchmarks/compare.py --size P --peers normflows --memory 8,16,32,64    peak memory against the batch
 
 Needs `pip install torch normflows nflows` for the peers; one that is not installed is left out. Each
 implementation lives in a process of its own; the parent lets them take turns, so that what else the machine
@@ -25,6 +26,7 @@ import numpy as np
 SIZES = {"S": (3, 8, 128, 32), "P": (3, 32, 512, 8), "tiny": (2, 2, 16, 4)}
 SIDE, CHANNELS = 32, 3
 LEARNING_RATE = 1e-5  # nothing is learned here; a diverging model would be slow for another reason
+NUM_DIMS = SIDE * SIDE * CHANNELS
 
 
 def flops_of_step(levels, steps, width, batch):
@@ -37,76 +39,92 @@ def flops_of_step(levels, steps, width, batch):
     return 3 * 2 * batch * steps * total
 
 
+def random_bytes(batch):
+    """uint8 [batch, 32, 32, 3]."""
+    return np.random.default_rng(0).integers(0, 256, [batch, SIDE, SIDE, CHANNELS]).astype(np.uint8)
+
+
+def dequantized(images, rng):
+    """float32 in [-0.5, 0.5) of uint8 images, NHWC."""
+    return ((images + rng.random(images.shape)) / 256 - 0.5).astype(np.float32)
+
+
+def bits_per_dim(log_prob):
+    """Of the bytes, from the log density (nats an image) of `dequantized` ones."""
+    return 8 - np.asarray(log_prob) / (NUM_DIMS * np.log(2))
+
+
 class GlowTF:
     """This package."""
 
-    def __init__(self, levels, steps, width, batch, backprop="stored"):
+    def __init__(self, levels, steps, width, images, learning_rate=LEARNING_RATE, seed=0, backprop="stored"):
         sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         import glow_tf
 
         config = glow_tf.GlowConfig((SIDE, SIDE, CHANNELS), num_levels=levels, num_steps=steps, width=width)
-        self.glow = glow_tf.Glow(config)
+        self.glow = glow_tf.Glow(config, seed=seed)
         self.trainer = glow_tf.Trainer(
-            self.glow, batch_size=batch, learning_rate=LEARNING_RATE, optimizer="adam", backprop=backprop
+            self.glow, len(images), learning_rate=learning_rate, optimizer="adam", backprop=backprop, seed=seed
         )
-        self.images = np.random.default_rng(0).integers(0, 256, [batch, SIDE, SIDE, CHANNELS]).astype(np.uint8)
-        self.trainer.initialize(self.images)
+        self.trainer.initialize(images)
         self.num_parameters = self.glow.num_parameters
+        self.seed = seed
 
-    def step(self):
-        float(self.trainer.train_step(self.images)["bits_per_dim"])
+    def step(self, images):
+        float(self.trainer.train_step(images)["bits_per_dim"])
 
-    def sample(self):
-        self.glow.sample(len(self.images), 1.0).numpy()
+    def sample(self, images):
+        self.glow.sample(len(images), 1.0).numpy()
 
-    def score(self):
-        self.glow.bits_per_dim(self.images).numpy()
+    def score(self, images):
+        return self.glow.bits_per_dim(images, seed=self.seed).numpy()
 
 
 class GlowTFRecompute(GlowTF):
     """This package, keeping only each step's input for the backward pass."""
 
-    def __init__(self, *size):
-        super().__init__(*size, backprop="recompute")
+    def __init__(self, *size, **options):
+        super().__init__(*size, **options, backprop="recompute")
 
 
 class GlowTFReversible(GlowTF):
     """This package, keeping nothing for the backward pass."""
 
-    def __init__(self, *size):
-        super().__init__(*size, backprop="reversible")
+    def __init__(self, *size, **options):
+        super().__init__(*size, **options, backprop="reversible")
 
 
 class TorchPeer:
     """What the two PyTorch packages share: a module with log_prob and sample, Adam, images as floats."""
 
-    def __init__(self, levels, steps, width, batch):
+    def __init__(self, levels, steps, width, images, learning_rate=LEARNING_RATE, seed=0):
         import torch
 
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         self.torch = torch
-        self.batch = batch
+        self.rng = np.random.default_rng(seed)
         self.model = self.build(levels, steps, width)
-        images = np.random.default_rng(0).random([batch, CHANNELS, SIDE, SIDE], dtype=np.float32)
-        self.images = torch.from_numpy(images)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=learning_rate)
         self.num_parameters = sum(p.numel() for p in self.model.parameters())
 
-    def step(self):
+    def floats(self, images):
+        return self.torch.from_numpy(dequantized(images, self.rng).transpose(0, 3, 1, 2).copy())
+
+    def step(self, images):
         self.optimizer.zero_grad()
-        loss = -self.log_prob().mean()
+        loss = -self.log_prob(self.floats(images)).mean() / NUM_DIMS
         loss.backward()
         self.optimizer.step()
         float(loss)
 
-    def score(self):
+    def score(self, images):
         with self.torch.no_grad():
-            self.log_prob().numpy()
+            return bits_per_dim(self.log_prob(self.floats(images)).numpy())
 
-    def sample(self):
+    def sample(self, images):
         with self.torch.no_grad():
-            self.draw()
+            self.model.sample(len(images))
 
 
 class Normflows(TorchPeer):
@@ -126,11 +144,8 @@ class Normflows(TorchPeer):
             bases.append(nf.distributions.DiagGaussian((channels, side, side)))
         return nf.MultiscaleFlow(bases, flows, merges)
 
-    def log_prob(self):
-        return self.model.log_prob(self.images, None)
-
-    def draw(self):
-        self.model.sample(self.batch)
+    def log_prob(self, floats):
+        return self.model.log_prob(floats, None)
 
 
 class NFlows(TorchPeer):
@@ -171,23 +186,22 @@ class NFlows(TorchPeer):
             shape = scales.add_transform(transforms.CompositeTransform(level), (channels, side, side))
             if shape:
                 channels = shape[0]
-        return flows.Flow(scales, distributions.StandardNormal([CHANNELS * SIDE * SIDE]))
+        return flows.Flow(scales, distributions.StandardNormal([NUM_DIMS]))
 
-    def log_prob(self):
-        return self.model.log_prob(self.images)
-
-    def draw(self):
-        self.model.sample(self.batch)
+    def log_prob(self, floats):
+        return self.model.log_prob(floats)
 
 
 class TFP:
     """`tfb.Glow` of TensorFlow Probability, its default network and exits, Keras' Adam."""
 
-    def __init__(self, levels, steps, width, batch):
+    def __init__(self, levels, steps, width, images, learning_rate=LEARNING_RATE, seed=0):
         os.environ.update(TF_USE_LEGACY_KERAS="1", TF_ENABLE_ONEDNN_OPTS="1", TF_CPP_MIN_LOG_LEVEL="3")
         import tensorflow as tf
         import tensorflow_probability as tfp
 
+        tf.random.set_seed(seed)
+        self.rng = np.random.default_rng(seed)
         tfb, tfd = tfp.bijectors, tfp.distributions
         glow = tfb.Glow(
             output_shape=(SIDE, SIDE, CHANNELS),
@@ -198,31 +212,31 @@ class TFP:
         )
         base = tfd.MultivariateNormalDiag(loc=tf.zeros(glow.inverse_event_shape([SIDE, SIDE, CHANNELS])))
         model = tfd.TransformedDistribution(base, glow)
-        images = tf.constant(np.random.default_rng(0).random([batch, SIDE, SIDE, CHANNELS], dtype=np.float32))
-        model.log_prob(images)  # makes the variables
+        model.log_prob(dequantized(images, self.rng))  # makes the variables
         variables = model.trainable_variables
-        optimizer = tf.keras.optimizers.Adam(LEARNING_RATE, jit_compile=False)
+        optimizer = tf.keras.optimizers.Adam(learning_rate, jit_compile=False)
         self.num_parameters = sum(int(np.prod(v.shape)) for v in variables)
 
-        def step():
+        def step(floats):
             with tf.GradientTape() as tape:
-                loss = -tf.reduce_mean(model.log_prob(images))
+                loss = -tf.reduce_mean(model.log_prob(floats)) / NUM_DIMS
             optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
             return loss
 
         optimizer.build(variables)
+        batch = len(images)
         self._step = tf.function(step, autograph=False)
         self._sample = tf.function(lambda: model.sample(batch), autograph=False)
-        self._score = tf.function(lambda: model.log_prob(images), autograph=False)
+        self._score = tf.function(model.log_prob, autograph=False)
 
-    def step(self):
-        float(self._step())
+    def step(self, images):
+        float(self._step(dequantized(images, self.rng)))
 
-    def sample(self):
+    def sample(self, images):
         self._sample().numpy()
 
-    def score(self):
-        self._score().numpy()
+    def score(self, images):
+        return bits_per_dim(self._score(dequantized(images, self.rng)).numpy())
 
 
 IMPLEMENTATIONS = {
@@ -235,25 +249,31 @@ IMPLEMENTATIONS = {
 }
 
 
-def work(name, size):
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def work(name, size, batch):
     """The child: builds, makes the first step, then times what it is told to, one word a line."""
-    model = IMPLEMENTATIONS[name](*SIZES[size])
-    model.step()
-    print(json.dumps({"parameters": model.num_parameters}), flush=True)
+    levels, steps, width, _ = SIZES[size]
+    images = random_bytes(batch)
+    model = IMPLEMENTATIONS[name](levels, steps, width, images)
+    model.step(images)
+    print(json.dumps({"parameters": model.num_parameters, "peak_mb": peak_mb()}), flush=True)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
-        getattr(model, line.strip())()
+        getattr(model, line.strip())(images)
         seconds = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps(seconds | {"peak_mb": memory}), flush=True)
+        print(json.dumps(seconds | {"peak_mb": peak_mb()}), flush=True)
 
 
 class Child:
     """One implementation in its process."""
 
-    def __init__(self, name, size):
+    def __init__(self, name, size, batch):
         start = time.perf_counter()
         command = [sys.executable, "-W", "ignore", os.path.abspath(__file__), "--work", name, "--size", size]
+        command += ["--batch", str(batch)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -261,10 +281,10 @@ class Child:
         if not answer:
             raise RuntimeError(f"{name} failed; run it alone to see why: {' '.join(command)}")
         self.first_step = time.perf_counter() - start
-        self.parameters = json.loads(answer)["parameters"]
+        built = json.loads(answer)
+        self.parameters, self.peak_mb = built["parameters"], built["peak_mb"]
         self.found = {"step": [], "sample": [], "score": []}
         self.cpu = []
-        self.peak_mb = 0.0
 
     def time(self, what):
         self.process.stdin.write(what + "\n")
@@ -287,14 +307,13 @@ def matrix_product_rate(size=2048, repeats=5):
     return 2 * size**3 / min(seconds) / 1e9
 
 
-def compare(names, size, rounds):
-    batch = SIZES[size][-1]
-    children = {name: Child(name, size) for name in names}  # one after the other: first steps are timed alone
+def compare(names, size, batch, rounds):
+    children = {name: Child(name, size, batch) for name in names}  # one after the other: first steps are timed alone
     for what in ("step", "score", "sample"):
         for _ in range(rounds + 1):  # the first round warms up
             for child in children.values():
                 child.time(what)
-    gflop = flops_of_step(*SIZES[size]) / 1e9
+    gflop = flops_of_step(*SIZES[size][:-1], batch) / 1e9
     print(f"\n{size}: L={SIZES[size][0]} K={SIZES[size][1]} width {SIZES[size][2]} batch {batch}, {rounds} rounds; "
           f"a step is {gflop:.0f} GFLOP; matrix product {matrix_product_rate():.0f} GFLOP/s")
     print("| | first step s | step s | CPU s a step | GFLOP/s | sample img/s | score img/s | peak MB | parameters |")
@@ -305,23 +324,42 @@ def compare(names, size, rounds):
               f"{batch / sample:.1f} | {batch / score:.1f} | {child.peak_mb:.0f} | {child.parameters:,} |")
 
 
+def compare_memory(names, size, batches):
+    """Peak memory of a process that built the model and made one training step."""
+    print(f"{size}, peak MB\n| batch | {' | '.join(names)} |\n|" + "---|" * (len(names) + 1))
+    for batch in batches:
+        peaks = []
+        for name in names:
+            child = Child(name, size, batch)
+            child.process.kill()
+            child.process.wait()
+            peaks.append(f"{child.peak_mb:.0f}")
+        print(f"| {batch} | {' | '.join(peaks)} |", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="S")
     parser.add_argument("--peers", default="normflows,nflows,tfb.Glow", help="comma-separated; '' for none")
     parser.add_argument("--own", default="glow_tf,glow_tf-recompute")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, help="instead of the size's own")
+    parser.add_argument("--memory", metavar="BATCHES", help="only peak memory, for each batch of a list such as 8,16")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        work(options.work, options.size)
+        work(options.work, options.size, options.batch)
         return
     names = [name for name in f"{options.own},{options.peers}".split(",") if name]
     packages = {"normflows": "normflows", "nflows": "nflows"}
     missing = [name for name in names if name in packages and not importlib.util.find_spec(packages[name])]
     if missing:
         print(f"not installed, left out: {', '.join(missing)}")
-    compare([name for name in names if name not in missing], options.size, options.rounds)
+    names = [name for name in names if name not in missing]
+    if options.memory:
+        compare_memory(names, options.size, map(int, options.memory.split(",")))
+    else:
+        compare(names, options.size, options.batch or SIZES[options.size][-1], options.rounds)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
     python3 benchmarks/scaling.py                          the grid of docs/scaling.md, about ten minutes
     python3 benchmarks/scaling.py --one size=256 num_levels=6 coupling=additive num_bits=5 batch=1 \\
         backprop=reversible steps=1 round_trip=1           one measurement
+    python3 benchmarks/scaling.py --graph                  tracing, graph and variables against K
+    python3 benchmarks/scaling.py --plot scaling.png       the grid, and a plot of it
 
 Each measurement is a process of its own, so that its peak memory is its own. The images are crops of two
 photographs.
@@ -50,16 +52,22 @@ GRID = [
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", nargs="*", metavar="KEY=VALUE", help=f"of {', '.join(DEFAULTS)}")
+    parser.add_argument("--graph", action="store_true", help="tracing time, nodes and variables against K")
+    parser.add_argument("--plot", metavar="FILE", help="also draw CPU seconds against K, batch and image size")
     parser.add_argument("--input", action="store_true", help="images a second that are read from memory")
     options = parser.parse_args()
     if options.input:
         read_batches()
+        return
+    if options.graph:
+        trace_graphs()
         return
     if options.one is not None:
         print(json.dumps(measure(**DEFAULTS | dict(map(_setting, options.one)))))
         return
     columns = ("s/step", "CPU s/step", "GFLOP/image", "GFLOP/CPU s", "peak MB", "parameters", "first step s")
     print("| " + " | ".join(("changed", *columns)) + " |\n|" + "---|" * (len(columns) + 1))
+    measured = []
     for changes in GRID:
         words = [f"{key}={value}" for key, value in changes.items()]
         answer = subprocess.run(
@@ -67,6 +75,66 @@ def main():
         )
         found = json.loads(answer.stdout.splitlines()[-1])
         print("| " + " | ".join([" ".join(words) or "nothing", *(str(found[c]) for c in columns)]) + " |", flush=True)
+        measured.append((changes, found))
+    if options.plot:
+        plot(options.plot, measured)
+
+
+def plot(path, measured):
+    """CPU seconds a step against K, batch and image size, three panels, from zero."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    from glow_tf import pictures
+
+    side, margin = 300, 48
+    picture = Image.new("RGB", (3 * side, side), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    panels = (("num_steps", "K", {}), ("batch", "batch", {}), ("size", "image side, batch 4", {"batch": 4}))
+    for index, (key, title, fixed) in enumerate(panels):
+        points = []
+        for changes, found in measured:
+            others = {name: value for name, value in changes.items() if name != key}
+            if others == fixed:
+                points.append(((DEFAULTS | changes)[key], found["CPU s/step"]))
+        points.sort()
+        most_x, most_y = (1.1 * max(values) for values in zip(*points, strict=True))
+        left, span = index * side + margin, side - 2 * margin
+
+        def place(x, y, left=left, span=span, most_x=most_x, most_y=most_y):
+            return left + span * x / most_x, side - margin - span * y / most_y
+
+        draw.rectangle((*place(0, most_y), *place(most_x, 0)), outline="#808080")
+        draw.line([place(*point) for point in points], pictures.COLOURS[index], 3)
+        for x, y in points:
+            draw.text((place(x, 0)[0], side - margin + 4), str(x), "black", font, anchor="ma")
+            draw.text(place(x, y), f"{y:.2f}", "black", font, anchor="rb")
+        draw.text((left + span / 2, side - 14), title, "black", font, anchor="md")
+        draw.text((left + span / 2, 20), "CPU s a step", "black", font, anchor="md")
+    pictures.save_png(path, np.asarray(picture))
+    print(path)
+
+
+def trace_graphs():
+    """Tracing one training step of the paper's model at growing K: seconds, nodes, variables."""
+    import numpy as np
+    import tensorflow as tf
+
+    from glow_tf.config import GlowConfig
+    from glow_tf.glow import Glow
+    from glow_tf.training import Trainer
+
+    images = tf.constant(np.zeros([8, 32, 32, 3], np.uint8))
+    print("| K | tracing s | CPU s | nodes | variables | parameters |\n|" + "---|" * 6)
+    for num_steps in (4, 4, 8, 16, 32, 48):  # the first warms up
+        glow = Glow(GlowConfig((32, 32, 3), num_levels=3, num_steps=num_steps, width=512))
+        trainer = Trainer(glow, batch_size=8)
+        wall, cpu = time.perf_counter(), time.process_time()
+        graph = trainer._step.get_concrete_function(tf.constant(0), images).graph.as_graph_def()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        nodes = len(graph.node) + sum(len(function.node_def) for function in graph.library.function)
+        print(f"| {num_steps} | {wall:.1f} | {cpu:.1f} | {nodes:,} | {len(glow.trainable_variables)} | "
+              f"{glow.num_parameters:,} |", flush=True)  # fmt: skip
 
 
 def measure(round_trip, initial, batch, size, steps, backprop, mixed_precision, **model):

@@ -86,13 +86,14 @@ class Glow(tf.Module):
         """
         return self.transformed_distribution(self._check_labels(labels))
 
-    def transformed_distribution(self, labels=None, temperature=1.0, backprop="stored", network_dtype=None):
+    def transformed_distribution(self, labels=None, temperature=1.0, backprop="recompute", network_dtype=None):
         """A new tfd.TransformedDistribution over this model's variables.
 
         Args:
             labels: [B] integer tensor for a class-conditional model, else None.
             temperature: standard deviation of z.
-            backprop: see `Repeated`.
+            backprop: see `Repeated`. The default keeps little, since a gradient is not always asked for; a trainer,
+                which always asks, is faster with "stored".
             network_dtype: that the couplings' networks compute in, such as bfloat16; None: the model's. It belongs
                 to a computation, not to a model: the weights stay what they are.
         """
@@ -103,7 +104,7 @@ class Glow(tf.Module):
         base = tfd.Independent(tfd.Normal(loc, scale), EVENT_NDIMS)
         return tfd.TransformedDistribution(base, self.bijector(labels, backprop, network_dtype), name="glow")
 
-    def bijector(self, labels=None, backprop="stored", network_dtype=None):
+    def bijector(self, labels=None, backprop="recompute", network_dtype=None):
         """The tfb.Chain from z (forward's input) to images.
 
         Squeeze, K steps and Split at every level; Split holds the levels below. The half that leaves and
@@ -111,7 +112,7 @@ class Glow(tf.Module):
         """
         return self._above(self._top.bijector(labels), backprop, network_dtype)
 
-    def _above(self, chain, backprop="stored", network_dtype=None):
+    def _above(self, chain, backprop="recompute", network_dtype=None):
         """`bijector` with `chain` in the place of the top Gaussian."""
         for level in reversed(range(self.config.num_levels)):
             if level < self.config.num_levels - 1:
@@ -361,15 +362,14 @@ class Glow(tf.Module):
             values = self.pixels.to_continuous(images, noise, self._dtype)
             return self.pixels.bits_per_dim(log_prob(values, labels), self.config.num_dims)
 
-        # "recompute" keeps the least for a gradient that is seldom asked for, and copies no parameters.
         def log_prob(images, labels=None):
-            return self.transformed_distribution(labels, backprop="recompute").log_prob(images)
+            return self.transformed_distribution(labels).log_prob(images)
 
         def encode(images, labels=None):
-            return self.bijector(labels, backprop="recompute").inverse(images)
+            return self.bijector(labels).inverse(images)
 
         def decode(z, labels=None):
-            return self.bijector(labels, backprop="recompute").forward(z)
+            return self.bijector(labels).forward(z)
 
         self._log_prob = compiled(log_prob, floats)
         self._encode = compiled(encode, floats)

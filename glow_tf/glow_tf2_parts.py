@@ -74,15 +74,16 @@ class CouplingNetwork:
             "conv3_bias": np.concatenate([constant(FIRST_RAW_SCALE, half), constant(0, half)], axis=-1),
         }
 
-    def output(self, parameters, kept):
-        """kept [..., H, W, C/2] -> [..., H, W, C]: raw scales, raw shifts."""
+    def output(self, parameters, kept, memory=None):
+        """kept [..., H, W, C/2] -> [..., H, W, C]: raw scales, raw shifts; `memory` is not used."""
+        del memory
         values = kept
         for i in ("1", "2"):
             values = tf.nn.relu6(_conv(parameters, f"conv{i}", values))
             values = values * parameters[f"actnorm{i}_scale"] + parameters[f"actnorm{i}_bias"]
         return _conv(parameters, "conv3", values)
 
-    def shift_and_log_scale(self, parameters, kept):
+    def shift_and_log_scale(self, parameters, kept, memory=None):
         """The two of an affine coupling: its y * scale + shift, both sigmoids, is (y + shift / scale) * scale."""
         raw_scale, raw_shift = tf.split(self.output(parameters, kept), 2, axis=-1)
         log_scale = tf.math.log_sigmoid(raw_scale)

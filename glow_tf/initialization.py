@@ -21,12 +21,12 @@ def standardizing_shift_and_log_scale(batches):
         flat = tf.cast(tf.reshape(batch, [-1, batch.shape[-1]]), tf.float64)
         batch_count = float(flat.shape[0])
         batch_mean = tf.reduce_mean(flat, axis=0)
-        batch_squares = tf.reduce_sum((flat - batch_mean) ** 2, axis=0)
+        batch_squares = tf.reduce_sum(tf.square(flat - batch_mean), axis=0)  # ** 2 would be a power, 30 times slower
         dtype = batch.dtype
         difference = batch_mean - mean
         total = count + batch_count
         mean += difference * batch_count / total
-        squares += batch_squares + difference**2 * count * batch_count / total
+        squares += batch_squares + difference * difference * count * batch_count / total
         count = total
     log_scale = -tf.math.log(tf.sqrt(squares / count) + STD_EPSILON)
     return tf.cast(-mean, dtype), tf.cast(log_scale, dtype)

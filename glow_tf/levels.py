@@ -81,7 +81,7 @@ class FlowSteps(Part):
         }
         super().__init__(values, config.dtype, name)
 
-    def bijector(self, backprop="stored", network_dtype=None):
+    def bijector(self, backprop="recompute", network_dtype=None):
         """The `Repeated` bijector of all K steps; for the arguments see `Glow.transformed_distribution`."""
         return Repeated(
             functools.partial(self.step, network_dtype=network_dtype),
@@ -121,10 +121,10 @@ class FlowSteps(Part):
         for k in range(self._num_steps):
             yield self.step({key: value[k] for key, value in prepared.items()})
 
-    def step(self, tensors, network_dtype=None):
-        """The bijector of one step from its slice of what `prepare` returned."""
+    def step(self, tensors, memory=None, network_dtype=None):
+        """The bijector of one step from its slice of what `prepare` returned; `memory` goes to its network."""
         actnorm = ActNorm(tensors["actnorm/shift"], tensors["actnorm/log_scale"])
-        return FlowStep(actnorm, self._permutation(tensors), self._coupling(tensors, network_dtype))
+        return FlowStep(actnorm, self._permutation(tensors), self._coupling(tensors, memory, network_dtype))
 
     def initialize(self, batches):
         """Sets every actnorm so that it standardises its input over all of `batches`, step after step.
@@ -173,7 +173,7 @@ class FlowSteps(Part):
             tensors.get("conv1x1/weight"), tensors.get("conv1x1/inverse_weight"), tensors["conv1x1/log_abs_det"]
         )
 
-    def _coupling(self, tensors, network_dtype):
+    def _coupling(self, tensors, memory, network_dtype):
         parameters = _without_prefix(tensors, "coupling/")
         dtype = tensors["actnorm/shift"].dtype
         kind, function = (
@@ -181,7 +181,7 @@ class FlowSteps(Part):
             if self._affine
             else (AdditiveCoupling, self._network.output)
         )
-        return kind(lambda kept: function(parameters, tf.cast(kept, network_dtype or dtype)), dtype=dtype)
+        return kind(lambda kept: function(parameters, tf.cast(kept, network_dtype or dtype), memory), dtype=dtype)
 
 
 class SplitGaussian(Part):

@@ -13,6 +13,7 @@ References: https://github.com/openai/glow, `tfops.py` and `model.py`.
 import numpy as np
 import tensorflow as tf
 
+from glow_tf.bijectors.memory import pullback, through
 from glow_tf.initialization import standardizing_shift_and_log_scale
 
 # The stored log-scales count three times: OpenAI's way of letting them learn faster.
@@ -29,7 +30,8 @@ class OpenAINetwork:
     """What a coupling asks of the half that it keeps.
 
     3x3 convolution, actnorm, ReLU, 1x1 convolution, actnorm, ReLU, zero-initialised 3x3 convolution. Any
-    object with these four methods can take its place (`glow_tf.Glow` says how).
+    object with these four methods can take its place (`glow_tf.Glow` says how); one that makes no use of `memory`
+    is evaluated once more for its gradient, even where `backprop` is "stored".
 
     Args:
         width: channels of the two hidden layers.
@@ -64,22 +66,41 @@ class OpenAINetwork:
             for name, shape in hidden.items()
         } | {name: np.zeros((num_steps, *shape), np.float32) for name, shape in zero.items()}
 
-    def output(self, parameters, kept):
+    def output(self, parameters, kept, memory=None):
         """kept [..., H, W, C/2] -> [..., H, W, out], of the parameters' type.
 
         The convolutions compute in the type of `kept`: bfloat16 under mixed precision.
-        """
-        hidden = tf.nn.relu(self._conv1(parameters, kept))
-        hidden = tf.nn.relu(self._conv2(parameters, hidden))
-        return zero_conv({name: parameters[f"conv3_{name}"] for name in ZERO_CONV_NAMES}, hidden)
 
-    def shift_and_log_scale(self, parameters, kept):
+        Args:
+            memory: see `bijectors.memory`; None keeps nothing.
+        """
+        scale1, scale2, scale3 = (
+            tf.exp(LOG_SCALE_FACTOR * parameters[f"{name}_log_scale"]) for name in ("actnorm1", "actnorm2", "conv3")
+        )
+        # Scales are multiplied into kernels, which are smaller than what they make. The second commutes with the
+        # ReLU behind it, since it is positive: so it goes into the last kernel, which has to be scaled anyway, and
+        # the largest kernel of all is used as it stands.
+        last = parameters["conv3_kernel"] * (tf.expand_dims(scale2, -1) * scale3)
+        layers = (
+            self._first_kernel(parameters) * scale1,
+            parameters["actnorm1_shift"] * scale1,
+            self._second_kernel(parameters),
+            parameters["actnorm2_shift"],
+            last,
+        )
+        layers = [tf.cast(tensor, kept.dtype) for tensor in layers]
+        result = through(memory, _layers, _layers_backward, with_edge_channel(kept), *layers)
+        of_conv3 = {name: parameters[f"conv3_{name}"] for name in ZERO_CONV_NAMES}
+        constant = zero_conv_of_zeros(of_conv3, *kept.shape[-3:-1])
+        return tf.cast(result, constant.dtype) + constant
+
+    def shift_and_log_scale(self, parameters, kept, memory=None):
         """The two of an affine coupling, halves of the output: shift, and log sigmoid(raw + 2) < 0.
 
         In OpenAI's code the two take turns, channel by channel; taking every other channel of a tensor costs an
         eighth of a training step, so the order is changed once, where its weights are read.
         """
-        shift, raw = tf.split(self.output(parameters, kept), 2, axis=-1)
+        shift, raw = tf.split(self.output(parameters, kept, memory), 2, axis=-1)
         return shift, tf.math.log_sigmoid(raw + SCALE_OFFSET)
 
     def initialize(self, parameters, batches):
@@ -91,21 +112,51 @@ class OpenAINetwork:
         Returns:
             {name: tensor} of the four that change.
         """
-        found = {name: tf.zeros_like(parameters[name]) for name in parameters if name.startswith("actnorm")}
-        found |= _standardizing(1, (self._conv1(parameters | found, kept) for kept in batches))
-        hidden = (tf.nn.relu(self._conv1(parameters | found, kept)) for kept in batches)
-        return found | _standardizing(2, (self._conv2(parameters | found, values) for values in hidden))
+        padded = [with_edge_channel(batch) for batch in batches]
+        first, second = self._first_kernel(parameters), self._second_kernel(parameters)
+        found = _standardizing(1, (conv2d(values, first, "VALID") for values in padded))
+        scale = tf.exp(LOG_SCALE_FACTOR * found["actnorm1_log_scale"])
+        kernel, bias = first * scale, found["actnorm1_shift"] * scale
+        hidden = (_conv_relu(values, kernel, bias) for values in padded)
+        return found | _standardizing(2, (conv2d(values, second, "VALID") for values in hidden))
 
-    def _conv1(self, parameters, kept):
+    def _first_kernel(self, parameters):
         # The input is narrow, so the edge channel is appended to it: adding what it contributes to the wide
         # result would be one more pass, and would part the convolution from its bias and ReLU.
-        edge = parameters["conv1_edge"][:, :, tf.newaxis, :]
-        kernel = tf.concat([parameters["conv1_kernel"], edge], axis=2)
-        return _conv_actnorm(with_edge_channel(kept), kernel, *_actnorm_of(1, parameters))
+        return tf.concat([parameters["conv1_kernel"], tf.expand_dims(parameters["conv1_edge"], 2)], axis=2)
 
-    def _conv2(self, parameters, hidden):
-        kernel = parameters["conv2_kernel"][tf.newaxis, tf.newaxis]
-        return _conv_actnorm(hidden, kernel, *_actnorm_of(2, parameters))
+    def _second_kernel(self, parameters):
+        # Indexing with new axes would say the same, but its gradient copies.
+        return tf.reshape(parameters["conv2_kernel"], [1, 1, self.width, self.width])
+
+
+def _layers(padded, kernel1, bias1, kernel2, bias2, kernel3):
+    """(what the three convolutions make, [the two hidden layers]); fused kernels of TensorFlow where it has them."""
+    hidden1 = _conv_relu(padded, kernel1, bias1)
+    hidden2 = _conv_relu(hidden1, kernel2, bias2)
+    return conv2d(hidden2, kernel3, "SAME"), [hidden1, hidden2]
+
+
+def _layers_backward(inputs, hidden, dresult):
+    padded, kernel1, bias1, kernel2, bias2, kernel3 = inputs
+    hidden1, hidden2 = hidden
+    dhidden, dkernel3 = pullback(lambda values, kernel: conv2d(values, kernel, "SAME"), [hidden2, kernel3], dresult)
+    dhidden, dkernel2, dbias2 = pullback(_conv_bias, [hidden1, kernel2, bias2], _relu_gradient(hidden2, dhidden))
+    dpadded, dkernel1, dbias1 = pullback(_conv_bias, [padded, kernel1, bias1], _relu_gradient(hidden1, dhidden))
+    return dpadded, dkernel1, dbias1, dkernel2, dbias2, dkernel3
+
+
+def _conv_bias(images, kernel, bias):
+    return tf.nn.bias_add(conv2d(images, kernel, "VALID"), bias)
+
+
+def _conv_relu(images, kernel, bias):
+    return tf.nn.relu(_conv_bias(images, kernel, bias))
+
+
+def _relu_gradient(result, dresult):
+    """Of what entered a ReLU, from what it gave."""
+    return tf.raw_ops.ReluGrad(gradients=dresult, features=result)
 
 
 ZERO_CONV_NAMES = ("kernel", "edge", "bias", "log_scale")
@@ -178,7 +229,7 @@ def edge_map(edge, height, width):
         edge: [3, 3, out], the kernel's slice for the edge channel.
     """
     ring = _ring(height, width, edge.dtype)
-    return conv2d(ring[tf.newaxis], edge[:, :, tf.newaxis, :], "VALID")[0]
+    return conv2d(ring[tf.newaxis], tf.expand_dims(edge, 2), "VALID")[0]
 
 
 def conv2d(images, kernel, padding):
@@ -196,20 +247,6 @@ _AROUND = [[1, 1], [1, 1]]
 def _ring(height, width, dtype):
     """The edge channel, [height+2, width+2, 1]."""
     return tf.pad(tf.zeros([height, width, 1], dtype), _AROUND + [[0, 0]], constant_values=1)
-
-
-def _conv_actnorm(images, kernel, shift, log_scale):
-    """(conv(images) + shift) * exp(3 log_scale), unpadded; the scale is multiplied into kernel and shift.
-
-    With the ReLU that follows, convolution and bias are one fused kernel of TensorFlow.
-    """
-    scale = tf.exp(LOG_SCALE_FACTOR * log_scale)
-    result = conv2d(images, tf.cast(kernel * scale, images.dtype), "VALID")
-    return tf.nn.bias_add(result, tf.cast(shift * scale, images.dtype))
-
-
-def _actnorm_of(index, parameters):
-    return parameters[f"actnorm{index}_shift"], parameters[f"actnorm{index}_log_scale"]
 
 
 def _standardizing(index, batches):

@@ -78,37 +78,35 @@ class Optimizer(tf.Module):
         tf.cond(is_finite, lambda: self._update(gradients), lambda: None)
 
     def _update(self, gradients):
-        step = tf.cast(self.steps + 1, tf.float32)
-        rate = self.learning_rate_of_next_step()
-        decay = tf.minimum(self._ema_decay, (1.0 + step) / (10.0 + step))
+        settings = {dtype: self._settings(dtype) for dtype in {v.dtype for v in self._variables}}
         for slots in zip(self._variables, self._first, self._second, self.averages, gradients, strict=True):
-            self._update_one(*slots, step, rate, decay)
+            if slots[-1] is not None:
+                self._update_one(*slots, *settings[slots[0].dtype])
         # The handle is this replica's copy; every replica adds the same.
         tf.raw_ops.AssignAddVariableOp(resource=self.steps.handle, value=tf.constant(1, tf.int64))
 
-    def _update_one(self, variable, first, second, average, gradient, step, rate, decay):
-        if gradient is None:
-            return
-        step, rate, decay = (tf.cast(value, variable.dtype) for value in (step, rate, decay))
-        beta_1, beta_2 = (tf.constant(value, variable.dtype) for value in (self._beta_1, self._beta_2))
-        shared = {
-            "var": variable.handle,
-            "m": first.handle,
-            "v": second.handle,
+    def _settings(self, dtype):
+        """(the kernel's numbers of this step by name, 1 - decay of the moving average), [] of `dtype`."""
+        step = tf.cast(self.steps + 1, tf.float32)
+        decay = tf.cast(tf.minimum(self._ema_decay, (1.0 + step) / (10.0 + step)), dtype)
+        step = tf.cast(step, dtype)
+        beta_1, beta_2 = (tf.constant(value, dtype) for value in (self._beta_1, self._beta_2))
+        numbers = {
             "beta1_power": beta_1**step,
-            "lr": rate,
+            "lr": tf.cast(self.learning_rate_of_next_step(), dtype),
             "beta1": beta_1,
             "beta2": beta_2,
-            "epsilon": tf.constant(self._epsilon, variable.dtype),
-            "grad": gradient,
+            "epsilon": tf.constant(self._epsilon, dtype),
         }
-        if self._kind == "adamax":
-            tf.raw_ops.ResourceApplyAdaMax(**shared)
-        else:
-            tf.raw_ops.ResourceApplyAdam(**shared, beta2_power=beta_2**step)
+        if self._kind == "adam":
+            numbers["beta2_power"] = beta_2**step
+        return numbers, 1 - decay
+
+    def _update_one(self, variable, first, second, average, gradient, numbers, rest):
+        kernel = tf.raw_ops.ResourceApplyAdam if self._kind == "adam" else tf.raw_ops.ResourceApplyAdaMax
+        kernel(var=variable.handle, m=first.handle, v=second.handle, grad=gradient, **numbers)
         # average -= (1 - decay) * (average - variable), fused as a step of gradient descent.
-        difference = average - variable
-        tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=1 - decay, delta=difference)
+        tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=rest, delta=average - variable)
 
 
 def _slot(variable, value, kind):

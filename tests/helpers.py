@@ -59,9 +59,9 @@ class CountingNetwork(OpenAINetwork):
 
     evaluations = 0
 
-    def output(self, parameters, kept):
+    def output(self, parameters, kept, memory=None):
         self.evaluations += 1
-        return super().output(parameters, kept)
+        return super().output(parameters, kept, memory)
 
 
 def graph_size(concrete):
@@ -81,15 +81,28 @@ def graph_size(concrete):
 
 
 def count_operations(concrete, operation):
-    """How often `operation` occurs in what a concrete function runs: a loop's body counts once."""
-    graph = concrete.graph.as_graph_def()
-    library = {function.signature.name: function.node_def for function in graph.library.function}
+    """How often `operation` occurs in what a concrete function runs: what no result needs does not count.
 
-    def count(nodes):
-        total = 0
-        for node in nodes:
-            called = [node.op, *(attribute.func.name for attribute in node.attr.values())]
-            total += (node.op == operation) + sum(count(library[name]) for name in called if name in library)
+    A loop's body counts once.
+    """
+    graph = concrete.graph.as_graph_def()
+    library = {function.signature.name: function for function in graph.library.function}
+
+    def count(nodes, roots):
+        by_name = {node.name: node for node in nodes}
+        total, seen, waiting = 0, set(), list(roots)
+        while waiting:
+            name = waiting.pop().removeprefix("^").split(":")[0]
+            if name in seen or name not in by_name:
+                continue
+            seen.add(name)
+            node = by_name[name]
+            waiting += node.input
+            total += node.op == operation
+            for called in (node.op, *(attribute.func.name for attribute in node.attr.values())):
+                if called in library:
+                    function = library[called]
+                    total += count(function.node_def, [*function.ret.values(), *function.control_ret.values()])
         return total
 
-    return count(graph.node)
+    return count(graph.node, [op.name for op in (*(t.op for t in concrete.outputs), *concrete.graph.control_outputs)])

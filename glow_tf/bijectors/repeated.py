@@ -7,6 +7,7 @@ of `flax.linen.scan`.
 import tensorflow as tf
 
 from glow_tf.bijectors.base import OneSweepBijector
+from glow_tf.bijectors.memory import Recorder, Replay, pullback
 
 BACKPROP_MODES = ("stored", "recompute", "reversible")
 
@@ -19,9 +20,10 @@ class Repeated(OneSweepBijector):
     log-det: the sum over the steps, shape [...], nats
 
     Args:
-        step: {name: tensor} -> a OneSweepBijector that keeps the event shape; the tensors are those of
+        step: ({name: tensor}, memory) -> a OneSweepBijector that keeps the event shape; the tensors are those of
             `parameters` without their leading axis. It hands them on as they are: what is computed from
-            them belongs into the bijector's own methods or into `prepare`, where gradients see it.
+            them belongs into the bijector's own methods or into `prepare`, where gradients see it. `memory` is for
+            what the bijector computes at most cost (see `bijectors.memory`), or None.
         parameters: {name: variable or tensor [K, ...]}.
         num_steps: K.
         prepare: called once a sweep, outside the loop, on {name: tensor [K, ...]} and the directions that
@@ -29,8 +31,10 @@ class Repeated(OneSweepBijector):
             leading axis, is what is sliced. For what is cheaper for all K at once, such as a matrix from
             its factors. None: the identity.
         backprop: how the backward pass gets what it needs; the results are equal.
-            "stored": ordinary autodiff; memory grows with K times what a step computes.
-            "recompute": keeps each step's input, only as large as the image, and runs one step again
+            "stored": keeps each step's input and what the step gives to its memory, and runs the rest of one step
+            again at a time; nearly nothing is computed twice, and memory grows with K times what is kept, even where
+            no gradient is asked for.
+            "recompute": keeps each step's input, only as large as the image, and runs one whole step again
             at a time; exact, a third more arithmetic.
             "reversible": keeps nothing and rebuilds each step's input from its output (inverse sweeps; a
             forward sweep recomputes instead); the rebuilt input carries the round trip's rounding error.
@@ -39,7 +43,7 @@ class Repeated(OneSweepBijector):
         ValueError: if `backprop` is none of these or the parameters' leading axes are not `num_steps`.
     """
 
-    def __init__(self, step, parameters, num_steps, prepare=None, backprop="stored", dtype=tf.float32, name="repeated"):
+    def __init__(self, step, parameters, num_steps, prepare=None, backprop="recompute", dtype=tf.float32, name="repeated"):
         if backprop not in BACKPROP_MODES:
             raise ValueError(f"backprop is {backprop!r}; it can be {', '.join(BACKPROP_MODES)}")
         for key, value in parameters.items():
@@ -66,15 +70,13 @@ class Repeated(OneSweepBijector):
             directions = ("inverse", "forward") if reversible else ("inverse",) if inverse else ("forward",)
             stacked = self.prepare(stacked, directions)
         loop = _Loop(self.step, self.num_steps, inverse, list(stacked))
-        if self.backprop == "stored":
-            return loop.run_stored(values, *stacked.values())
         if reversible:
             return loop.run_reversible(values, *stacked.values())
-        return loop.run_recompute(values, *stacked.values())
+        return loop.run_keeping(values, *stacked.values(), remembers=self.backprop == "stored")
 
 
 class _Loop:
-    """The K turns of one direction, and the three ways back through them.
+    """The K turns of one direction, and the ways back through them.
 
     Args:
         step, num_steps: as in `Repeated`.
@@ -88,31 +90,34 @@ class _Loop:
         self.inverse = inverse
         self.names = names
 
-    def run_stored(self, values, *stacked):
-        # Arrays of K elements: autodiff through `tensor[k]` would add up a gradient of all K slices a turn.
-        arrays = [
-            tf.TensorArray(t.dtype, self.num_steps, element_shape=t.shape[1:], clear_after_read=False).unstack(t)
-            for t in stacked
-        ]
-        return self._run(values, lambda k: [array.read(k) for array in arrays])
+    def run_keeping(self, values, *stacked, remembers):
+        """With each step's input kept for the way back, and where `remembers` what the steps give to their memory."""
+        specs = self._specs_of_kept(values, stacked) if remembers else []
 
-    def run_recompute(self, values, *stacked):
         @tf.custom_gradient
         def run(values, *stacked):
             # Not cleared when read: a persistent tape may ask for gradients more than once.
-            inputs = tf.TensorArray(
-                values.dtype, self.num_steps, element_shape=values.shape, clear_after_read=False
-            )
-            result, log_det, inputs = self._run(values, lambda k: [t[k] for t in stacked], inputs)
+            arrays = [
+                tf.TensorArray(spec.dtype, self.num_steps, element_shape=spec.shape, clear_after_read=False)
+                for spec in (values, *tf.nest.flatten(specs))
+            ]
+
+            def turn(k, values):
+                memory = Recorder() if remembers else None
+                result = self._apply(values, [t[k] for t in stacked], memory)
+                return result, [values, *tf.nest.flatten(memory.kept if remembers else [])]
+
+            result, log_det, arrays = self._run(values, turn, arrays)
 
             def gradient(dresult, dlog_det):
                 def back_one(k, carried, dvalues, slices):
-                    x = inputs.read(k)
-                    with tf.GradientTape(watch_accessed_variables=False) as tape:
-                        watched = _differentiable(slices)
-                        tape.watch([x, *watched])
-                        y, step_log_det = self._apply(x, slices)
-                    dx, *dslices = tape.gradient([y, step_log_det], [x, *watched], output_gradients=[dvalues, dlog_det])
+                    x, *kept = (array.read(k) for array in arrays)
+                    memory = Replay(tf.nest.pack_sequence_as(specs, kept)) if remembers else None
+                    dx, *dslices = pullback(
+                        lambda x, *watched: self._apply(x, _filled_in(slices, watched), memory),
+                        [x, *_differentiable(slices)],
+                        [dvalues, dlog_det],
+                    )
                     return carried, dx, dslices
 
                 nothing = tf.zeros([], values.dtype)
@@ -122,14 +127,28 @@ class _Loop:
 
         return run(values, *stacked)
 
+    def _specs_of_kept(self, values, stacked):
+        """The shapes of what one step gives to its memory, nested as `Recorder.kept`, by tracing it once aside."""
+        found = []
+
+        def look(values, *slices):
+            memory = Recorder()
+            result = self._apply(values, slices, memory)
+            found.extend(tf.nest.map_structure(tf.type_spec_from_value, memory.kept))
+            return result
+
+        slices = [tf.TensorSpec(t.shape[1:], t.dtype) for t in stacked]
+        tf.function(look, autograph=False).get_concrete_function(tf.TensorSpec(values.shape, values.dtype), *slices)
+        return found
+
     def run_reversible(self, values, *stacked):
         @tf.custom_gradient
         def run(values, *stacked):
-            result, log_det = self._run(values, lambda k: [t[k] for t in stacked])
+            result, log_det, _ = self._run(values, lambda k, values: (self._apply(values, [t[k] for t in stacked]), []))
 
             def gradient(dresult, dlog_det):
                 def back_one(_, y, dvalues, slices):
-                    step = self.step(dict(zip(self.names, slices, strict=True)))
+                    step = self.step(dict(zip(self.names, slices, strict=True)), None)
                     return step.inverse_backward(y, dvalues, dlog_det, _differentiable(slices))
 
                 return self._run_back(back_one, result, dresult, stacked)
@@ -138,23 +157,30 @@ class _Loop:
 
         return run(values, *stacked)
 
-    def _run(self, values, slices_of, inputs=None):
-        """All turns: (values, log-det), and the array of the turns' inputs where one is given to fill."""
+    def _run(self, values, apply, arrays=()):
+        """All turns: (values, log-det, arrays).
 
-        def turn(i, values, log_det, *inputs):
+        Args:
+            apply: (k, values) -> ((values, log-det), [what to write into each of `arrays`]).
+            arrays: TensorArrays of K elements.
+        """
+
+        def turn(i, values, log_det, arrays):
             k = self._step_of_turn(i)
-            inputs = [array.write(k, values) for array in inputs]
-            new_values, step_log_det = self._apply(values, slices_of(k))
+            (new_values, step_log_det), kept = apply(k, values)
             new_values.set_shape(values.shape)
-            return i + 1, new_values, log_det + step_log_det, *inputs
+            arrays = [array.write(k, tensor) for array, tensor in zip(arrays, kept, strict=True)]
+            return i + 1, new_values, log_det + step_log_det, arrays
 
         zeros = tf.zeros(tf.shape(values)[:-3], values.dtype)
-        state = (tf.constant(0), values, zeros, *([] if inputs is None else [inputs]))
-        _, *results = tf.while_loop(
-            lambda i, *_: i < self.num_steps, turn, state, maximum_iterations=self.num_steps
+        _, values, log_det, arrays = tf.while_loop(
+            lambda i, *_: i < self.num_steps,
+            turn,
+            (tf.constant(0), values, zeros, list(arrays)),
+            maximum_iterations=self.num_steps,
         )
-        results[1].set_shape(values.shape[:-3])
-        return tuple(results)
+        log_det.set_shape(values.shape[:-3])
+        return values, log_det, arrays
 
     def _run_back(self, back_one, carried, dvalues, stacked):
         """The turns in reverse: the gradients of the values and of every stacked tensor.
@@ -189,10 +215,16 @@ class _Loop:
     def _step_of_turn(self, i):
         return i if self.inverse else self.num_steps - 1 - i
 
-    def _apply(self, values, slices):
-        step = self.step(dict(zip(self.names, slices, strict=True)))
+    def _apply(self, values, slices, memory=None):
+        step = self.step(dict(zip(self.names, slices, strict=True)), memory)
         return step.inverse_and_log_det(values) if self.inverse else step.forward_and_log_det(values)
 
 
 def _differentiable(tensors):
     return [t for t in tensors if t.dtype.is_floating]
+
+
+def _filled_in(tensors, differentiable):
+    """The tensors, with these in the places of the differentiable ones."""
+    following = iter(differentiable)
+    return [next(following) if t.dtype.is_floating else t for t in tensors]

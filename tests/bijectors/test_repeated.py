@@ -84,7 +84,7 @@ def test_gradients_may_be_asked_for_twice(backprop, rng):
 def test_plain_tensors_and_no_preparation(backprop):
     shift, log_scale = tf.constant([[1.0], [2.0], [-4.0]]), tf.math.log([[2.0], [3.0], [0.5]])
     repeated = Repeated(
-        lambda p: ActNorm(p["shift"], p["log_scale"]),
+        lambda p, memory: ActNorm(p["shift"], p["log_scale"]),
         {"shift": shift, "log_scale": log_scale},
         num_steps=3,
         backprop=backprop,
@@ -98,9 +98,9 @@ def test_plain_tensors_and_no_preparation(backprop):
 
 def test_a_wrong_leading_axis_is_an_error():
     with pytest.raises(ValueError, match="parameter shift holds 3 steps, not 2"):
-        Repeated(lambda p: ActNorm(p["shift"], p["shift"]), {"shift": tf.zeros([3, 1])}, num_steps=2)
+        Repeated(lambda p, memory: ActNorm(p["shift"], p["shift"]), {"shift": tf.zeros([3, 1])}, num_steps=2)
 
 
 def test_an_unknown_way_back_is_an_error():
     with pytest.raises(ValueError, match="backprop is 'cheap'; it can be stored, recompute, reversible"):
-        Repeated(lambda p: ActNorm(p["shift"], p["shift"]), {"shift": tf.zeros([2, 1])}, 2, backprop="cheap")
+        Repeated(lambda p, memory: ActNorm(p["shift"], p["shift"]), {"shift": tf.zeros([2, 1])}, 2, backprop="cheap")

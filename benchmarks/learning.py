@@ -1,0 +1,112 @@
+"""Learning at equal work: bits/dim of photographs after so many steps, beside other Glows.
+
+    python3 benchmarks/learning.py --photographs ../shared/data/cifar10_jpeg.tar.xz --only glow_tf,normflows,tfb.Glow
+
+L=3, K=8, width 64, affine couplings, 1x1 convolutions, batch 64, Adam at one rate, no warm-up; all start from the
+same batch and see the same batches. Scored on the same test photographs with the weights as they are, and where an
+implementation keeps one with their moving average. One after the other, each in a process of its own; seconds, on the
+clock and of the processor, are those of the training steps after the first, so that what is compared at equal time is
+learning and not start-up. Needs what `compare.py` needs.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import compare
+
+LEVELS, STEPS_A_LEVEL, WIDTH, BATCH = 3, 8, 64, 64
+
+
+def photographs(path, train, test, file):
+    """Writes {train, test: uint8 [N, 32, 32, 3]}, drawn with a fixed seed, as an .npz file."""
+    from ablation import unpacked
+
+    from glow_tf import data
+
+    with tempfile.TemporaryDirectory() as folder:
+        images = data.load(unpacked(path, folder), image_size=32)
+        np.savez(file, train=images.train.take(train, seed=0)[0], test=images.test.take(test, seed=0)[0])
+
+
+def learn(name, file, seed, steps, points, learning_rate):
+    """The child: prints a JSON list, a row of the table but for its first two columns, at each point."""
+    with np.load(file) as arrays:
+        train, test = arrays["train"], arrays["test"]
+    order = np.random.default_rng(seed)
+
+    def batches():
+        while True:
+            for rows in order.permutation(len(train))[: len(train) // BATCH * BATCH].reshape(-1, BATCH):
+                yield train[rows]
+
+    following = batches()
+    first = next(following)
+    model = compare.IMPLEMENTATIONS[name](
+        LEVELS, STEPS_A_LEVEL, WIDTH, first, learning_rate=learning_rate, seed=seed
+    )
+
+    def bits():
+        found = np.concatenate([model.score(test[i : i + BATCH]) for i in range(0, len(test), BATCH)])
+        return [f"{found.mean():.4f}", f"{found.std() / len(found) ** 0.5:.4f}"]
+
+    seconds = np.zeros(2)
+    for step in range(1, steps + 1):
+        start = np.array([time.perf_counter(), time.process_time()])
+        model.step(first if step == 1 else next(following))
+        if step > 1:
+            seconds += np.array([time.perf_counter(), time.process_time()]) - start
+        if step % (steps // points) == 0:
+            averaged = ""
+            if hasattr(model, "trainer"):
+                with model.trainer.averaged():
+                    averaged = bits()[0]
+            print(json.dumps([step, *bits(), averaged, *(f"{s:.0f}" for s in seconds)]), flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photographs", help="a folder of images, or a tar of one")
+    parser.add_argument("--only", default="glow_tf,normflows,tfb.Glow", help="comma-separated")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--points", type=int, default=3)
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--train_images", type=int, default=10_000)
+    parser.add_argument("--test_images", type=int, default=1_000)
+    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        name, file, seed = options.work
+        learn(name, file, int(seed), options.steps, options.points, options.learning_rate)
+        return
+    if not options.photographs:
+        parser.error("name the images with --photographs")
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "photographs.npz")
+        photographs(options.photographs, options.train_images, options.test_images, file)
+        print("| | seed | step | bits/dim | standard error | averaged weights | s | CPU s |")
+        print("|" + "---|" * 8, flush=True)
+        for seed in range(options.seeds):
+            for name in options.only.split(","):
+                command = [sys.executable, "-W", "ignore", os.path.abspath(__file__), "--work", name, file, str(seed)]
+                command += ["--steps", str(options.steps), "--points", str(options.points)]
+                command += ["--learning_rate", str(options.learning_rate)]
+                process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                for line in process.stdout:
+                    print("| " + " | ".join(map(str, [name, seed, *json.loads(line)])) + " |", flush=True)
+                if process.wait():
+                    raise RuntimeError(f"{name} failed; run it alone to see why: {' '.join(command)}")
+
+
+if __name__ == "__main__":
+    main()
