@@ -1,9 +1,11 @@
 """The command that draws: wrong input is one line, and the modes of a model are an image, too."""
 
+import numpy as np
 import pytest
 from commands import run_many
 from helpers import make_glow
 from PIL import Image
+from prepared import pictures, prepare
 
 WRONG = {
     "--temp -1": "--temp is -1.0; it must be from 0 to 100, 0.7 is usual",
@@ -68,6 +70,10 @@ MODES = {
     ),
     "--mode attribute --direction new/d.npy --images a.png --gif --steps 3 --out q.png": ("1 images at", "q.gif"),
     "--mode attribute --csv table.csv --attribute dark --images a.png --steps 3 --out c.png": ("1 images at", "c.png"),
+    "--mode attribute --dataset faces --data_dir . --attribute Smiling --images a.png --steps 3 --out f.png": (
+        "the direction: 4 images with the attribute, 8 without",
+        "f.png",
+    ),
     "--mode levels --n 1 --steps 3 --out l.png": ("one level drawn anew in each row", "l.png"),
     "--mode pca --components 2 --steps 3 --out pca.png": ("2 components", "pca-scatter.png"),
 }
@@ -88,6 +94,10 @@ WRONG_MODES = {
     "--mode attribute --csv table.csv": "--attribute NAME",
     "--mode attribute --csv table.csv --attribute light": "table.csv has no column 'light'; it has dark",
     "--mode attribute --csv missing.csv --attribute x": "missing.csv does not exist",
+    "--mode attribute --attribute dark": "'digits' has no attributes: it is no data set of tensorflow_datasets",
+    "--mode attribute --dataset faces --data_dir . --attribute Hat": "it has attributes/Smiling",
+    "--mode attribute --dataset celeb_a --data_dir . --attribute Smiling --nodownload": "tfds build celeb_a",
+    "--mode attribute --attribute dark --positive x": "--positive and --attribute each say what the attribute is",
     "--mode attribute --direction table.csv": "table.csv is no direction",
     "--mode attribute --direction new/d.npy --strength nan": "--strength is nan",
     "--weights plain.h5 --mode pca": "name the data with --dataset",
@@ -105,6 +115,9 @@ def modes(tmp_path_factory):
     for name, grey in (("a.png", 60), ("b.png", 200)):
         Image.new("L", (12, 12), grey).save(folder / name)
     (folder / "table.csv").write_text("image,dark\na.png,1\nb.png,-1\n")
+    smiles = {"attributes": {"Smiling": (np.bool_, [number % 3 == 0 for number in range(12)])}}
+    splits = {"train": pictures(12, (9, 8, 3)), "test": pictures(1, (9, 8, 3))}
+    prepare(folder, "faces", "1.0.0", splits, num_classes=0, extra=smiles)
     lines = [*MODES, *WRONG_MODES]
     commands = [(line if "--weights" in line else f"--weights classes.h5 {line}").split() for line in lines]
     return folder, dict(zip(lines, run_many("sample", commands, folder), strict=True))
