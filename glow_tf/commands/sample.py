@@ -69,6 +69,8 @@ def main(arguments):
         raise InputError(f"--temp is {FLAGS.temp}; it must be from 0 to 100, 0.7 is usual")
     if not -1000 <= FLAGS.strength <= 1000:
         raise InputError(f"--strength is {FLAGS.strength}; it must be from -1000 to 1000, 1 is usual")
+    if FLAGS.gif and (FLAGS.out or "").endswith(".gif"):
+        raise InputError(f"--out is {FLAGS.out}; it names the PNG, the animation gets the same name with .gif")
     path, why = pretrained.find(FLAGS.weights, defaults.RUNS)
     command_line.import_tensorflow()
     from glow_tf import pictures
