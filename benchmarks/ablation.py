@@ -1,5 +1,7 @@
 """The paper's comparison: reverse, shuffle and 1x1 permutations under additive and affine coupling, equal steps.
 
+Beside them the last of these models with RealNVP's logit of the pixels instead of the paper's scaling.
+
     python3 benchmarks/ablation.py --photographs ../shared/data/cifar10_jpeg.tar.xz --steps 200 --out ablation.png
 
 Prints a table and draws the bits/dim of the test images against the steps. The paper's order (its figure 3):
@@ -35,6 +37,10 @@ flags.DEFINE_string("out", "ablation.png", "The plot.")
 PERMUTATIONS = ("reverse", "shuffle", "conv1x1")
 COUPLINGS = ("additive", "affine")
 
+# (coupling, permutation, pixels) of each model.
+MODELS = [(coupling, permutation, "scale") for coupling in COUPLINGS for permutation in PERMUTATIONS]
+MODELS.append(("affine", "conv1x1", "logit"))
+
 # Tests along the way.
 POINTS = 8
 
@@ -48,17 +54,18 @@ def main(_):
     with tempfile.TemporaryDirectory() as folder:
         images = data.load(unpacked(FLAGS.photographs, folder), image_size=FLAGS.img_size)
     curves = {}
-    for coupling in COUPLINGS:
-        for permutation in PERMUTATIONS:
-            start = time.monotonic()
-            runs = np.array([curve(images, coupling, permutation, seed) for seed in range(FLAGS.seeds)])
-            curves[f"{permutation}, {coupling}"] = runs.mean(axis=0)
-            spread = f" +- {runs[:, -1, 1].std(ddof=1):.4f}" if FLAGS.seeds > 1 else ""
-            print(
-                f"{coupling:>8}  {permutation:>8}  {runs[:, -1, 1].mean():.4f}{spread} bits/dim after {FLAGS.steps} "
-                f"steps  ({time.monotonic() - start:.0f} s)",
-                flush=True,
-            )
+    for model in MODELS:
+        wall, cpu = time.monotonic(), time.process_time()
+        runs = np.array([curve(images, *model, seed) for seed in range(FLAGS.seeds)])
+        coupling, permutation, pixels = model
+        curves[f"{permutation}, {coupling}" + (", logit" if pixels == "logit" else "")] = runs.mean(axis=0)
+        spread = f" +- {runs[:, -1, 1].std(ddof=1):.4f}" if FLAGS.seeds > 1 else ""
+        wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+        print(
+            f"{coupling:>8}  {permutation:>8}  {pixels}  {runs[:, -1, 1].mean():.4f}{spread} bits/dim after "
+            f"{FLAGS.steps} steps  ({wall:.0f} s, {cpu:.0f} s of CPU)",
+            flush=True,
+        )
     plot(curves)
     print(FLAGS.out)
 
@@ -74,7 +81,7 @@ def unpacked(path, folder):
     return inside[0] if len(inside) == 1 else folder
 
 
-def curve(images, coupling, permutation, seed):
+def curve(images, coupling, permutation, pixels, seed):
     """[(step, bits/dim of the test images with averaged weights), ...] of one training."""
     from glow_tf import evaluation
     from glow_tf.config import GlowConfig
@@ -82,7 +89,13 @@ def curve(images, coupling, permutation, seed):
     from glow_tf.training import INITIAL_IMAGES, Trainer
 
     config = GlowConfig(
-        images.image_shape, FLAGS.l_glow, FLAGS.k_glow, FLAGS.width, coupling=coupling, permutation=permutation
+        images.image_shape,
+        FLAGS.l_glow,
+        FLAGS.k_glow,
+        FLAGS.width,
+        coupling=coupling,
+        permutation=permutation,
+        pixels=pixels,
     )
     trainer = Trainer(
         Glow(config, seed=seed), batch_size=FLAGS.batch_size, warmup_steps=FLAGS.steps // 20, ema_decay=0.98, seed=seed

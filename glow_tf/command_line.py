@@ -105,7 +105,8 @@ def _fail(error, status=2):
     if isinstance(error, MemoryError):
         error = "out of memory; a smaller --batch_size or --img_size needs less"
     elif isinstance(error, OSError):
-        error = f"{error.filename}: {error.strerror}"
+        # Of a rename the second name is the one that was given.
+        error = f"{error.filename2 or error.filename}: {error.strerror}"
     print("error: " + " ".join(str(error).split()), file=sys.stderr)
     sys.exit(status)
 

@@ -6,8 +6,10 @@ The order of the training images is a pure function of (seed, epoch), so a run r
 state, and the batches of all shards together do not depend on their number.
 """
 
+import contextlib
 import dataclasses
 import difflib
+import functools
 import math
 import os
 import re
@@ -252,6 +254,50 @@ def load(
     return _load_folder(name, size, channels or 3, folder_rules)
 
 
+def load_attribute(
+    name: str,
+    attribute: str,
+    count: int,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    download: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(training images with an attribute, those without it), at most `count` of each, of a TFDS data set.
+
+    An attribute is a feature of one boolean or integer an image, such as celeb_a's `attributes/Smiling`: True or 1
+    is with it, False, 0 or -1 without it, images of other values are neither. The images are those of `load`; only
+    those returned are decoded.
+
+    Args:
+        attribute: the feature's path, or its last part where no other feature ends so.
+    Raises:
+        InputError: as `load`, and if there is no such attribute or it does not divide the images.
+    """
+    size = _checked_size(image_size)
+    builder = None if name == "digits" else _tfds_builder(name, data_dir)
+    if builder is None:
+        raise InputError(f"{name!r} has no attributes: it is no data set of tensorflow_datasets")
+    path = _attribute_path(name, builder.info.features, attribute)
+    source = _tfds_source(name, builder, size, channels, download)
+    split, _ = next(_splits(name, builder))
+    examples = source.encoded(split, also=path)
+
+    def value_of(example):
+        return tf.cast(functools.reduce(lambda inner, key: inner[key], path, example), tf.int32)
+
+    def is_without(example):
+        return (value_of(example) == 0) | (value_of(example) == -1)
+
+    having = _decoded(name, source, examples.filter(lambda example: value_of(example) == 1).take(count))
+    lacking = _decoded(name, source, examples.filter(is_without).take(count))
+    for values, images in (("1", having), ("0 or -1", lacking)):
+        if not len(images):
+            raise InputError(f"{'/'.join(path)!r} of {name!r} is {values} for no image; both kinds are needed")
+    return having, lacking
+
+
 def fit_image(image: tf.Tensor, image_size: tuple[int, int], channels: int) -> tf.Tensor:
     """Brings one uint8 image [h, w, c] to [H, W, channels]; identity if it fits.
 
@@ -447,11 +493,19 @@ class _TfdsSource:
     channels: int
     has_labels: bool
 
-    def encoded(self, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
-        """Examples {"image": encoded bytes, "label": int64} in fixed order, or shuffled by a seed."""
+    def encoded(
+        self, split: str, shuffle_seed: int | None = None, also: tuple[str, ...] | None = None
+    ) -> tf.data.Dataset:
+        """Examples {"image": encoded bytes, "label": int64} in fixed order, or shuffled by a seed.
+
+        Args:
+            also: the path of another feature to read, such as ("attributes", "Smiling").
+        """
         import tensorflow_datasets as tfds
 
         features = {"image": True, "label": True} if self.has_labels else {"image": True}
+        if also is not None:
+            features |= functools.reduce(lambda inner, key: {key: inner}, reversed(also), True)
         decoders = tfds.decode.PartialDecoding(features, decoders={"image": tfds.decode.SkipDecoding()})
         shuffles = shuffle_seed is not None
         read_config = tfds.ReadConfig(try_autocache=False, shuffle_seed=shuffle_seed)
@@ -503,6 +557,16 @@ def _unknown_name_message(name: str) -> str:
 def _load_tfds(
     name: str, builder, image_size: tuple[int, int] | None, channels: int | None, download: bool
 ) -> ImageData:
+    source = _tfds_source(name, builder, image_size, channels, download)
+    train, test = (_read_split(name, source, *split) for split in _splits(name, builder))
+    shape = (*source.image_size, source.channels)
+    return ImageData(name, train, test, shape, _class_names(builder.info.features), _is_flippable(name))
+
+
+def _tfds_source(
+    name: str, builder, image_size: tuple[int, int] | None, channels: int | None, download: bool
+) -> _TfdsSource:
+    """The prepared set; InputError where it is not there, or has no images of that kind."""
     features = builder.info.features
     height, width, own_channels = _image_feature_shape(name, features)
     if image_size is None and None in (height, width):
@@ -513,10 +577,7 @@ def _load_tfds(
         raise InputError(f"{name!r} has {own_channels} channels, of which {channels} cannot be made")
     _prepare(name, builder, download)
     _announce_crop(name, (height, width), size)
-    class_names = _class_names(features)
-    source = _TfdsSource(builder, size, channels, bool(class_names))
-    train, test = (_read_split(name, source, *split) for split in _splits(name, builder))
-    return ImageData(name, train, test, (*size, channels), class_names, _is_flippable(name))
+    return _TfdsSource(builder, size, channels, bool(_class_names(features)))
 
 
 def _image_feature_shape(name: str, features) -> tuple[int | None, int | None, int]:
@@ -545,6 +606,36 @@ def _feature(features, name: str):
     import tensorflow_datasets as tfds
 
     return features[name] if isinstance(features, tfds.features.FeaturesDict) and name in features else None
+
+
+def _attribute_path(name: str, features, attribute: str) -> tuple[str, ...]:
+    """Where a data set's features hold an attribute."""
+    types = _attribute_types(features)
+    known = sorted(types, key=lambda path: (types[path] != np.bool_, path))
+    if not known:
+        raise InputError(f"{name!r} has no attributes: no feature is one boolean or integer an image")
+    found = [path for path in known if path == attribute] or [
+        path for path in known if path.rsplit("/", 1)[-1] == attribute
+    ]
+    if len(found) != 1:
+        shown = ", ".join((found or known)[:10]) + (", ..." if len(found or known) > 10 else "")
+        count = "more than one" if found else "no"
+        raise InputError(f"{name!r} has {count} attribute {attribute!r}; it has {shown}")
+    return tuple(found[0].split("/"))
+
+
+def _attribute_types(features, path: str = "") -> dict[str, np.dtype]:
+    """{path: type} of the features that can be an attribute: booleans, integers and labels of two classes."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(features, tfds.features.FeaturesDict):
+        inner = [_attribute_types(features[key], f"{path}/{key}".lstrip("/")) for key in features]
+        return functools.reduce(dict.__or__, inner, {})
+    has_other_labels = isinstance(features, tfds.features.ClassLabel) and features.num_classes != 2
+    if not isinstance(features, tfds.features.Tensor) or features.shape != () or has_other_labels:
+        return {}
+    dtype = np.dtype(features.np_dtype)
+    return {path: dtype} if dtype.kind in "biu" else {}
 
 
 def _announce_crop(name: str, own: tuple[int | None, int | None], size: tuple[int, int]) -> None:
@@ -579,19 +670,33 @@ def _read_split(name: str, source: _TfdsSource, split: str, num_images: int) -> 
         return streamed
     images, labels = np.empty(shape, np.uint8), np.empty(num_images, np.int32)
     stored = 0
-    try:
+    with _naming_damaged_files(name, source):
         for image_batch, label_batch in streamed.batches(256).as_numpy_iterator():
             rows = slice(stored, stored + len(image_batch))
             images[rows], labels[rows] = image_batch, label_batch
             stored += len(image_batch)
+    if stored != num_images:
+        raise InputError(f"{name!r} should have {num_images} images in {split}, but its files hold {stored}")
+    return Split(images, labels)
+
+
+def _decoded(name: str, source: _TfdsSource, examples: tf.data.Dataset) -> np.ndarray:
+    """uint8 [N, H, W, C]: the images of encoded examples."""
+    images = [np.zeros((0, *source.image_size, source.channels), np.uint8)]
+    with _naming_damaged_files(name, source):
+        images += [image for image, _ in examples.map(source.decode, tf.data.AUTOTUNE).batch(256).as_numpy_iterator()]
+    return np.concatenate(images)
+
+
+@contextlib.contextmanager
+def _naming_damaged_files(name: str, source: _TfdsSource) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # TFDS and TensorFlow each have their own for a damaged file
         raise InputError(
             f"the files of {name!r} in {str(source.builder.data_path)!r} cannot be read"
             f" ({_first_words(error)}); delete that folder and prepare the data set again"
         ) from error
-    if stored != num_images:
-        raise InputError(f"{name!r} should have {num_images} images in {split}, but its files hold {stored}")
-    return Split(images, labels)
 
 
 def _prepare(name: str, builder, download: bool) -> None:
@@ -604,7 +709,7 @@ def _prepare(name: str, builder, download: bool) -> None:
     """
     import tensorflow_datasets as tfds
 
-    if builder.is_prepared():
+    if _is_prepared(builder):
         return
     archives_at = os.path.join(str(builder.data_dir_root), "downloads", "manual")
     if not _has_archives(builder, archives_at):
@@ -617,6 +722,15 @@ def _prepare(name: str, builder, download: bool) -> None:
         builder.download_and_prepare(download_config=config)
     except Exception as error:  # each data set's code raises what it likes
         raise InputError(f"the data set {name!r} cannot be prepared: {_first_words(error, 600)}") from error
+
+
+def _is_prepared(builder) -> bool:
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # that a folder is missing is for the error to say, once
+    try:
+        return builder.is_prepared()
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _missing_message(name: str, builder, why: str) -> str:

@@ -1,10 +1,13 @@
 """Images into files: grids with a border between the cells, as PNG; sequences as GIF; scatter plots."""
 
+import io
 import math
 import os
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from glow_tf.weights import write_atomically
 
 # Images are enlarged by whole factors until a cell is about this many pixels high, so that small ones can be seen.
 CELL_SIDE = 64
@@ -69,11 +72,7 @@ def to_rgb(image):
 
 def save_png(path, image):
     """Writes uint8 [H, W, C] as PNG, creating its folder; the file is replaced as a whole."""
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    part = f"{path}.tmp-{os.getpid()}"
-    Image.fromarray(to_rgb(np.asarray(image))).save(part, format="PNG")
-    os.replace(part, path)
+    _write(path, Image.fromarray(to_rgb(np.asarray(image))), format="PNG")
 
 
 def save_gif(path, strips, row_names=()):
@@ -85,12 +84,14 @@ def save_gif(path, strips, row_names=()):
     order = [*range(strips.shape[1]), *range(strips.shape[1] - 2, 0, -1)]
     columns = 1 if row_names else None
     frames = [Image.fromarray(to_rgb(grid(strips[:, column], columns, row_names))) for column in order]
+    _write(path, frames[0], format="GIF", save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0)
+
+
+def _write(path, picture, **options):
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    part = f"{path}.tmp-{os.getpid()}"
-    frames[0].save(
-        part, format="GIF", save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0
-    )
-    os.replace(part, path)
+    data = io.BytesIO()
+    picture.save(data, **options)
+    write_atomically(path, data.getvalue())
 
 
 def scatter(points, labels=None, names=(), axis_names=("", ""), side=640):

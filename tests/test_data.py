@@ -11,53 +11,13 @@ import urllib.request
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_datasets as tfds
 from PIL import Image
+from prepared import pictures, prepare
 
 from glow_tf import data, image_folder
 from glow_tf.errors import InputError
 
 PHOTOGRAPHS = pathlib.Path(__file__).parents[2] / "shared" / "data" / "cifar10_jpeg.tar.xz"
-
-
-# Data sets that the tests prepare themselves
-
-
-def pictures(count, shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
-
-
-def prepare(data_dir, name, version, splits, feature_shape=None, num_classes=10, extra=None, config=None):
-    """Writes a TFDS data set to disk without a network, as `tfds build` would.
-
-    Args:
-        splits: {split: uint8 [N, H, W, C], or a list of images}; the label of image i is i % num_classes.
-    """
-
-    class Prepared(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version(version)
-        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)] if config else []
-
-        def _info(self):
-            features = dict(extra or {})
-            if splits["train"] is not None:
-                shape = feature_shape or splits["train"][0].shape
-                features["image"] = tfds.features.Image(shape=shape, encoding_format="png")
-            if num_classes:
-                features["label"] = tfds.features.ClassLabel(num_classes=num_classes)
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-        def _split_generators(self, dl_manager):
-            return {split: self._generate_examples(images) for split, images in splits.items()}
-
-        def _generate_examples(self, images):
-            for number, image in enumerate(images if images is not None else range(4)):
-                example = {key: 0.0 for key in extra or {}}
-                example.update({"image": image} if images is not None else {})
-                yield number, example | ({"label": number % num_classes} if num_classes else {})
-
-    Prepared.name = name
-    Prepared(data_dir=data_dir).download_and_prepare()
 
 
 @pytest.fixture(scope="module")
@@ -387,7 +347,7 @@ def test_images_of_several_sizes_need_an_image_size(tmp_path):
 
 
 def test_a_set_without_images_is_refused(tmp_path):
-    prepare(tmp_path, "numbers", "1.0.0", {"train": None}, extra={"value": np.float32})
+    prepare(tmp_path, "numbers", "1.0.0", {"train": None}, extra={"value": (np.float32, [0.0] * 4)})
     with pytest.raises(InputError, match="no feature `image`"):
         data.load("numbers", data_dir=tmp_path)
 
@@ -400,6 +360,60 @@ def test_a_damaged_file_is_named_by_its_folder(tmp_path):
     record.write_bytes(content)
     with pytest.raises(InputError, match="my_pictures/1.0.0.* cannot be read .*prepare the data set again"):
         data.load("my_pictures", data_dir=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def faces_dir(tmp_path_factory):
+    """20 images of two kinds in several attributes, as celeb_a has them."""
+    data_dir = tmp_path_factory.mktemp("tfds")
+    attributes = {
+        "Smiling": (np.bool_, [number % 3 == 0 for number in range(20)]),
+        "Hat": (np.int64, [(-1, 1, 0, 7)[number % 4] for number in range(20)]),
+        "Bald": (np.bool_, [False] * 20),
+    }
+    nowhere = (np.int64, [50] * 20)
+    extra = {"attributes": attributes, "landmarks": {"nose": nowhere, "Bald": nowhere}, "Hat": (np.bool_, [True] * 20)}
+    splits = {"train": pictures(20, (12, 10, 3)), "test": pictures(2, (12, 10, 3))}
+    prepare(data_dir, "faces", "1.0.0", splits, num_classes=0, extra=extra)
+    prepare(data_dir, "plain", "1.0.0", splits)
+    return data_dir
+
+
+def test_images_with_and_without_an_attribute(faces_dir):
+    def numbers(images):
+        return sorted(originals.index(key) for key in keys(images))
+
+    originals = keys(pictures(20, (12, 10, 3)))
+    having, lacking = data.load_attribute("faces", "Smiling", 100, data_dir=faces_dir)
+    assert (numbers(having), numbers(lacking)) == (list(range(0, 20, 3)), [n for n in range(20) if n % 3])
+    having, lacking = data.load_attribute("faces", "attributes/Hat", 100, data_dir=faces_dir)
+    assert (numbers(having), numbers(lacking)) == (list(range(1, 20, 4)), list(range(0, 20, 2)))
+    size = {"image_size": 8, "channels": 1}
+    having, lacking = data.load_attribute("faces", "attributes/Smiling", 4, data_dir=faces_dir, **size)
+    assert having.shape == lacking.shape == (4, 8, 8, 1)
+    prepared = data.load("faces", data_dir=faces_dir, **size).train.images
+    assert {*keys(having), *keys(lacking)} < {*keys(prepared)}
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute", "said"),
+    [
+        ("faces", "Smile", "no attribute 'Smile'; it has Hat, attributes/Bald, .*, attributes/Hat, landmarks/B"),
+        ("faces", "attributes", "no attribute 'attributes'"),
+        ("faces", "Bald", "more than one attribute 'Bald'; it has attributes/Bald, landmarks/Bald"),
+        ("faces", "attributes/Bald", "'attributes/Bald' of 'faces' is 1 for no image"),
+        ("faces", "nose", "'landmarks/nose' of 'faces' is 1 for no image"),
+        ("faces", "", "no attribute ''"),
+        ("plain", "Smiling", "'plain' has no attributes: no feature"),
+        ("digits", "Smiling", "'digits' has no attributes: it is no data set"),
+        ("celeb_a", "Smile", r"it has attributes/5_o_Clock_Shadow, .*attributes/\w+, \.\.\.$"),
+        ("celeb_a", "Smiling", "'celeb_a' is not in .* tfds build celeb_a"),
+    ],
+)
+def test_what_is_no_attribute_is_one_line(faces_dir, name, attribute, said):
+    with pytest.raises(InputError, match=said) as refusal:
+        data.load_attribute(name, attribute, 10, data_dir=faces_dir)
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500
 
 
 @pytest.mark.parametrize("name, hint", [("cfar10", "cifar10"), ("Digits", "digits"), ("imagenet", "imagenet")])

@@ -1,6 +1,7 @@
 """The command that scores: wrong input is one line."""
 
 import csv
+import os
 
 import pytest
 from commands import run_many
@@ -14,6 +15,9 @@ WRONG = {
     "--weights weights.h5 --dataset digits --batch_size 0": "flag --batch_size=0",
     "--weights weights.h5 --dataset digits --draws 0": "flag --draws=0",
     "--weights weights.h5 --csv s.csv": "name their folder with --images",
+    "--weights weights.h5 --images folder --csv new/s --html new/./s": "--csv and --html are both new/s",
+    "--weights weights.h5 --images folder --csv empty": "error: empty: Is a directory",
+    "--weights weights.h5 --images pipe": "'pipe' is not a folder",
     "--weights weights.h5 --images folder --dataset digits": "not both",
     "--weights weights.h5 --images ./missing": "the folder './missing' does not exist",
     "--weights weights.h5 --images empty": "found 0 images",
@@ -43,6 +47,7 @@ def answers(tmp_path_factory):
     )
     make_glow(**size, num_classes=2).save_weights(folder / "letters.h5", class_names=["a", "b"])
     (folder / "empty").mkdir()
+    os.mkfifo(folder / "pipe")
     (folder / "folder").mkdir()
     (folder / "folder" / "sub.csv").write_text("")
     for index, name in enumerate(NAMES):

@@ -17,6 +17,8 @@ rewards pixels that are easy to predict from their neighbours, whatever they sho
 score (high is foreign); typicality finds images that are too likely, but not those that happen to be as likely.
 """
 
+import os
+
 from absl import flags
 
 from glow_tf import command_line, pretrained
@@ -52,6 +54,8 @@ def main(arguments):
         raise InputError("--csv and --html tell about single images; name their folder with --images")
     if FLAGS.images is not None and FLAGS.dataset is not None:
         raise InputError("give --dataset (a split as a whole) or --images (one by one), not both")
+    if FLAGS.csv and FLAGS.html and os.path.abspath(FLAGS.csv) == os.path.abspath(FLAGS.html):
+        raise InputError(f"--csv and --html are both {FLAGS.csv}; they are two files")
     path, _ = pretrained.find(FLAGS.weights, defaults.RUNS)
     command_line.import_tensorflow()
     from glow_tf.glow import Glow

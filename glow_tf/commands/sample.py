@@ -6,6 +6,7 @@
     python3 sample.py --mode reconstruct --images test:0,5,17
     python3 sample.py --mode interpolate --images a.png --images b.png --gif
     python3 sample.py --mode attribute --positive smiling/ --negative serious/ --save_direction smile.npy
+    python3 sample.py --mode attribute --dataset celeb_a --attribute Smiling --images me.png
     python3 sample.py --mode attribute --direction smile.npy --images me.png --gif
     python3 sample.py --mode levels --images test:3         which level decides what
     python3 sample.py --mode pca                            where the latents of the test images vary most
@@ -37,7 +38,7 @@ flags.DEFINE_bool("gif", False, "Also write the columns as an animation, beside 
 flags.DEFINE_multi_string(
     "images", None, "A file, or test:0,5,17 of the test split; may be given again. None: the first of the split."
 )
-flags.DEFINE_string("dataset", None, "Where test: and class: images come from; None: what the weights were trained on.")
+flags.DEFINE_string("dataset", None, "Of test:, class: and --attribute; None: what the weights were trained on.")
 flags.DEFINE_string("data_dir", None, "Where prepared TFDS data sets lie.")
 flags.DEFINE_bool("download", True, "Download a TFDS data set that is not prepared yet.")
 flags.DEFINE_integer("steps", 9, "Columns of interpolate, attribute, levels and pca.", lower_bound=2, upper_bound=1000)
@@ -45,7 +46,9 @@ flags.DEFINE_bool("spherical", False, "interpolate: along a great circle instead
 flags.DEFINE_string("positive", None, "attribute: a folder of images that have it, or class:NAME of the data set.")
 flags.DEFINE_string("negative", None, "attribute: the same for images that lack it.")
 flags.DEFINE_string("csv", None, "attribute: a table whose first column names image files, instead of two folders.")
-flags.DEFINE_string("attribute", None, "attribute: the column of the table with 1 or -1 (or 0).")
+flags.DEFINE_string(
+    "attribute", None, "attribute: the table's column of 1 and -1 or 0; without --csv a feature of the TFDS data set."
+)
 flags.DEFINE_string("direction", None, "attribute: a direction saved earlier.")
 flags.DEFINE_string("save_direction", None, "attribute: a file to save the direction in.")
 flags.DEFINE_float("strength", 1.0, "attribute: the strip goes from minus to plus this; pca: times 3 deviations.")
@@ -66,6 +69,8 @@ def main(arguments):
         raise InputError(f"--temp is {FLAGS.temp}; it must be from 0 to 100, 0.7 is usual")
     if not -1000 <= FLAGS.strength <= 1000:
         raise InputError(f"--strength is {FLAGS.strength}; it must be from -1000 to 1000, 1 is usual")
+    if FLAGS.gif and (FLAGS.out or "").endswith(".gif"):
+        raise InputError(f"--out is {FLAGS.out}; it names the PNG, the animation gets the same name with .gif")
     path, why = pretrained.find(FLAGS.weights, defaults.RUNS)
     command_line.import_tensorflow()
     from glow_tf import pictures
@@ -148,6 +153,10 @@ def draw_attribute(glow):
 
     from glow_tf import editing
 
+    ways = {"--direction": ["direction"], "--positive": ["positive", "negative"], "--attribute": ["csv", "attribute"]}
+    given = [way for way, names in ways.items() if any(FLAGS[name].value is not None for name in names)]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} each say what the attribute is; give one of them")
     if FLAGS.direction is not None:
         direction = editing.load_direction(FLAGS.direction, glow)
     else:
@@ -243,16 +252,29 @@ def common_labels(glow, count):
 
 
 def chosen_data(glow):
-    """The ImageData that test: and class: mean; loaded once."""
+    """The ImageData that test: and class: mean."""
     from glow_tf import data
 
+    return data.load(chosen_name(glow), **how_to_load(glow))
+
+
+def chosen_name(glow):
+    """The name of the data set."""
     name = FLAGS.dataset or glow.metadata.get("dataset")
     if name is None:
         raise InputError("the weights do not say what they were trained on; name the data with --dataset")
+    return name
+
+
+def how_to_load(glow):
+    """The arguments by which a data set's images come in the model's size."""
     height, width, channels = glow.config.image_shape
-    return data.load(
-        name, data_dir=FLAGS.data_dir, image_size=(height, width), channels=channels, download=FLAGS.download
-    )
+    return {
+        "data_dir": FLAGS.data_dir,
+        "image_size": (height, width),
+        "channels": channels,
+        "download": FLAGS.download,
+    }
 
 
 def chosen_images(glow, count):
@@ -304,17 +326,19 @@ def pick(split, indices):
 
 def attribute_images(glow):
     """(uint8 images with the attribute that the flags describe, images without it)."""
-    from glow_tf import editing
+    from glow_tf import data, editing
 
     if FLAGS.csv is not None:
         if FLAGS.attribute is None:
             raise InputError("--csv needs the name of a column: --attribute NAME")
         files = editing.read_attribute(FLAGS.csv, FLAGS.attribute)
         return [editing.read_images(names[:MANY], glow.config) for names in files]
+    if FLAGS.attribute is not None:
+        return data.load_attribute(chosen_name(glow), FLAGS.attribute, MANY, **how_to_load(glow))
     if FLAGS.positive is None or FLAGS.negative is None:
         raise InputError(
-            "an attribute needs examples: --positive and --negative (folders, or class:NAME), --csv with --attribute, "
-            "or --direction"
+            "an attribute needs examples: --positive and --negative (folders, or class:NAME), --attribute (of a TFDS "
+            "data set, or of a table with --csv), or --direction"
         )
     return [examples(glow, flag) for flag in ("positive", "negative")]
 

@@ -1,0 +1,108 @@
+"""What moves along the direction of an attribute: the ink of bold against thin digits, P(a) of class a against b.
+
+    python3 benchmarks/attribute.py --classes runs/classes/checkpoints/weights.h5 --save_direction bold.npy
+    python3 sample.py --mode attribute --direction bold.npy --strength 2 --out bold.png
+
+Bold are the training digits in the upper third by ink (the mean pixel) within their class, thin those in the lower
+third. All test digits move along mean z of the bold minus mean z of the thin, and along the direction of each pair
+of classes the test digits of its second class. The class-conditional model of --classes says what they are then. A
+star marks what never falls.
+"""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from absl import flags
+
+from glow_tf import command_line, pretrained
+from glow_tf.errors import InputError
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("weights", str(pretrained.DIGITS), "The model of digits that moves them.")
+flags.DEFINE_string("classes", None, "A class-conditional model of digits: main.py --conditional.", required=True)
+flags.DEFINE_string("save_direction", None, "A file to save the direction from thin to bold in, for sample.py.")
+
+PAIRS = ((3, 8), (1, 7), (9, 4))
+STRENGTHS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
+
+
+def main(_):
+    command_line.import_tensorflow()
+    from glow_tf import data, editing
+    from glow_tf.glow import Glow
+
+    mover, judge = Glow.load(FLAGS.weights), Glow.load(FLAGS.classes)
+    if judge.config.num_classes != 10:
+        raise InputError(f"--classes is a model of {judge.config.num_classes} classes; the digits are 10")
+    height, width, channels = mover.config.image_shape
+    digits = data.load("digits", image_size=(height, width), channels=channels)
+    train, test = digits.train, digits.test
+
+    bold, thin = thirds_by_ink(train)
+    direction = direction_of(mover, train.images[bold], train.images[thin])
+    if FLAGS.save_direction:
+        editing.save_direction(FLAGS.save_direction, direction)
+    print("strength".ljust(24), *(f"{strength:6.1f}" for strength in STRENGTHS))
+    moved = move(mover, test.images, direction)
+    ink = moved.mean(axis=(2, 3, 4)) / 255
+    show("ink, thin to bold", ink.mean(axis=1))
+    rising = (ink[1:] > ink[:-1]).all(axis=0)
+    print(f"  it rises at every step in {rising.sum()} of {len(rising)} digits")
+    show("P(the digit's class)", [probability(judge, images, test.labels) for images in moved])
+    for a, b in PAIRS:
+        direction = direction_of(mover, *(train.images[train.labels == digit] for digit in (a, b)))
+        moved = move(mover, test.images[test.labels == b], direction)
+        show(f"P({a}), {b} to {a}", [probability(judge, images, [a] * len(images)) for images in moved])
+
+
+def thirds_by_ink(split):
+    """(rows of the third of each class with the most ink, rows of that with the least)."""
+    import numpy as np
+
+    ink, bold, thin = split.images.mean(axis=(1, 2, 3)), [], []
+    for label in np.unique(split.labels):
+        rows = np.flatnonzero(split.labels == label)
+        rows = rows[np.argsort(ink[rows], kind="stable")]
+        thin.append(rows[: len(rows) // 3])
+        bold.append(rows[-(len(rows) // 3) :])
+    return np.concatenate(bold), np.concatenate(thin)
+
+
+def direction_of(glow, having, lacking):
+    from glow_tf import editing
+
+    return editing.attribute_direction(glow, having, lacking, one_label(glow, having), one_label(glow, lacking))
+
+
+def move(glow, images, direction):
+    """[strengths, N, H, W, C]."""
+    from glow_tf import editing
+
+    return editing.move(glow, images, direction, STRENGTHS, one_label(glow, images)).swapaxes(0, 1)
+
+
+def one_label(glow, images):
+    return [0] * len(images) if glow.config.num_classes else None
+
+
+def probability(judge, images, labels):
+    """Of the labels, on average: the posterior of equally likely classes at the middle of the pixels' bins."""
+    import numpy as np
+    from scipy import special
+
+    values = judge.pixels.to_continuous(images, 0.5, judge.config.dtype)
+    posterior = special.softmax(np.asarray(judge.class_log_probs(values), np.float64), axis=1)
+    return posterior[np.arange(len(images)), labels].mean()
+
+
+def show(title, values):
+    """A line; with a star where no step goes down, in the places that are shown."""
+    rounded = [round(value, 3) for value in values]
+    print(title.ljust(24), *(f"{value:6.3f}" for value in values), "*" * (rounded == sorted(rounded)), flush=True)
+
+
+if __name__ == "__main__":
+    command_line.run(main, __doc__)
