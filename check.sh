@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Sets everything up in a new virtual environment (.venv-check) and runs the linter and the tests.
+# Sets everything up in a new virtual environment (.venv-check) and runs the linter, the type checker and the tests.
 set -euo pipefail
 cd "$(dirname "$0")"
 rm -rf .venv-check
 python3 -m venv .venv-check
 .venv-check/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 .venv-check/bin/ruff check .
+.venv-check/bin/mypy
 .venv-check/bin/python -m pytest "$@"

@@ -14,7 +14,7 @@ import re
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,24 +37,28 @@ _TFDS_NAME = re.compile(r"[a-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", re.ASCII)
 _MIRRORING_CHANGES_CONTENT = ("digits", "mnist", "omniglot", "svhn", "binary_alpha_digits", "cmaterdb")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Split:
     """Images and labels held in memory.
 
     Attributes:
         images: uint8 [N, H, W, C].
-        labels: integer [N]; None stands for zeros.
+        labels: int32 [N]; zeros where none are given.
+    Raises:
+        ValueError: if the images are something else, or there are more or fewer labels.
     """
 
     images: np.ndarray
-    labels: np.ndarray | None = None
+    labels: np.ndarray
 
-    def __post_init__(self):
-        if self.images.dtype != np.uint8 or self.images.ndim != 4 or not len(self.images):
-            raise ValueError(f"images are {self.images.dtype} {self.images.shape}, not uint8 [N, H, W, C], N > 0")
-        labels = np.zeros(len(self.images), np.int32) if self.labels is None else self.labels
-        if labels.shape != self.images.shape[:1]:
-            raise ValueError(f"{len(self.images)} images, but labels of shape {labels.shape}")
+    def __init__(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
+        if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+            raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 [N, H, W, C], N > 0")
+        if labels is None:
+            labels = np.zeros(len(images), np.int32)
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"{len(images)} images, but labels of shape {labels.shape}")
+        object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", np.asarray(labels, np.int32))
 
     @property
@@ -68,7 +72,7 @@ class Split:
     def batches(self, batch_size: int) -> tf.data.Dataset:
         """Each image once, in fixed order: (uint8 [b, H, W, C], int32 [b]); the last batch may be smaller."""
 
-        def generate():
+        def generate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for start in range(0, self.num_images, batch_size):
                 rows = slice(start, start + batch_size)
                 yield self.images[rows], self.labels[rows]
@@ -104,7 +108,7 @@ class Split:
         order = np.concatenate([generator.permutation(self.num_images) for _ in range(repeats)])
         mirrored = _mirrored(seed, epoch, len(order)) & flip
 
-        def generate():
+        def generate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for step in range(skip, self.steps_per_epoch(batch_size)):
                 positions = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
                 indices, turned = order[positions], mirrored[positions]
@@ -138,7 +142,9 @@ class StreamedSplit:
     split: str
     num_images: int
 
-    steps_per_epoch = Split.steps_per_epoch
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """As `Split.steps_per_epoch`."""
+        return max(1, self.num_images // batch_size)
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
         """As `Split.batches`."""
@@ -162,11 +168,11 @@ class StreamedSplit:
         mirrored = _mirrored(seed, epoch, repeats * self.num_images) & flip
         shuffle_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
-        def is_in_shard(position, _):
+        def is_in_shard(position: tf.Tensor, _: Any) -> tf.Tensor:
             row = position % batch_size
             return (rows.start <= row) & (row < rows.stop)
 
-        def decode(_, example_and_turn):
+        def decode(_: tf.Tensor, example_and_turn: tuple[Any, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             example, is_mirrored = example_and_turn
             image, label = self.source.decode(example)
             return tf.cond(is_mirrored, lambda: image[:, ::-1], lambda: image), label
@@ -321,7 +327,9 @@ def _is_flippable(name: str) -> bool:
 # Batches
 
 
-def _from_generator(generate, batch_size: int | None, image_shape: tuple[int, ...]) -> tf.data.Dataset:
+def _from_generator(
+    generate: Callable[[], Iterator], batch_size: int | None, image_shape: tuple[int, ...]
+) -> tf.data.Dataset:
     signature = (
         tf.TensorSpec([batch_size, *image_shape], tf.uint8),
         tf.TensorSpec([batch_size], tf.int32),
@@ -473,7 +481,7 @@ class _TfdsSource:
         return fit_image(image, self.image_size, self.channels), label
 
 
-def _tfds_builder(name: str, data_dir: str | os.PathLike | None):
+def _tfds_builder(name: str, data_dir: str | os.PathLike | None) -> Any:
     """TFDS's builder of a data set, or None if it knows no such name; a wrong config or version raises."""
     import tensorflow_datasets as tfds
 
@@ -501,13 +509,16 @@ def _unknown_name_message(name: str) -> str:
 
 
 def _load_tfds(
-    name: str, builder, image_size: tuple[int, int] | None, channels: int | None, download: bool
+    name: str, builder: Any, image_size: tuple[int, int] | None, channels: int | None, download: bool
 ) -> ImageData:
     features = builder.info.features
     height, width, own_channels = _image_feature_shape(name, features)
-    if image_size is None and None in (height, width):
+    if image_size is not None:
+        size = image_size
+    elif height is None or width is None:
         raise InputError(f"the images of {name!r} have no common size; give the image size to bring them to")
-    size = image_size or ((32, 32) if (height, width) == (28, 28) else (height, width))
+    else:
+        size = (32, 32) if (height, width) == (28, 28) else (height, width)
     channels = channels or own_channels
     if channels != own_channels and {channels, own_channels} != {1, 3}:
         raise InputError(f"{name!r} has {own_channels} channels, of which {channels} cannot be made")
@@ -519,7 +530,7 @@ def _load_tfds(
     return ImageData(name, train, test, (*size, channels), class_names, _is_flippable(name))
 
 
-def _image_feature_shape(name: str, features) -> tuple[int | None, int | None, int]:
+def _image_feature_shape(name: str, features: Any) -> tuple[int | None, int | None, int]:
     import tensorflow_datasets as tfds
 
     feature = _feature(features, "image")
@@ -534,29 +545,30 @@ def _image_feature_shape(name: str, features) -> tuple[int | None, int | None, i
     return shape
 
 
-def _class_names(features) -> tuple[str, ...]:
+def _class_names(features: Any) -> tuple[str, ...]:
     import tensorflow_datasets as tfds
 
     label = _feature(features, "label")
     return tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
 
 
-def _feature(features, name: str):
+def _feature(features: Any, name: str) -> Any:
     import tensorflow_datasets as tfds
 
     return features[name] if isinstance(features, tfds.features.FeaturesDict) and name in features else None
 
 
 def _announce_crop(name: str, own: tuple[int | None, int | None], size: tuple[int, int]) -> None:
-    if None not in own and own[0] <= size[0] and own[1] <= size[1]:
+    height, width = own
+    if height is not None and width is not None and height <= size[0] and width <= size[1]:
         return
     logging.info(
         "%s: images of %s are cropped at their centre to the aspect ratio of %dx%d and resized",
-        name, "several sizes" if None in own else f"{own[0]}x{own[1]}", *size,
+        name, "several sizes" if None in own else f"{height}x{width}", *size,
     )  # fmt: skip
 
 
-def _splits(name: str, builder) -> Iterator[tuple[str, int]]:
+def _splits(name: str, builder: Any) -> Iterator[tuple[str, int]]:
     """(TFDS's name of the split, number of images) for training, then for testing."""
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     if not counts.get("train"):
@@ -594,7 +606,7 @@ def _read_split(name: str, source: _TfdsSource, split: str, num_images: int) -> 
     return Split(images, labels)
 
 
-def _prepare(name: str, builder, download: bool) -> None:
+def _prepare(name: str, builder: Any, download: bool) -> None:
     """Makes sure that the data set lies prepared in its folder, by download only if that is allowed.
 
     Archives that the user put into <data_dir>/downloads/manual are used without any network.
@@ -619,7 +631,7 @@ def _prepare(name: str, builder, download: bool) -> None:
         raise InputError(f"the data set {name!r} cannot be prepared: {_first_words(error, 600)}") from error
 
 
-def _missing_message(name: str, builder, why: str) -> str:
+def _missing_message(name: str, builder: Any, why: str) -> str:
     root = str(builder.data_dir_root)
     return (
         f"the data set {name!r} is not in {str(builder.data_path)!r} and {why}; copy the prepared folder"
@@ -627,19 +639,19 @@ def _missing_message(name: str, builder, why: str) -> str:
     )
 
 
-def _has_archives(builder, folder: str) -> bool:
+def _has_archives(builder: Any, folder: str) -> bool:
     names = [info.filename for info in builder.url_infos.values()]
     return bool(names) and all(name and os.path.isfile(os.path.join(folder, name)) for name in names)
 
 
-def _is_reachable(builder) -> bool:
+def _is_reachable(builder: Any) -> bool:
     """Whether the server of the data set answers within a few seconds; it need not answer kindly."""
     url = next(iter(builder.url_infos), None)
     if url is None:
         return True  # nothing that TFDS would download itself
     answered = threading.Event()
 
-    def ask():
+    def ask() -> None:
         try:
             request = urllib.request.Request(url, method="HEAD")
             urllib.request.urlopen(request, timeout=_NETWORK_SECONDS).close()

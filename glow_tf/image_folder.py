@@ -43,7 +43,7 @@ class ReadRules:
     min_side: int = 1
     max_bad_fraction: float = 0.05
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.background not in ("black", "white"):
             raise InputError(f"background is {self.background!r}; it can be 'black' or 'white'")
 
@@ -275,7 +275,8 @@ def _decode_all(
             return _reason(error)
 
     images = np.zeros((0, *(image_size or (0, 0)), channels), np.uint8)
-    kept, bad = [], []
+    kept: list[str] = []
+    bad: list[tuple[str, str]] = []
     # Pillow lets go of the interpreter lock while it decodes, so threads are enough.
     with concurrent.futures.ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as pool:
         for start in range(0, len(files), _CHUNK):
@@ -334,9 +335,9 @@ def _report_bad(root: str, bad: Sequence[tuple[str, str]], num_good: int, max_ba
 
 
 def _classes(paths: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    tops = [path.split(os.sep, 1)[0] if os.sep in path else None for path in paths]
-    names = sorted(set(tops), key=str)
-    if None in names or len(names) < 2:
+    tops = [path.split(os.sep, 1)[0] if os.sep in path else "" for path in paths]
+    names = sorted(set(tops))
+    if "" in names or len(names) < 2:
         return np.zeros(len(paths), np.int32), ()
     index = {name: number for number, name in enumerate(names)}
     return np.array([index[top] for top in tops], np.int32), tuple(names)

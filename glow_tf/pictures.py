@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -21,7 +22,7 @@ FRAME_MILLISECONDS = 120
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#000000", "#7f3c8d", "#808080")
 
 
-def grid(images, columns=None, row_names=()):
+def grid(images: np.ndarray, columns: int | None = None, row_names: Sequence[str] = ()) -> np.ndarray:
     """One image of all images.
 
     Args:
@@ -49,7 +50,7 @@ def grid(images, columns=None, row_names=()):
     return _with_row_names(canvas, row_names, height + BORDER) if row_names else canvas
 
 
-def _with_row_names(canvas, names, row_height):
+def _with_row_names(canvas: np.ndarray, names: Sequence[str], row_height: int) -> np.ndarray:
     font = ImageFont.load_default(FONT_SIZE)
     margin = int(max(font.getlength(name) for name in names)) + 3 * BORDER
     picture = Image.new("RGB", (canvas.shape[1] + margin, canvas.shape[0]), (BORDER_VALUE,) * 3)
@@ -60,14 +61,14 @@ def _with_row_names(canvas, names, row_height):
     return np.asarray(picture)
 
 
-def to_rgb(image):
+def to_rgb(image: np.ndarray) -> np.ndarray:
     """uint8 [H, W, 1 to 4] -> [H, W, 3] for showing: grey is repeated, a second or fourth channel (alpha) is
     left out."""
     channels = image.shape[-1]
     return np.repeat(image[..., :1], 3, axis=-1) if channels < 3 else image[..., :3]
 
 
-def save_png(path, image):
+def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes uint8 [H, W, C] as PNG, creating its folder; the file is replaced as a whole."""
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
@@ -76,7 +77,7 @@ def save_png(path, image):
     os.replace(part, path)
 
 
-def save_gif(path, strips, row_names=()):
+def save_gif(path: str | os.PathLike, strips: np.ndarray, row_names: Sequence[str] = ()) -> None:
     """Writes strips as a GIF: one frame a column, all rows in each, there and back for ever.
 
     Args:
@@ -93,7 +94,13 @@ def save_gif(path, strips, row_names=()):
     os.replace(part, path)
 
 
-def scatter(points, labels=None, names=(), axis_names=("", ""), side=640):
+def scatter(
+    points: np.ndarray,
+    labels: np.ndarray | None = None,
+    names: Sequence[str] = (),
+    axis_names: Sequence[str] = ("", ""),
+    side: int = 640,
+) -> np.ndarray:
     """A scatter plot, coloured by class.
 
     Args:
@@ -112,7 +119,7 @@ def scatter(points, labels=None, names=(), axis_names=("", ""), side=640):
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(FONT_SIZE)
 
-    def place(value):
+    def place(value: float) -> float:
         return margin + (value / reach + 1) / 2 * (side - 2 * margin)
 
     draw.rectangle((margin, margin, side - margin, side - margin), outline="#808080")

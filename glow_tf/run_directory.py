@@ -20,6 +20,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from glow_tf.errors import InputError
 from glow_tf.weights import write_atomically
@@ -40,7 +41,7 @@ class RunDirectory:
 
     path: Path
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
 
     @property
@@ -235,12 +236,12 @@ class RunDirectory:
 
 def newest_weights(root: str | os.PathLike = "runs") -> Path | None:
     """The run's weights.h5 that was written last, of all runs in a folder; None if there are none."""
-    times = {}
+    times: dict[Path, int] = {}
     for run in _entries(Path(root)):
         weights = RunDirectory(run).weights
         with contextlib.suppress(OSError):  # no weights yet, not a folder, or removed in this moment
             times[weights] = weights.stat().st_mtime_ns
-    return max(times, key=times.get, default=None)
+    return max(times, key=times.__getitem__, default=None)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -278,7 +279,7 @@ def _is_alive(pid: int) -> bool:
 
 def _flat(settings: Mapping, prefix: str = "") -> dict:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in settings.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

@@ -1,5 +1,6 @@
 """Weights that come with the package: `DIGITS`, the path of a model of 8x8 digits."""
 
+import os
 import pathlib
 
 from glow_tf.run_directory import newest_weights
@@ -7,7 +8,7 @@ from glow_tf.run_directory import newest_weights
 DIGITS = pathlib.Path(__file__).parent / "digits.h5"
 
 
-def find(given, runs):
+def find(given: str | os.PathLike | None, runs: str | os.PathLike) -> tuple[str | os.PathLike, str]:
     """The weights file to use, and in a few words which one that is.
 
     Args:
