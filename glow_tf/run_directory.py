@@ -31,7 +31,7 @@ _TEMPORARY = re.compile(r".*\.tmp-(\d+)")
 _TENSORFLOW_TEMPORARY = re.compile(r"_temp|\.tempstate|\.tmp[0-9a-f]{32}$")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class RunDirectory:
     """The folder of one run; nothing is made or changed on disk until a method says so.
 
@@ -41,8 +41,8 @@ class RunDirectory:
 
     path: Path
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.path))
+    def __init__(self, path: str | os.PathLike) -> None:
+        object.__setattr__(self, "path", Path(path))
 
     @property
     def checkpoints(self) -> Path:

@@ -18,7 +18,6 @@ import os
 import re
 import shlex
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -98,7 +97,7 @@ def main(arguments):
         raise InputError(f"{', '.join(given)} cannot be given with --weights: the file says what model it is")
     if not math.isfinite(settings["warmup_epochs"]):
         raise InputError(f"--warmup_epochs is {settings['warmup_epochs']}; it must be a number from 0 up, 1 is usual")
-    run = RunDirectory(Path(FLAGS.run_dir or os.path.join(defaults.RUNS, FLAGS.preset or run_name(FLAGS.dataset))))
+    run = RunDirectory(FLAGS.run_dir or os.path.join(defaults.RUNS, FLAGS.preset or run_name(FLAGS.dataset)))
     has_workers = FLAGS.strategy == "multi_worker"
     if not has_workers:
         # Before TensorFlow is imported, so that the answer comes at once.
