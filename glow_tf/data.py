@@ -46,6 +46,15 @@ class Split:
         labels: int32 [N]; zeros where none are given.
     Raises:
         ValueError: if the images are something else, or there are more or fewer labels.
+
+    >>> split = Split(images, labels=np.arange(6))
+    >>> split.num_images, split.steps_per_epoch(batch_size=4)
+    (6, 1)
+    >>> [labels.tolist() for _, labels in split.batches(4).as_numpy_iterator()]
+    [[0, 1, 2, 3], [4, 5]]
+    >>> batch, labels = next(split.training_batches(4, seed=0, epoch=0).as_numpy_iterator())
+    >>> batch.shape, batch.dtype.name
+    ((4, 4, 4, 1), 'uint8')
     """
 
     images: np.ndarray
@@ -63,6 +72,7 @@ class Split:
 
     @property
     def num_images(self) -> int:
+        """N."""
         return len(self.images)
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -243,6 +253,17 @@ def load(
         folder_rules: which files of a folder are accepted.
     Raises:
         InputError: for an unknown name, a set that is not there, has no images or cannot be read.
+
+    >>> digits = load("digits")
+    >>> digits.train.num_images, digits.test.num_images, digits.image_shape
+    (1541, 256, (8, 8, 1))
+    >>> images, labels = digits.test.take(4, seed=0)
+    >>> images.shape, images.dtype.name, labels.tolist()
+    ((4, 8, 8, 1), 'uint8', [..., ..., ..., ...])
+    >>> load("digit")
+    Traceback (most recent call last):
+    ...
+    glow_tf.errors.InputError: 'digit' is neither a data set nor a folder; did you mean digits? ...
     """
     size = _checked_size(image_size)
     if channels not in (None, 1, 2, 3, 4):

@@ -66,7 +66,11 @@ def temperatures(
     seed: int | None = None,
     labels: Labels | None = None,
 ) -> np.ndarray:
-    """[temperatures, columns, ...]: samples of the same noise in every row."""
+    """[temperatures, columns, ...]: samples of the same noise in every row.
+
+    >>> temperatures(glow, [0.0, 0.7, 1.0], columns=2, seed=0).shape
+    (3, 2, 4, 4, 1)
+    """
     if seed is None:
         seed = int(np.random.default_rng().integers(2**31))
     return np.stack([glow.sample(columns, temperature, seed, labels) for temperature in temperatures])
@@ -102,6 +106,11 @@ def path(start: np.ndarray, end: np.ndarray, steps: int, spherical: bool = False
     Args:
         spherical: along a great circle, the length going evenly from one's to the other's, instead of straight:
             halfway between two independent latents a straight path is shorter by a factor of sqrt(1/2).
+
+    >>> path(np.array([0.0, 1.0]), np.array([1.0, 0.0]), steps=3).tolist()
+    [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]
+    >>> path(np.array([0.0, 1.0]), np.array([1.0, 0.0]), steps=3, spherical=True)[1].round(3).tolist()
+    [0.707, 0.707]
     """
     at = np.linspace(0, 1, steps).reshape([-1] + [1] * start.ndim)
     if not spherical:
@@ -156,7 +165,12 @@ def move(
 
 
 def save_direction(path: str | os.PathLike, direction: np.ndarray) -> None:
-    """Writes a direction as a NumPy file (.npy)."""
+    """Writes a direction as a NumPy file (.npy).
+
+    >>> save_direction("smile.npy", np.ones([4, 4, 1]))
+    >>> load_direction("smile.npy", glow).shape
+    (4, 4, 1)
+    """
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     data = io.BytesIO()
     np.save(data, direction, allow_pickle=False)
@@ -194,6 +208,9 @@ def redraw_levels(
     """[N * L, columns, ...]: for each image and each level, finest first, the image and versions of it.
 
     In a version the latents of that level are drawn anew and the others are kept.
+
+    >>> redraw_levels(glow, images[:2], columns=3, temperature=0.7, seed=0).shape
+    (2, 3, 4, 4, 1)
     """
     rng = np.random.default_rng(seed)
     z = encode(glow, images, labels)
@@ -227,7 +244,15 @@ class PrincipalComponents:
 
 
 def principal_components(z: np.ndarray, count: int) -> PrincipalComponents:
-    """The first PrincipalComponents of z [N, H, W, C]."""
+    """The first PrincipalComponents of z [N, H, W, C].
+
+    Raises:
+        InputError: unless 1 <= count < N.
+
+    >>> components = principal_components(encode(glow, images), count=2)
+    >>> along_components(glow, components, strengths=[-2.0, 0.0, 2.0]).shape
+    (2, 3, 4, 4, 1)
+    """
     if not 1 <= count < len(z):
         raise InputError(f"{count} components of {len(z)} images were asked for; it can be 1 to {len(z) - 1}")
     mean = z.mean(axis=0)

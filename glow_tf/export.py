@@ -22,6 +22,10 @@ def save_model(glow: Glow, folder: str | os.PathLike) -> None:
 
     Of a class-conditional model each also takes labels, int32 [B] (of `sample`: [n]).
 
+        save_model(glow, "model")
+        model = tf.saved_model.load("model")                # a program without this package
+        model.signatures["sample"](n=tf.constant(4), temperature=tf.constant(0.7), seed=tf.constant(0))["images"]
+
     Raises:
         InputError: the folder exists already, or cannot be written.
     """

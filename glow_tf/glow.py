@@ -88,6 +88,11 @@ class Glow(tf.Module):
             labels: [B] integers in 0 .. num_classes - 1.
         Raises:
             InputError: if the model is not class-conditional, or a label is out of range.
+
+        >>> glow.conditioned_on([0])
+        Traceback (most recent call last):
+        ...
+        glow_tf.errors.InputError: labels were given to a model that is not class-conditional
         """
         return self.transformed_distribution(self._check_labels(labels))
 
@@ -165,6 +170,12 @@ class Glow(tf.Module):
         """[B], nats: the log density of continuous images.
 
         Of a class-conditional model without labels it is that of the mixture of all classes in equal parts.
+
+        >>> x = glow.pixels.to_continuous(images, noise=0.5)
+        >>> glow.log_prob(x).shape
+        TensorShape([6])
+        >>> bool(np.allclose(glow.log_prob(x), glow.distribution.log_prob(x), rtol=1e-4))
+        True
         """
         if labels is None and self.config.num_classes:
             return _of_mixture(self.class_log_probs(images))
@@ -267,6 +278,10 @@ class Glow(tf.Module):
             z: [..., H, W, C].
         Returns:
             [[..., H/2, W/2, 2C], [..., H/4, W/4, 4C], ..., the deepest [..., H/2^L, W/2^L, 2^(L+1) C]].
+
+        >>> two = Glow(GlowConfig((8, 8, 1), num_levels=2, num_steps=1, width=4))
+        >>> [tuple(level.shape) for level in two.per_level(np.zeros([1, 8, 8, 1]))]
+        [(1, 4, 4, 2), (1, 2, 2, 8)]
         """
         z = tf.convert_to_tensor(z)
         levels = []
@@ -305,6 +320,11 @@ class Glow(tf.Module):
 
         Raises:
             OSError: if it cannot be written.
+
+        >>> glow.save_weights("weights.h5", dataset="mine")
+        >>> again = Glow.load("weights.h5")
+        >>> again.config == glow.config, again.metadata["dataset"]
+        (True, 'mine')
         """
         arrays = {name: variable.numpy() for name, variable in self.named_variables().items()}
         weights.write(path, arrays, self.config.to_dict(), self.metadata | metadata)

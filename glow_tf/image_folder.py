@@ -90,6 +90,13 @@ def read_folder(
     Raises:
         InputError: if the folder is none, holds no picture, holds more than `max_bad_fraction` bad files
             or pictures of several sizes without an `image_size`, or does not fit into memory.
+
+    >>> for name in ("day/a.png", "night/b.png"):
+    ...     os.makedirs(os.path.dirname(name))
+    ...     Image.new("RGB", (40, 30)).save(name)
+    >>> found = read_folder(".", image_size=(8, 8))
+    >>> found.images.shape, found.labels.tolist(), found.class_names
+    ((2, 8, 8, 3), [0, 1], ('day', 'night'))
     """
     if channels not in _MODES:
         raise InputError(f"channels is {channels}; it can be 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA)")

@@ -28,6 +28,9 @@ def describe(path: str | os.PathLike) -> dict[str, str]:
 
     Raises:
         InputError: as `weights.open_weights` and `GlowConfig.from_dict`, or a value is not finite.
+
+    >>> describe(pretrained.DIGITS)["model"]
+    'images 8x8x1 of 4 bits; L=2, K=8, width 96'
     """
     with weights.open_weights(path) as file:
         arrays, config, metadata = file.read_all(), GlowConfig.from_dict(file.config), file.metadata

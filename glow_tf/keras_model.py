@@ -61,6 +61,7 @@ class KerasGlow(tf_keras.Model):
 
     @property
     def metrics(self) -> list[tf_keras.metrics.Metric]:
+        """That of bits/dim, which Keras starts anew at each epoch."""
         return [self._bits_per_dim]
 
     def call(self, images: Array, training: bool | None = None) -> tf.Tensor:
@@ -68,6 +69,11 @@ class KerasGlow(tf_keras.Model):
         return self.glow.transformed_distribution().log_prob(tf.cast(images, self.glow.config.dtype))
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """What `fit` does with a batch.
+
+        Raises:
+            InputError: if the actnorms are not initialised, or labels are missing.
+        """
         if not self.glow.is_initialized:
             raise InputError("the actnorms are not initialised; call initialize(images) before fit")
         images, labels = self._unpack(data)
@@ -81,12 +87,14 @@ class KerasGlow(tf_keras.Model):
         return self._updated(bits)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """What `evaluate` does with a batch."""
         images, labels = self._unpack(data)
         noise = self._noise(images, [self.seed + self._batches_tested, 0])
         self._batches_tested.assign_add(1)
         return self._updated(self._bits(images, labels, noise))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """As Keras'; the noise of its first batch is that of the first batch each time."""
         self._batches_tested.assign(0)
         return super().evaluate(*args, **kwargs)
 

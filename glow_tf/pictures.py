@@ -32,6 +32,9 @@ def grid(images: np.ndarray, columns: int | None = None, row_names: Sequence[str
     Returns:
         uint8 [rows * (h + 2) + 2, columns * (w + 2) + 2, C], h and w after enlarging by a whole factor; wider, and
         RGB, where there are names.
+
+    >>> grid(images).shape
+    (134, 200, 1)
     """
     images = np.asarray(images)
     count, height, width, channels = images.shape
@@ -69,7 +72,12 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
 
 
 def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Writes uint8 [H, W, C] as PNG, creating its folder; the file is replaced as a whole."""
+    """Writes uint8 [H, W, C] as PNG, creating its folder; the file is replaced as a whole.
+
+    >>> save_png("grid.png", grid(images, row_names=["a", "b"]))
+    >>> Image.open("grid.png").mode
+    'RGB'
+    """
     folder = os.path.dirname(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
     part = f"{path}.tmp-{os.getpid()}"
@@ -82,6 +90,10 @@ def save_gif(path: str | os.PathLike, strips: np.ndarray, row_names: Sequence[st
 
     Args:
         strips: uint8 [rows, columns, H, W, C].
+
+    >>> save_gif("there-and-back.gif", images.reshape(2, 3, 4, 4, 1))
+    >>> Image.open("there-and-back.gif").n_frames
+    4
     """
     order = [*range(strips.shape[1]), *range(strips.shape[1] - 2, 0, -1)]
     columns = 1 if row_names else None
@@ -111,6 +123,9 @@ def scatter(
         side: of the plot in pixels, without the legend.
     Returns:
         uint8 [H, W, 3].
+
+    >>> scatter(np.array([[0, 1], [1, 0]]), labels=np.array([0, 1]), names=["first", "second"]).shape
+    (640, 780, 3)
     """
     points = np.asarray(points, np.float64)
     margin = 40

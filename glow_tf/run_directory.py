@@ -46,14 +46,17 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of all weights and the state."""
         return self.path / "checkpoints"
 
     @property
     def weights(self) -> Path:
+        """The newest weights."""
         return self.checkpoints / "weights.h5"
 
     @property
     def best_weights(self) -> Path:
+        """Those of the best test result."""
         return self.checkpoints / "weights-best.h5"
 
     def snapshot(self, epoch: int) -> Path:
@@ -62,22 +65,27 @@ class RunDirectory:
 
     @property
     def model_card(self) -> Path:
+        """What the weights are, in words."""
         return self.checkpoints / "MODEL_CARD.md"
 
     @property
     def state(self) -> Path:
+        """The folder of what training resumes from."""
         return self.checkpoints / "state"
 
     @property
     def train_logs(self) -> Path:
+        """TensorBoard's, of the training."""
         return self.path / "logs" / "train"
 
     @property
     def test_logs(self) -> Path:
+        """TensorBoard's, of the evaluations."""
         return self.path / "logs" / "test"
 
     @property
     def results(self) -> Path:
+        """The folder of the pictures."""
         return self.path / "results"
 
     @property

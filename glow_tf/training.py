@@ -181,6 +181,7 @@ class Trainer:
 
     @property
     def num_replicas(self) -> int:
+        """Devices that share a batch, those of all workers together."""
         return self.strategy.num_replicas_in_sync
 
     @property

@@ -211,6 +211,11 @@ def open_weights(path: str | os.PathLike) -> Iterator[WeightsFile]:
     Raises:
         InputError: there is no such file, it is something else (the message says what, and what to do
             about it), or it is damaged. It answers at once for pipes, devices and folders.
+
+    >>> from glow_tf import pretrained
+    >>> with open_weights(pretrained.DIGITS) as file:
+    ...     file.config["num_steps"], file.metadata["dataset"]
+    (8, 'digits')
     """
     with open_regular(path) as file:
         yield WeightsFile(H5File(path, file))

@@ -73,6 +73,7 @@ class Workers:
 
     @property
     def is_chief(self):
+        """Whether this is the worker that evaluates and writes."""
         return self.index == 0
 
     @contextlib.contextmanager
