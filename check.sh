@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Sets everything up in a new virtual environment (.venv-check) and runs the linter and the tests.
+# Sets everything up in a new virtual environment (.venv-check) and runs the linter, the type checker and the tests.
 set -euo pipefail
 cd "$(dirname "$0")"
 rm -rf .venv-check
 python3 -m venv .venv-check
 .venv-check/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 .venv-check/bin/ruff check .
-.venv-check/bin/python -m pytest "$@"
+.venv-check/bin/mypy
+# Two files at a time: most of the time goes into tracing, which takes one core.
+.venv-check/bin/python -m pytest --numprocesses 2 --dist loadfile "$@"

@@ -5,12 +5,15 @@ after the flags were read: `--help` and a wrong flag answer at once.
 """
 
 import contextlib
+import logging as python_logging
 import os
 import re
 import shlex
 import signal
 import sys
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, NoReturn, TextIO
 
 from absl import flags, logging
 
@@ -22,7 +25,7 @@ flags.DEFINE_bool("help", False, "Show this help.", short_name="h")
 flags.DEFINE_bool("debug", False, "Show tracebacks and TensorFlow's own messages.")
 
 
-def run(main, usage):
+def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
     """Parses the flags and calls `main(arguments)`; does not return.
 
     Exit status: what `main` returns; 2 and one line for what the user can mend, 1 and one line where training
@@ -62,13 +65,13 @@ def run(main, usage):
     sys.exit(status)
 
 
-def _help_of(main):
+def _help_of(main: Callable) -> str:
     """The flags of a command's module; absl knows the module that was started by its path."""
     module = main.__module__
     return FLAGS.main_module_help() if module == "__main__" else FLAGS.module_help(module)
 
 
-def command_again(without=()):
+def command_again(without: Sequence[str] = ()) -> str:
     """What to type to run this command again, quoted for a shell.
 
     Args:
@@ -78,7 +81,7 @@ def command_again(without=()):
     return shlex.join(word for word in sys.orig_argv if not left_out.fullmatch(word))
 
 
-def import_tensorflow(starts_devices=True):
+def import_tensorflow(starts_devices: bool = True) -> Any:
     """Imports TensorFlow without the lines that its libraries print while they load.
 
     Args:
@@ -93,7 +96,7 @@ def import_tensorflow(starts_devices=True):
     return tf
 
 
-def _is_for_the_user(error):
+def _is_for_the_user(error: Exception) -> bool:
     """Whether the message is all that is needed to mend it: no fault of the program."""
     if isinstance(error, (InputError, TrainingFailure, MemoryError)):
         return True
@@ -101,17 +104,18 @@ def _is_for_the_user(error):
     return isinstance(error, OSError) and error.filename is not None and error.strerror is not None
 
 
-def _fail(error, status=2):
+def _fail(error: Exception, status: int = 2) -> NoReturn:
+    message = str(error)
     if isinstance(error, MemoryError):
-        error = "out of memory; a smaller --batch_size or --img_size needs less"
+        message = "out of memory; a smaller --batch_size or --img_size needs less"
     elif isinstance(error, OSError):
         # Of a rename the second name is the one that was given.
-        error = f"{error.filename2 or error.filename}: {error.strerror}"
-    print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        message = f"{error.filename2 or error.filename}: {error.strerror}"
+    print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(status)
 
 
-def _secure_streams():
+def _secure_streams() -> None:
     """Printing must not end a run: where nobody reads any more, or a terminal lacks a letter."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
         pass  # closed at the start: the next file that is opened would become the output
@@ -126,19 +130,19 @@ def _secure_streams():
 class _Steadfast:
     """A text stream that goes to /dev/null once it cannot be written to."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def write(self, text):
+    def write(self, text: str) -> int | None:
         return self._attempt(self._stream.write, text)
 
-    def flush(self):
+    def flush(self) -> None:
         self._attempt(self._stream.flush)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def _attempt(self, method, *arguments):
+    def _attempt(self, method: Callable, *arguments: Any) -> Any:
         try:
             return method(*arguments)
         except OSError:
@@ -146,13 +150,13 @@ class _Steadfast:
             return None
 
 
-def _prepare_environment():
+def _prepare_environment() -> None:
     if not FLAGS.debug:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 @contextlib.contextmanager
-def _quiet_stderr():
+def _quiet_stderr() -> Iterator[None]:
     """Holds back what libraries write to the error stream; it is shown if the block fails."""
     if FLAGS.is_parsed() and FLAGS.debug:
         yield
@@ -173,15 +177,15 @@ def _quiet_stderr():
             os.close(kept)
 
 
-def _temporary_file():
+def _temporary_file() -> IO[bytes]:
     try:
         return tempfile.TemporaryFile()
     except OSError:  # a full disk: what would be held back is lost
         return open(os.devnull, "r+b")
 
 
-class _Plain:
+class _Plain(python_logging.Formatter):
     """Warnings as plain lines."""
 
-    def format(self, record):
+    def format(self, record: python_logging.LogRecord) -> str:
         return f"{record.levelname.lower()}: {record.getMessage()}"

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from glow_tf.errors import InputError
 
@@ -68,7 +70,7 @@ class GlowConfig:
     architecture: str = "openai"
     dtype: str = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "image_shape", _tuple("image_shape", self.image_shape, 3, int))
         object.__setattr__(self, "pixel_range", _tuple("pixel_range", self.pixel_range, 2, (int, float)))
         _check_range("num_levels", self.num_levels, 1, MAX_LEVELS)
@@ -99,24 +101,24 @@ class GlowConfig:
             raise InputError("classifier is on but num_classes is 0: only a class-conditional model has one")
 
     @property
-    def num_dims(self):
+    def num_dims(self) -> int:
         """H * W * C."""
         height, width, channels = self.image_shape
         return height * width * channels
 
-    def squeezed_shapes(self):
+    def squeezed_shapes(self) -> list[tuple[int, int, int]]:
         """(H, W, C) of the flow steps of each level, level 0 (the finest) first."""
         height, width, channels = self.image_shape
         return [
             (height >> level + 1, width >> level + 1, channels * 2 ** (level + 2)) for level in range(self.num_levels)
         ]
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return dataclasses.asdict(self) | {"image_shape": list(self.image_shape), "pixel_range": list(self.pixel_range)}
 
     @classmethod
-    def from_dict(cls, values):
+    def from_dict(cls, values: Mapping[str, Any]) -> "GlowConfig":
         """The inverse of `to_dict`; InputError if a key is missing or unknown, or a value has the wrong type."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
@@ -125,13 +127,13 @@ class GlowConfig:
         if "image_shape" not in values:
             raise InputError("the configuration has no image_shape")
         for key, value in values.items():
-            expected = {int: int, str: str, bool: bool}.get(fields[key].type)
-            if expected is not None and type(value) is not expected:
+            expected = fields[key].type
+            if expected in (int, str, bool) and type(value) is not expected:
                 raise InputError(f"the configuration's {key} is {value!r}, not of type {expected.__name__}")
         return cls(**values)
 
 
-def _tuple(name, value, length, kind):
+def _tuple(name: str, value: Any, length: int, kind: type | tuple[type, ...]) -> tuple:
     if not isinstance(value, (tuple, list)) or len(value) != length:
         raise InputError(f"{name} is {value!r}; it must hold {length} numbers")
     if not all(isinstance(v, kind) and not isinstance(v, bool) for v in value):
@@ -139,21 +141,21 @@ def _tuple(name, value, length, kind):
     return tuple(value)
 
 
-def _check_range(name, value, low, high):
+def _check_range(name: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InputError(f"{name} is {value!r}; it must be an integer from {low} to {high}")
 
 
-def _check_flag(name, value):
+def _check_flag(name: str, value: Any) -> None:
     if not isinstance(value, bool):
         raise InputError(f"{name} is {value!r}; it must be True or False")
 
 
-def _check_choice(name, value, choices):
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InputError(f"{name} is {value!r}; it can be {', '.join(choices)}")
 
 
-def _nearby(side, factor):
+def _nearby(side: int, factor: int) -> str:
     below, above = side // factor * factor, (side // factor + 1) * factor
     return f"{below} or {above}" if below else f"{above}"

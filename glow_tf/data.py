@@ -16,7 +16,7 @@ import re
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -39,28 +39,42 @@ _TFDS_NAME = re.compile(r"[a-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", re.ASCII)
 _MIRRORING_CHANGES_CONTENT = ("digits", "mnist", "omniglot", "svhn", "binary_alpha_digits", "cmaterdb")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Split:
     """Images and labels held in memory.
 
     Attributes:
         images: uint8 [N, H, W, C].
-        labels: integer [N]; None stands for zeros.
+        labels: int32 [N]; zeros where none are given.
+    Raises:
+        ValueError: if the images are something else, or there are more or fewer labels.
+
+    >>> split = Split(images, labels=np.arange(6))
+    >>> split.num_images, split.steps_per_epoch(batch_size=4)
+    (6, 1)
+    >>> [labels.tolist() for _, labels in split.batches(4).as_numpy_iterator()]
+    [[0, 1, 2, 3], [4, 5]]
+    >>> batch, labels = next(split.training_batches(4, seed=0, epoch=0).as_numpy_iterator())
+    >>> batch.shape, batch.dtype.name
+    ((4, 4, 4, 1), 'uint8')
     """
 
     images: np.ndarray
-    labels: np.ndarray | None = None
+    labels: np.ndarray
 
-    def __post_init__(self):
-        if self.images.dtype != np.uint8 or self.images.ndim != 4 or not len(self.images):
-            raise ValueError(f"images are {self.images.dtype} {self.images.shape}, not uint8 [N, H, W, C], N > 0")
-        labels = np.zeros(len(self.images), np.int32) if self.labels is None else self.labels
-        if labels.shape != self.images.shape[:1]:
-            raise ValueError(f"{len(self.images)} images, but labels of shape {labels.shape}")
+    def __init__(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
+        if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+            raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 [N, H, W, C], N > 0")
+        if labels is None:
+            labels = np.zeros(len(images), np.int32)
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"{len(images)} images, but labels of shape {labels.shape}")
+        object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", np.asarray(labels, np.int32))
 
     @property
     def num_images(self) -> int:
+        """N."""
         return len(self.images)
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -70,7 +84,7 @@ class Split:
     def batches(self, batch_size: int) -> tf.data.Dataset:
         """Each image once, in fixed order: (uint8 [b, H, W, C], int32 [b]); the last batch may be smaller."""
 
-        def generate():
+        def generate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for start in range(0, self.num_images, batch_size):
                 rows = slice(start, start + batch_size)
                 yield self.images[rows], self.labels[rows]
@@ -106,7 +120,7 @@ class Split:
         order = np.concatenate([generator.permutation(self.num_images) for _ in range(repeats)])
         mirrored = _mirrored(seed, epoch, len(order)) & flip
 
-        def generate():
+        def generate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for step in range(skip, self.steps_per_epoch(batch_size)):
                 positions = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
                 indices, turned = order[positions], mirrored[positions]
@@ -140,7 +154,9 @@ class StreamedSplit:
     split: str
     num_images: int
 
-    steps_per_epoch = Split.steps_per_epoch
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """As `Split.steps_per_epoch`."""
+        return max(1, self.num_images // batch_size)
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
         """As `Split.batches`."""
@@ -164,11 +180,11 @@ class StreamedSplit:
         mirrored = _mirrored(seed, epoch, repeats * self.num_images) & flip
         shuffle_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
-        def is_in_shard(position, _):
+        def is_in_shard(position: tf.Tensor, _: Any) -> tf.Tensor:
             row = position % batch_size
             return (rows.start <= row) & (row < rows.stop)
 
-        def decode(_, example_and_turn):
+        def decode(_: tf.Tensor, example_and_turn: tuple[Any, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             example, is_mirrored = example_and_turn
             image, label = self.source.decode(example)
             return tf.cond(is_mirrored, lambda: image[:, ::-1], lambda: image), label
@@ -239,6 +255,17 @@ def load(
         folder_rules: which files of a folder are accepted.
     Raises:
         InputError: for an unknown name, a set that is not there, has no images or cannot be read.
+
+    >>> digits = load("digits")
+    >>> digits.train.num_images, digits.test.num_images, digits.image_shape
+    (1541, 256, (8, 8, 1))
+    >>> images, labels = digits.test.take(4, seed=0)
+    >>> images.shape, images.dtype.name, labels.tolist()
+    ((4, 8, 8, 1), 'uint8', [..., ..., ..., ...])
+    >>> load("digit")
+    Traceback (most recent call last):
+    ...
+    glow_tf.errors.InputError: 'digit' is neither a data set nor a folder; did you mean digits? ...
     """
     size = _checked_size(image_size)
     if channels not in (None, 1, 2, 3, 4):
@@ -284,10 +311,10 @@ def load_attribute(
     split, _ = next(_splits(name, builder))
     examples = source.encoded(split, also=path)
 
-    def value_of(example):
+    def value_of(example: dict[str, Any]) -> tf.Tensor:
         return tf.cast(functools.reduce(lambda inner, key: inner[key], path, example), tf.int32)
 
-    def is_without(example):
+    def is_without(example: dict[str, Any]) -> tf.Tensor:
         return (value_of(example) == 0) | (value_of(example) == -1)
 
     having = _decoded(name, source, examples.filter(lambda example: value_of(example) == 1).take(count))
@@ -367,7 +394,9 @@ def _is_flippable(name: str) -> bool:
 # Batches
 
 
-def _from_generator(generate, batch_size: int | None, image_shape: tuple[int, ...]) -> tf.data.Dataset:
+def _from_generator(
+    generate: Callable[[], Iterator], batch_size: int | None, image_shape: tuple[int, ...]
+) -> tf.data.Dataset:
     signature = (
         tf.TensorSpec([batch_size, *image_shape], tf.uint8),
         tf.TensorSpec([batch_size], tf.int32),
@@ -503,9 +532,12 @@ class _TfdsSource:
         """
         import tensorflow_datasets as tfds
 
-        features = {"image": True, "label": True} if self.has_labels else {"image": True}
+        features: dict[str, Any] = {"image": True, "label": True} if self.has_labels else {"image": True}
         if also is not None:
-            features |= functools.reduce(lambda inner, key: {key: inner}, reversed(also), True)
+            wanted: Any = True
+            for key in reversed(also):
+                wanted = {key: wanted}
+            features |= wanted
         decoders = tfds.decode.PartialDecoding(features, decoders={"image": tfds.decode.SkipDecoding()})
         shuffles = shuffle_seed is not None
         read_config = tfds.ReadConfig(try_autocache=False, shuffle_seed=shuffle_seed)
@@ -527,7 +559,7 @@ class _TfdsSource:
         return fit_image(image, self.image_size, self.channels), label
 
 
-def _tfds_builder(name: str, data_dir: str | os.PathLike | None):
+def _tfds_builder(name: str, data_dir: str | os.PathLike | None) -> Any:
     """TFDS's builder of a data set, or None if it knows no such name; a wrong config or version raises."""
     import tensorflow_datasets as tfds
 
@@ -555,7 +587,7 @@ def _unknown_name_message(name: str) -> str:
 
 
 def _load_tfds(
-    name: str, builder, image_size: tuple[int, int] | None, channels: int | None, download: bool
+    name: str, builder: Any, image_size: tuple[int, int] | None, channels: int | None, download: bool
 ) -> ImageData:
     source = _tfds_source(name, builder, image_size, channels, download)
     train, test = (_read_split(name, source, *split) for split in _splits(name, builder))
@@ -564,14 +596,17 @@ def _load_tfds(
 
 
 def _tfds_source(
-    name: str, builder, image_size: tuple[int, int] | None, channels: int | None, download: bool
+    name: str, builder: Any, image_size: tuple[int, int] | None, channels: int | None, download: bool
 ) -> _TfdsSource:
     """The prepared set; InputError where it is not there, or has no images of that kind."""
     features = builder.info.features
     height, width, own_channels = _image_feature_shape(name, features)
-    if image_size is None and None in (height, width):
+    if image_size is not None:
+        size = image_size
+    elif height is None or width is None:
         raise InputError(f"the images of {name!r} have no common size; give the image size to bring them to")
-    size = image_size or ((32, 32) if (height, width) == (28, 28) else (height, width))
+    else:
+        size = (32, 32) if (height, width) == (28, 28) else (height, width)
     channels = channels or own_channels
     if channels != own_channels and {channels, own_channels} != {1, 3}:
         raise InputError(f"{name!r} has {own_channels} channels, of which {channels} cannot be made")
@@ -580,7 +615,7 @@ def _tfds_source(
     return _TfdsSource(builder, size, channels, bool(_class_names(features)))
 
 
-def _image_feature_shape(name: str, features) -> tuple[int | None, int | None, int]:
+def _image_feature_shape(name: str, features: Any) -> tuple[int | None, int | None, int]:
     import tensorflow_datasets as tfds
 
     feature = _feature(features, "image")
@@ -595,20 +630,20 @@ def _image_feature_shape(name: str, features) -> tuple[int | None, int | None, i
     return shape
 
 
-def _class_names(features) -> tuple[str, ...]:
+def _class_names(features: Any) -> tuple[str, ...]:
     import tensorflow_datasets as tfds
 
     label = _feature(features, "label")
     return tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
 
 
-def _feature(features, name: str):
+def _feature(features: Any, name: str) -> Any:
     import tensorflow_datasets as tfds
 
     return features[name] if isinstance(features, tfds.features.FeaturesDict) and name in features else None
 
 
-def _attribute_path(name: str, features, attribute: str) -> tuple[str, ...]:
+def _attribute_path(name: str, features: Any, attribute: str) -> tuple[str, ...]:
     """Where a data set's features hold an attribute."""
     types = _attribute_types(features)
     known = sorted(types, key=lambda path: (types[path] != np.bool_, path))
@@ -624,7 +659,7 @@ def _attribute_path(name: str, features, attribute: str) -> tuple[str, ...]:
     return tuple(found[0].split("/"))
 
 
-def _attribute_types(features, path: str = "") -> dict[str, np.dtype]:
+def _attribute_types(features: Any, path: str = "") -> dict[str, np.dtype]:
     """{path: type} of the features that can be an attribute: booleans, integers and labels of two classes."""
     import tensorflow_datasets as tfds
 
@@ -639,15 +674,16 @@ def _attribute_types(features, path: str = "") -> dict[str, np.dtype]:
 
 
 def _announce_crop(name: str, own: tuple[int | None, int | None], size: tuple[int, int]) -> None:
-    if None not in own and own[0] <= size[0] and own[1] <= size[1]:
+    height, width = own
+    if height is not None and width is not None and height <= size[0] and width <= size[1]:
         return
     logging.info(
         "%s: images of %s are cropped at their centre to the aspect ratio of %dx%d and resized",
-        name, "several sizes" if None in own else f"{own[0]}x{own[1]}", *size,
+        name, "several sizes" if None in own else f"{height}x{width}", *size,
     )  # fmt: skip
 
 
-def _splits(name: str, builder) -> Iterator[tuple[str, int]]:
+def _splits(name: str, builder: Any) -> Iterator[tuple[str, int]]:
     """(TFDS's name of the split, number of images) for training, then for testing."""
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
     if not counts.get("train"):
@@ -699,7 +735,7 @@ def _naming_damaged_files(name: str, source: _TfdsSource) -> Iterator[None]:
         ) from error
 
 
-def _prepare(name: str, builder, download: bool) -> None:
+def _prepare(name: str, builder: Any, download: bool) -> None:
     """Makes sure that the data set lies prepared in its folder, by download only if that is allowed.
 
     Archives that the user put into <data_dir>/downloads/manual are used without any network.
@@ -724,7 +760,7 @@ def _prepare(name: str, builder, download: bool) -> None:
         raise InputError(f"the data set {name!r} cannot be prepared: {_first_words(error, 600)}") from error
 
 
-def _is_prepared(builder) -> bool:
+def _is_prepared(builder: Any) -> bool:
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)  # that a folder is missing is for the error to say, once
     try:
@@ -733,7 +769,7 @@ def _is_prepared(builder) -> bool:
         logging.set_verbosity(verbosity)
 
 
-def _missing_message(name: str, builder, why: str) -> str:
+def _missing_message(name: str, builder: Any, why: str) -> str:
     root = str(builder.data_dir_root)
     return (
         f"the data set {name!r} is not in {str(builder.data_path)!r} and {why}; copy the prepared folder"
@@ -741,19 +777,19 @@ def _missing_message(name: str, builder, why: str) -> str:
     )
 
 
-def _has_archives(builder, folder: str) -> bool:
+def _has_archives(builder: Any, folder: str) -> bool:
     names = [info.filename for info in builder.url_infos.values()]
     return bool(names) and all(name and os.path.isfile(os.path.join(folder, name)) for name in names)
 
 
-def _is_reachable(builder) -> bool:
+def _is_reachable(builder: Any) -> bool:
     """Whether the server of the data set answers within a few seconds; it need not answer kindly."""
     url = next(iter(builder.url_infos), None)
     if url is None:
         return True  # nothing that TFDS would download itself
     answered = threading.Event()
 
-    def ask():
+    def ask() -> None:
         try:
             request = urllib.request.Request(url, method="HEAD")
             urllib.request.urlopen(request, timeout=_NETWORK_SECONDS).close()

@@ -11,17 +11,21 @@ import dataclasses
 import io
 import os
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 
 from glow_tf import evaluation, image_folder, weights
+from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
+from glow_tf.glow import Glow
+from glow_tf.pixels import Labels
 
 # Words of an attribute's column.
 _YES, _NO = {"1", "true", "yes", "y"}, {"-1", "0", "false", "no", "n"}
 
 
-def labels_of(glow, images, labels=None):
+def labels_of(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> np.ndarray | None:
     """The labels to encode images under: None for a model without classes, those given, else the likeliest ones.
 
     Args:
@@ -34,17 +38,17 @@ def labels_of(glow, images, labels=None):
     return evaluation.classify(glow, images)
 
 
-def encode(glow, images, labels=None):
+def encode(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> np.ndarray:
     """z of uint8 images."""
     return glow.encode(glow.pixels.to_continuous(images, 0.5, glow.config.dtype), labels).numpy()
 
 
-def decode(glow, z, labels=None):
+def decode(glow: Glow, z: np.ndarray, labels: Labels | None = None) -> np.ndarray:
     """uint8 images from z."""
     return glow.pixels.to_uint8(glow.decode(z, labels)).numpy()
 
 
-def reconstruct(glow, images, labels=None):
+def reconstruct(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> np.ndarray:
     """[N, 2, ...]: each image, as the model sees it, beside decode(encode(image)).
 
     >>> pairs = reconstruct(glow, images)
@@ -55,14 +59,26 @@ def reconstruct(glow, images, labels=None):
     return np.stack([seen, decode(glow, encode(glow, images, labels), labels)], axis=1)
 
 
-def temperatures(glow, temperatures, columns, seed=None, labels=None):
-    """[temperatures, columns, ...]: samples of the same noise in every row."""
+def temperatures(
+    glow: Glow,
+    temperatures: Sequence[float],
+    columns: int,
+    seed: int | None = None,
+    labels: Labels | None = None,
+) -> np.ndarray:
+    """[temperatures, columns, ...]: samples of the same noise in every row.
+
+    >>> temperatures(glow, [0.0, 0.7, 1.0], columns=2, seed=0).shape
+    (3, 2, 4, 4, 1)
+    """
     if seed is None:
         seed = int(np.random.default_rng().integers(2**31))
     return np.stack([glow.sample(columns, temperature, seed, labels) for temperature in temperatures])
 
 
-def interpolate(glow, images, steps, labels=None, spherical=False):
+def interpolate(
+    glow: Glow, images: np.ndarray, steps: int, labels: Labels | None = None, spherical: bool = False
+) -> np.ndarray:
     """[pairs, steps, ...]: from the first to the second of each pair of images, both ends included.
 
     Of a class-conditional model both are encoded under the label of the first, so both ends come back exactly.
@@ -84,12 +100,17 @@ def interpolate(glow, images, steps, labels=None, spherical=False):
     return _decode_strips(glow, paths, None if labels is None else labels[::2])
 
 
-def path(start, end, steps, spherical=False):
+def path(start: np.ndarray, end: np.ndarray, steps: int, spherical: bool = False) -> np.ndarray:
     """[steps, ...] from start to end.
 
     Args:
         spherical: along a great circle, the length going evenly from one's to the other's, instead of straight:
             halfway between two independent latents a straight path is shorter by a factor of sqrt(1/2).
+
+    >>> path(np.array([0.0, 1.0]), np.array([1.0, 0.0]), steps=3).tolist()
+    [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]
+    >>> path(np.array([0.0, 1.0]), np.array([1.0, 0.0]), steps=3, spherical=True)[1].round(3).tolist()
+    [0.707, 0.707]
     """
     at = np.linspace(0, 1, steps).reshape([-1] + [1] * start.ndim)
     if not spherical:
@@ -105,7 +126,13 @@ def path(start, end, steps, spherical=False):
     return ((1 - at) * lengths[0] + at * lengths[1]) * directions
 
 
-def attribute_direction(glow, having, lacking, labels_having=None, labels_lacking=None):
+def attribute_direction(
+    glow: Glow,
+    having: np.ndarray,
+    lacking: np.ndarray,
+    labels_having: Labels | None = None,
+    labels_lacking: Labels | None = None,
+) -> np.ndarray:
     """[H, W, C]: the mean z of the images that have an attribute minus that of those that lack it.
 
     Args:
@@ -119,7 +146,13 @@ def attribute_direction(glow, having, lacking, labels_having=None, labels_lackin
     return means[0] - means[1]
 
 
-def move(glow, images, direction, strengths, labels=None):
+def move(
+    glow: Glow,
+    images: np.ndarray,
+    direction: np.ndarray,
+    strengths: Sequence[float] | np.ndarray,
+    labels: Labels | None = None,
+) -> np.ndarray:
     """[N, strengths, ...]: each image at z + strength * direction.
 
     >>> direction = attribute_direction(glow, having=images[:3], lacking=images[3:])
@@ -131,15 +164,20 @@ def move(glow, images, direction, strengths, labels=None):
     return _decode_strips(glow, z[:, np.newaxis] + at * direction, labels)
 
 
-def save_direction(path, direction):
-    """Writes a direction as a NumPy file (.npy)."""
+def save_direction(path: str | os.PathLike, direction: np.ndarray) -> None:
+    """Writes a direction as a NumPy file (.npy).
+
+    >>> save_direction("smile.npy", np.ones([4, 4, 1]))
+    >>> load_direction("smile.npy", glow).shape
+    (4, 4, 1)
+    """
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     data = io.BytesIO()
     np.save(data, direction, allow_pickle=False)
     weights.write_atomically(path, data.getvalue())
 
 
-def load_direction(path, glow):
+def load_direction(path: str | os.PathLike, glow: Glow) -> np.ndarray:
     """The direction of a file, for this model.
 
     Raises:
@@ -159,10 +197,20 @@ def load_direction(path, glow):
     return direction
 
 
-def redraw_levels(glow, images, columns, temperature, seed=None, labels=None):
+def redraw_levels(
+    glow: Glow,
+    images: np.ndarray,
+    columns: int,
+    temperature: float,
+    seed: int | None = None,
+    labels: Labels | None = None,
+) -> np.ndarray:
     """[N * L, columns, ...]: for each image and each level, finest first, the image and versions of it.
 
     In a version the latents of that level are drawn anew and the others are kept.
+
+    >>> redraw_levels(glow, images[:2], columns=3, temperature=0.7, seed=0).shape
+    (2, 3, 4, 4, 1)
     """
     rng = np.random.default_rng(seed)
     z = encode(glow, images, labels)
@@ -195,8 +243,16 @@ class PrincipalComponents:
     share: np.ndarray
 
 
-def principal_components(z, count):
-    """The first PrincipalComponents of z [N, H, W, C]."""
+def principal_components(z: np.ndarray, count: int) -> PrincipalComponents:
+    """The first PrincipalComponents of z [N, H, W, C].
+
+    Raises:
+        InputError: unless 1 <= count < N.
+
+    >>> components = principal_components(encode(glow, images), count=2)
+    >>> along_components(glow, components, strengths=[-2.0, 0.0, 2.0]).shape
+    (2, 3, 4, 4, 1)
+    """
     if not 1 <= count < len(z):
         raise InputError(f"{count} components of {len(z)} images were asked for; it can be 1 to {len(z) - 1}")
     mean = z.mean(axis=0)
@@ -207,14 +263,19 @@ def principal_components(z, count):
     return PrincipalComponents(mean, directions.astype(z.dtype), left[:, :count] * np.sqrt(len(z) - 1), share)
 
 
-def along_components(glow, components, strengths, labels=None):
+def along_components(
+    glow: Glow,
+    components: PrincipalComponents,
+    strengths: Sequence[float] | np.ndarray,
+    labels: Labels | None = None,
+) -> np.ndarray:
     """[count, strengths, ...]: from the mean of z along each component, in standard deviations."""
     at = np.reshape(np.asarray(strengths, components.mean.dtype), [1, -1, 1, 1, 1])
     z = components.mean + at * components.directions[:, np.newaxis]
     return _decode_strips(glow, z, labels)
 
 
-def read_images(paths, config):
+def read_images(paths: Sequence[str | os.PathLike], config: GlowConfig) -> np.ndarray:
     """uint8 [N, H, W, C] of image files.
 
     Raises:
@@ -236,7 +297,7 @@ def read_images(paths, config):
     return np.stack(images)
 
 
-def read_attribute(path, attribute):
+def read_attribute(path: str | os.PathLike, attribute: str) -> tuple[list[str], list[str]]:
     """(files with the attribute, files without it) from a CSV.
 
     The first line holds the titles, the first column the image files, relative to the CSV's own folder, and the
@@ -252,7 +313,8 @@ def read_attribute(path, attribute):
     if attribute not in titles[1:]:
         raise InputError(f"{path} has no column {attribute!r}; it has {', '.join(titles[1:][:10]) or 'none'}")
     column, folder = titles.index(attribute, 1), os.path.dirname(os.path.abspath(path))
-    having, lacking = [], []
+    having: list[str] = []
+    lacking: list[str] = []
     for row in rows[1:]:
         value = row[column].strip().lower() if len(row) > column else ""
         if value in _YES:
@@ -265,7 +327,7 @@ def read_attribute(path, attribute):
     return having, lacking
 
 
-def _check_regular(path):
+def _check_regular(path: str | os.PathLike) -> None:
     """InputError for what is missing or no file: opening a pipe would wait for ever."""
     if not os.path.lexists(path):
         raise InputError(f"{path} does not exist")
@@ -273,7 +335,7 @@ def _check_regular(path):
         raise InputError(f"{path} is no regular file")
 
 
-def _decode_strips(glow, z, labels=None):
+def _decode_strips(glow: Glow, z: np.ndarray, labels: Labels | None = None) -> np.ndarray:
     """Images [rows, columns, ...] from z of that shape; `labels` [rows]."""
     flat = z.reshape(-1, *z.shape[2:])
     images = decode(glow, flat, None if labels is None else np.repeat(labels, z.shape[1]))

@@ -2,14 +2,16 @@
 
 import os
 import shutil
+from typing import Any
 
 import tensorflow as tf
 
 from glow_tf import pixels
 from glow_tf.errors import InputError
+from glow_tf.glow import Glow
 
 
-def save_model(glow, folder):
+def save_model(glow: Glow, folder: str | os.PathLike) -> None:
     """Writes a SavedModel whose signatures take any batch size.
 
         sample(n, temperature, seed) -> images              n, seed: int32 [], temperature: float32 []
@@ -19,6 +21,10 @@ def save_model(glow, folder):
         decode(z) -> images, continuous                     images: uint8; continuous: what `encode` takes
 
     Of a class-conditional model each also takes labels, int32 [B] (of `sample`: [n]).
+
+        save_model(glow, "model")
+        model = tf.saved_model.load("model")                # a program without this package
+        model.signatures["sample"](n=tf.constant(4), temperature=tf.constant(0.7), seed=tf.constant(0))["images"]
 
     Raises:
         InputError: the folder exists already, or cannot be written.
@@ -43,14 +49,14 @@ def save_model(glow, folder):
 class _Functions:
     """The signatures' functions: no tf.Module, because a SavedModel takes every function of a module with it."""
 
-    def __init__(self, glow):
+    def __init__(self, glow: Glow) -> None:
         self._glow = glow
 
     @property
-    def _dtype(self):
+    def _dtype(self) -> tf.DType:
         return tf.as_dtype(self._glow.config.dtype)
 
-    def signatures(self):
+    def signatures(self) -> dict[str, Any]:
         glow = self._glow
         shape = [None, *glow.config.image_shape]
         labels = {"labels": tf.TensorSpec([None], tf.int32, "labels")} if glow.config.num_classes else {}
@@ -72,24 +78,28 @@ class _Functions:
             for function, specs in arguments.items()
         }
 
-    def sample(self, n, temperature, seed, labels=None):
+    def sample(
+        self, n: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, labels: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
         glow = self._glow
         noise = tf.random.stateless_normal([n, *glow.config.image_shape], [seed, 1], dtype=self._dtype)
         values = glow.bijector(labels).forward(noise * tf.cast(temperature, self._dtype))
         return {"images": glow.pixels.to_uint8(values)}
 
-    def bits_per_dim(self, images, seed, labels=None):
+    def bits_per_dim(
+        self, images: tf.Tensor, seed: tf.Tensor, labels: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
         glow = self._glow
         noise = pixels.uniform_noise(tf.shape(images), [seed, 0], self._dtype)
         log_prob = self.log_prob(glow.pixels.to_continuous(images, noise, self._dtype), labels)["log_prob"]
         return {"bits_per_dim": glow.pixels.bits_per_dim(log_prob, glow.config.num_dims)}
 
-    def log_prob(self, images, labels=None):
+    def log_prob(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         return {"log_prob": self._glow.transformed_distribution(labels).log_prob(images)}
 
-    def encode(self, images, labels=None):
+    def encode(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         return {"z": self._glow.bijector(labels).inverse(images)}
 
-    def decode(self, z, labels=None):
+    def decode(self, z: tf.Tensor, labels: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         values = self._glow.bijector(labels).forward(z)
         return {"images": self._glow.pixels.to_uint8(values), "continuous": values}

@@ -1,6 +1,9 @@
 """Glow: images to Gaussian noise and back, exactly."""
 
 import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +19,7 @@ from glow_tf.bijectors.squeeze import Squeeze
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.levels import Classifier, FlowSteps
+from glow_tf.pixels import Array, Labels
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -51,11 +55,11 @@ class Glow(tf.Module):
     True
     """
 
-    def __init__(self, config, seed=0, network=None):
+    def __init__(self, config: GlowConfig, seed: int = 0, network: Any = None) -> None:
         super().__init__(name="glow")
         self.config = config
         self.pixels = pixels.PixelScale(config.num_bits, *config.pixel_range)
-        self.metadata = {}
+        self.metadata: dict[str, Any] = {}
         # Whether the actnorms are set: by `initialize`, or with all other weights from a file.
         self.is_initialized = False
         rng = np.random.default_rng(seed)
@@ -65,28 +69,40 @@ class Glow(tf.Module):
         self._steps = [FlowSteps(config, s[-1], network, rng, f"level{i}") for i, s in enumerate(shapes)]
         self._splits = [architecture.split_gaussian(config, s[-1], f"split{i}") for i, s in enumerate(shapes[:-1])]
         self._top = architecture.top_gaussian(config, shapes[-1], "top")
-        self._logit = Logit(*config.pixel_range, dtype=tf.as_dtype(config.dtype)) if config.pixels == "logit" else None
+        low, high = config.pixel_range
+        self._logit = Logit(low, high, dtype=tf.as_dtype(config.dtype)) if config.pixels == "logit" else None
         self._classifier = Classifier(config, shapes[-1][-1], "classifier") if config.classifier else None
         self._dtype = tf.as_dtype(config.dtype)
         self._compile()
 
     @property
-    def distribution(self):
+    def distribution(self) -> tfp.distributions.TransformedDistribution:
         """The tfd.TransformedDistribution of images; of a class-conditional model use `conditioned_on`."""
         self._check_labels(None)
         return self.transformed_distribution()
 
-    def conditioned_on(self, labels):
+    def conditioned_on(self, labels: Labels) -> tfp.distributions.TransformedDistribution:
         """The distribution of images of the given classes, batch shape [B].
 
         Args:
             labels: [B] integers in 0 .. num_classes - 1.
         Raises:
             InputError: if the model is not class-conditional, or a label is out of range.
+
+        >>> glow.conditioned_on([0])
+        Traceback (most recent call last):
+        ...
+        glow_tf.errors.InputError: labels were given to a model that is not class-conditional
         """
         return self.transformed_distribution(self._check_labels(labels))
 
-    def transformed_distribution(self, labels=None, temperature=1.0, backprop="recompute", network_dtype=None):
+    def transformed_distribution(
+        self,
+        labels: tf.Tensor | None = None,
+        temperature: float | tf.Tensor = 1.0,
+        backprop: str = "recompute",
+        network_dtype: tf.DType | None = None,
+    ) -> tfp.distributions.TransformedDistribution:
         """A new tfd.TransformedDistribution over this model's variables.
 
         Args:
@@ -104,7 +120,9 @@ class Glow(tf.Module):
         base = tfd.Independent(tfd.Normal(loc, scale), EVENT_NDIMS)
         return tfd.TransformedDistribution(base, self.bijector(labels, backprop, network_dtype), name="glow")
 
-    def bijector(self, labels=None, backprop="recompute", network_dtype=None):
+    def bijector(
+        self, labels: tf.Tensor | None = None, backprop: str = "recompute", network_dtype: tf.DType | None = None
+    ) -> tfp.bijectors.Chain:
         """The tfb.Chain from z (forward's input) to images.
 
         Squeeze, K steps and Split at every level; Split holds the levels below. The half that leaves and
@@ -112,7 +130,9 @@ class Glow(tf.Module):
         """
         return self._above(self._top.bijector(labels), backprop, network_dtype)
 
-    def _above(self, chain, backprop="recompute", network_dtype=None):
+    def _above(
+        self, chain: tfp.bijectors.Bijector, backprop: str = "recompute", network_dtype: tf.DType | None = None
+    ) -> tfp.bijectors.Chain:
         """`bijector` with `chain` in the place of the top Gaussian."""
         for level in reversed(range(self.config.num_levels)):
             if level < self.config.num_levels - 1:
@@ -122,7 +142,7 @@ class Glow(tf.Module):
             chain = tfb.Chain([squeeze, steps, chain, tfb.Invert(squeeze)], name=f"level{level}")
         return chain if self._logit is None else tfb.Chain([self._logit, chain], name="pixels")
 
-    def initialize(self, images):
+    def initialize(self, images: Array) -> None:
         """Sets every actnorm from data, once, before training: eagerly, outside of `strategy.run`.
 
         Args:
@@ -141,22 +161,28 @@ class Glow(tf.Module):
                 batches = [tf.split(batch, 2, axis=-1)[0] for batch in batches]
         self.is_initialized = True
 
-    def into_flow(self, images):
+    def into_flow(self, images: Array) -> tuple[tf.Tensor, tf.Tensor]:
         """(what the first squeeze sees of continuous images, the log-det [...] of that): see `config.pixels`."""
         if self._logit is None:
             return images, tf.zeros(tf.shape(images)[:-3], images.dtype)
         return self._logit.inverse_and_log_det(images)
 
-    def log_prob(self, images, labels=None):
+    def log_prob(self, images: Array, labels: Labels | None = None) -> tf.Tensor:
         """[B], nats: the log density of continuous images.
 
         Of a class-conditional model without labels it is that of the mixture of all classes in equal parts.
+
+        >>> x = glow.pixels.to_continuous(images, noise=0.5)
+        >>> glow.log_prob(x).shape
+        TensorShape([6])
+        >>> bool(np.allclose(glow.log_prob(x), glow.distribution.log_prob(x), rtol=1e-4))
+        True
         """
         if labels is None and self.config.num_classes:
             return _of_mixture(self.class_log_probs(images))
         return self._in_chunks(self._log_prob, [self._images(images)], labels)
 
-    def class_log_probs(self, images):
+    def class_log_probs(self, images: Array) -> tf.Tensor:
         """[B, num_classes], nats: log p(image | class), with one pass through the flow for all classes.
 
         The most likely class is the generative classifier's answer (classes being equally frequent).
@@ -171,7 +197,7 @@ class Glow(tf.Module):
         chunks = [self._class_log_probs(images[i : i + chunk]) for i in range(0, max(len(images), 1), chunk)]
         return tf.concat(chunks, axis=0)
 
-    def level_log_probs(self, images, labels=None):
+    def level_log_probs(self, images: Array, labels: Labels | None = None) -> tf.Tensor:
         """[B, L], nats: what each level, level 0 first, contributes to `log_prob`.
 
         The log-dets of a level's steps, and the log density of the latents that leave there; what
@@ -179,15 +205,15 @@ class Glow(tf.Module):
         """
         return self._in_chunks(self._level_log_probs, [self._images(images)], labels)
 
-    def encode(self, images, labels=None):
+    def encode(self, images: Array, labels: Labels | None = None) -> tf.Tensor:
         """z [B, H, W, C] of continuous images: the standardised latents of every level."""
         return self._in_chunks(self._encode, [self._images(images)], labels)
 
-    def decode(self, z, labels=None):
+    def decode(self, z: Array, labels: Labels | None = None) -> tf.Tensor:
         """Continuous images [B, H, W, C] from z: the inverse of `encode`."""
         return self._in_chunks(self._decode, [self._images(z, "z")], labels)
 
-    def bits_per_dim(self, images, labels=None, seed=0):
+    def bits_per_dim(self, images: Array, labels: Labels | None = None, seed: int = 0) -> tf.Tensor:
         """[B], bits/dim of uint8 images, dequantised with uniform noise.
 
         Args:
@@ -202,7 +228,9 @@ class Glow(tf.Module):
             return self.pixels.bits_per_dim(log_prob, self.config.num_dims)
         return self._in_chunks(self._bits_per_dim, [images, noise], labels)
 
-    def sample(self, num_images, temperature=0.7, seed=None, labels=None):
+    def sample(
+        self, num_images: int, temperature: float = 0.7, seed: int | None = None, labels: Labels | None = None
+    ) -> tf.Tensor:
         """uint8 [num_images, H, W, C].
 
         Args:
@@ -221,31 +249,40 @@ class Glow(tf.Module):
         noise = tf.random.stateless_normal([num_images, *self.config.image_shape], [seed, 1], dtype=self._dtype)
         return self.pixels.to_uint8(self.decode(noise * temperature, labels))
 
-    def classify(self, images):
+    def classify(self, images: Array) -> tf.Tensor:
         """Class logits [B, num_classes] of continuous images, by the classifier of the deepest latents.
 
         Raises:
             InputError: if the model has no classifier (`config.classifier`).
         """
-        if self._classifier is None:
-            raise InputError("this model has no classifier: its configuration says classifier=False")
+        self._needed_classifier()
         images = self._images(images)
         labels = tf.zeros([len(images)], tf.int32)
         return self.class_logits(self.encode(images, labels), labels)
 
-    def class_logits(self, z, labels):
+    def class_logits(self, z: Array, labels: Labels) -> tf.Tensor:
         """[B, num_classes], the classifier's, of latents z [B, H, W, C] that were encoded under these labels."""
+        classifier = self._needed_classifier()
         deepest = self._top.bijector(labels).forward(self.per_level(z)[-1])
-        parameters = {key: self._classifier[key] for key in ("kernel", "bias", "log_scale")}
+        parameters = {key: classifier[key] for key in ("kernel", "bias", "log_scale")}
         return networks.zero_linear(parameters, tf.reduce_mean(deepest, axis=[1, 2]))
 
-    def per_level(self, z):
+    def _needed_classifier(self) -> Classifier:
+        if self._classifier is None:
+            raise InputError("this model has no classifier: its configuration says classifier=False")
+        return self._classifier
+
+    def per_level(self, z: Array) -> list[tf.Tensor]:
         """The latents level by level, level 0 (the finest) first: OpenAI's eps.
 
         Args:
             z: [..., H, W, C].
         Returns:
             [[..., H/2, W/2, 2C], [..., H/4, W/4, 4C], ..., the deepest [..., H/2^L, W/2^L, 2^(L+1) C]].
+
+        >>> two = Glow(GlowConfig((8, 8, 1), num_levels=2, num_steps=1, width=4))
+        >>> [tuple(level.shape) for level in two.per_level(np.zeros([1, 8, 8, 1]))]
+        [(1, 4, 4, 2), (1, 2, 2, 8)]
         """
         z = tf.convert_to_tensor(z)
         levels = []
@@ -254,7 +291,7 @@ class Glow(tf.Module):
             levels.append(leaving)
         return [*levels, Squeeze(dtype=z.dtype).inverse_and_log_det(z)[0]]
 
-    def from_levels(self, levels):
+    def from_levels(self, levels: Sequence[Array]) -> tf.Tensor:
         """z from the latents level by level: the inverse of `per_level`."""
         *leaving, deepest = map(tf.convert_to_tensor, levels)
         z = Squeeze(dtype=deepest.dtype).forward_and_log_det(deepest)[0]
@@ -262,34 +299,39 @@ class Glow(tf.Module):
             z = Squeeze(dtype=z.dtype).forward_and_log_det(tf.concat([z, level], axis=-1))[0]
         return z
 
-    def named_variables(self):
+    def named_variables(self) -> dict[str, tf.Variable]:
         """{readable name: variable}, in a fixed order: the contents of `weights.h5`."""
         parts = [*self._steps, *self._splits, self._top, *([self._classifier] if self._classifier else [])]
         return {name: variable for part in parts for name, variable in part.named_variables().items()}
 
     @property
-    def flow_steps(self):
+    def flow_steps(self) -> tuple[FlowSteps, ...]:
         """The `FlowSteps` of each level, level 0 (the finest) first."""
         return tuple(self._steps)
 
     @property
-    def num_parameters(self):
+    def num_parameters(self) -> int:
         """How many numbers are trained."""
         return sum(int(np.prod(v.shape)) for v in self.trainable_variables)
 
-    def save_weights(self, path, **metadata):
+    def save_weights(self, path: str | os.PathLike, **metadata: Any) -> None:
         """Writes `weights.h5`: every variable, the configuration, and `metadata` (plain JSON values).
 
         The file is replaced as a whole or not at all.
 
         Raises:
             OSError: if it cannot be written.
+
+        >>> glow.save_weights("weights.h5", dataset="mine")
+        >>> again = Glow.load("weights.h5")
+        >>> again.config == glow.config, again.metadata["dataset"]
+        (True, 'mine')
         """
         arrays = {name: variable.numpy() for name, variable in self.named_variables().items()}
         weights.write(path, arrays, self.config.to_dict(), self.metadata | metadata)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike) -> "Glow":
         """The Glow of a weights file; what else the file says is in its `metadata`.
 
         Raises:
@@ -301,7 +343,7 @@ class Glow(tf.Module):
             glow._assign(file)
         return glow
 
-    def load_weights(self, path):
+    def load_weights(self, path: str | os.PathLike) -> None:
         """Takes the values of a weights file of the same configuration.
 
         Raises:
@@ -316,23 +358,23 @@ class Glow(tf.Module):
             self._assign(file)
             self.metadata = dict(file.metadata)
 
-    def _assign(self, file):
+    def _assign(self, file: weights.WeightsFile) -> None:
         self.is_initialized = True
         variables = self.named_variables()
         values = file.read({name: (tuple(v.shape), v.dtype.as_numpy_dtype) for name, v in variables.items()})
         for name, variable in variables.items():
             variable.assign(values[name])
 
-    def _compile(self):
+    def _compile(self) -> None:
         """Makes the compiled functions: traced once, for any batch size."""
         shape = [None, *self.config.image_shape]
         floats, uint8 = tf.TensorSpec(shape, self._dtype), tf.TensorSpec(shape, tf.uint8)
         labels = [tf.TensorSpec([None], tf.int32)] if self.config.num_classes else []
 
-        def compiled(function, *specs):
+        def compiled(function: Callable, *specs: tf.TensorSpec) -> Callable:
             return tf.function(function, input_signature=[*specs, *labels], autograph=False)
 
-        def class_log_probs(images):
+        def class_log_probs(images: tf.Tensor) -> tf.Tensor:
             flow = self._above(tfb.Identity())
             z = flow.inverse(images)
             *leaving, deepest = self.per_level(z)
@@ -343,7 +385,7 @@ class Glow(tf.Module):
             top, log_det = to_standard(per_class, *gaussians)
             return shared[:, tf.newaxis] + _log_prob_of_standard(top) + log_det
 
-        def level_log_probs(images, labels=None):
+        def level_log_probs(images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
             images, log_det = self.into_flow(images)
             found = []
             for level, steps in enumerate(self._steps):
@@ -358,17 +400,17 @@ class Glow(tf.Module):
                 log_det = tf.zeros_like(log_det)
             return tf.stack(found, axis=-1)
 
-        def bits_per_dim(images, noise, labels=None):
+        def bits_per_dim(images: tf.Tensor, noise: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
             values = self.pixels.to_continuous(images, noise, self._dtype)
             return self.pixels.bits_per_dim(log_prob(values, labels), self.config.num_dims)
 
-        def log_prob(images, labels=None):
+        def log_prob(images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
             return self.transformed_distribution(labels).log_prob(images)
 
-        def encode(images, labels=None):
+        def encode(images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
             return self.bijector(labels).inverse(images)
 
-        def decode(z, labels=None):
+        def decode(z: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
             return self.bijector(labels).forward(z)
 
         self._log_prob = compiled(log_prob, floats)
@@ -378,9 +420,9 @@ class Glow(tf.Module):
         self._level_log_probs = compiled(level_log_probs, floats)
         self._class_log_probs = tf.function(class_log_probs, input_signature=[floats], autograph=False)
 
-    def _in_chunks(self, function, arguments, labels):
-        labels = self._check_labels(labels)
-        arguments = [*arguments, *([] if labels is None else [labels])]
+    def _in_chunks(self, function: Callable, arguments: list[tf.Tensor], labels: Labels | None) -> tf.Tensor:
+        checked = self._check_labels(labels)
+        arguments = [*arguments, *([] if checked is None else [checked])]
         count = len(arguments[0])
         if any(len(argument) != count for argument in arguments):
             raise InputError(f"{len(arguments[-1])} labels were given for {count} images")
@@ -389,11 +431,11 @@ class Glow(tf.Module):
         return tf.concat(chunks, axis=0) if len(chunks) != 1 else chunks[0]
 
     @property
-    def _chunk(self):
+    def _chunk(self) -> int:
         height, width, _ = self.config.image_shape
         return max(1, min(CHUNK, CHUNK_PIXELS // (height * width)))
 
-    def _check_labels(self, labels):
+    def _check_labels(self, labels: Labels | None) -> tf.Tensor | None:
         classes = self.config.num_classes
         if not classes:
             if labels is not None:
@@ -401,36 +443,36 @@ class Glow(tf.Module):
             return None
         if labels is None:
             raise InputError(f"this model is class-conditional: give labels, integers from 0 to {classes - 1}")
-        labels = tf.convert_to_tensor(labels, tf.int32)
-        if labels.shape.rank != 1 or not np.all((labels >= 0) & (labels < classes)):
+        given = tf.convert_to_tensor(labels, tf.int32)
+        if given.shape.rank != 1 or not np.all((given >= 0) & (given < classes)):
             raise InputError(f"labels must be a list of integers from 0 to {classes - 1}")
-        return labels
+        return given
 
-    def _images(self, values, name="images"):
+    def _images(self, values: Array, name: str = "images") -> tf.Tensor:
         # By way of numpy, which takes Python numbers as float64.
         values = tf.convert_to_tensor(values if tf.is_tensor(values) else np.asarray(values))
         if not values.dtype.is_floating:
             raise InputError(f"{name} are {values.dtype.name}; continuous values are needed (`pixels.to_continuous`)")
         return self._checked(tf.cast(values, self._dtype), name)
 
-    def _bytes(self, images):
+    def _bytes(self, images: Array) -> tf.Tensor:
         images = tf.convert_to_tensor(images)
         if images.dtype != tf.uint8:
             raise InputError(f"images are {images.dtype.name}; uint8 is needed here")
         return self._checked(images, "images")
 
-    def _checked(self, values, name):
+    def _checked(self, values: tf.Tensor, name: str) -> tf.Tensor:
         if values.shape.rank != 4 or tuple(values.shape[1:]) != self.config.image_shape:
             needed = ", ".join(map(str, self.config.image_shape))
             raise InputError(f"{name} have shape {tuple(values.shape)}; this model needs [B, {needed}]")
         return values
 
 
-def _log_prob_of_standard(values):
+def _log_prob_of_standard(values: tf.Tensor) -> tf.Tensor:
     """[...], nats: the log density of values [..., H, W, C] under the standard Normal."""
     return event_sum(-0.5 * tf.square(values) - 0.5 * math.log(2 * math.pi))
 
 
-def _of_mixture(class_log_probs):
+def _of_mixture(class_log_probs: tf.Tensor) -> tf.Tensor:
     """[B], of the mixture in equal parts, from [B, num_classes]."""
     return tf.reduce_logsumexp(class_log_probs, axis=-1) - math.log(class_log_probs.shape[-1])

@@ -104,7 +104,7 @@ class H5File:
 
     Attributes:
         sealed: whether the file ends in a digest, which then is the right one.
-        digest: that one, 64 hex digits; None where there is none.
+        digest: that one, 64 hex digits; empty where there is none.
         root: the root group.
     Raises:
         InputError: by every method, for whatever is not as this reader knows it.
@@ -123,7 +123,7 @@ class H5File:
         if not head.startswith(_HDF5_SIGNATURE):
             tail = self._bytes(max(0, self._size - 8), min(8, self._size))
             raise self.error(f"is {_what_it_is(head, tail, os.fspath(path))}, not a weights file (HDF5)")
-        self.digest = None
+        self.digest = ""
         self.sealed = self._check_seal()
         self.root = self._object(self._root_address(head))
 
@@ -451,7 +451,7 @@ class H5File:
 
     def _load_one(self, name: str, stored: _Stored) -> np.ndarray:
         flat = np.empty(stored.num_bytes // stored.dtype.itemsize, stored.dtype)
-        self._fill(stored.offset, memoryview(flat).cast("B"))
+        self._fill(stored.offset, flat.data.cast("B"))
         if not np.isfinite(flat).all():
             raise self.error(f"has NaN or infinite values in {shown(name)}")
         try:

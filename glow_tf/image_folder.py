@@ -43,7 +43,7 @@ class ReadRules:
     min_side: int = 1
     max_bad_fraction: float = 0.05
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.background not in ("black", "white"):
             raise InputError(f"background is {self.background!r}; it can be 'black' or 'white'")
 
@@ -90,6 +90,13 @@ def read_folder(
     Raises:
         InputError: if the folder is none, holds no picture, holds more than `max_bad_fraction` bad files
             or pictures of several sizes without an `image_size`, or does not fit into memory.
+
+    >>> for name in ("day/a.png", "night/b.png"):
+    ...     os.makedirs(os.path.dirname(name))
+    ...     Image.new("RGB", (40, 30)).save(name)
+    >>> found = read_folder(".", image_size=(8, 8))
+    >>> found.images.shape, found.labels.tolist(), found.class_names
+    ((2, 8, 8, 3), [0, 1], ('day', 'night'))
     """
     if channels not in _MODES:
         raise InputError(f"channels is {channels}; it can be 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA)")
@@ -275,7 +282,8 @@ def _decode_all(
             return _reason(error)
 
     images = np.zeros((0, *(image_size or (0, 0)), channels), np.uint8)
-    kept, bad = [], []
+    kept: list[str] = []
+    bad: list[tuple[str, str]] = []
     # Pillow lets go of the interpreter lock while it decodes, so threads are enough.
     with concurrent.futures.ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as pool:
         for start in range(0, len(files), _CHUNK):
@@ -334,9 +342,9 @@ def _report_bad(root: str, bad: Sequence[tuple[str, str]], num_good: int, max_ba
 
 
 def _classes(paths: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    tops = [path.split(os.sep, 1)[0] if os.sep in path else None for path in paths]
-    names = sorted(set(tops), key=str)
-    if None in names or len(names) < 2:
+    tops = [path.split(os.sep, 1)[0] if os.sep in path else "" for path in paths]
+    names = sorted(set(tops))
+    if "" in names or len(names) < 2:
         return np.zeros(len(paths), np.int32), ()
     index = {name: number for number, name in enumerate(names)}
     return np.array([index[top] for top in tops], np.int32), tuple(names)

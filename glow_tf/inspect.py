@@ -8,6 +8,8 @@ one line if the file is missing, damaged, or something else.
 """
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 from glow_tf import command_line, pretrained, weights
 from glow_tf.commands import defaults
@@ -21,11 +23,14 @@ _FIXED = ("conv1x1/permutation", "conv1x1/sign_s", "permutation/indices")
 _UNKNOWN = "not said"
 
 
-def describe(path):
+def describe(path: str | os.PathLike) -> dict[str, str]:
     """{title: text} of a weights file, in the order in which to read them.
 
     Raises:
         InputError: as `weights.open_weights` and `GlowConfig.from_dict`, or a value is not finite.
+
+    >>> describe(pretrained.DIGITS)["model"]
+    'images 8x8x1 of 4 bits; L=2, K=8, width 96'
     """
     with weights.open_weights(path) as file:
         arrays, config, metadata = file.read_all(), GlowConfig.from_dict(file.config), file.metadata
@@ -46,30 +51,30 @@ def describe(path):
     }
 
 
-def _model(config):
+def _model(config: GlowConfig) -> str:
     size = "x".join(map(str, config.image_shape))
     return f"images {size} of {config.num_bits} bits; L={config.num_levels}, K={config.num_steps}, width {config.width}"
 
 
-def _kind(config):
+def _kind(config: GlowConfig) -> str:
     parts = [f"{config.coupling} coupling", config.permutation, f"pixels {config.pixels}", config.architecture]
     if config.num_classes:
         parts.append(f"{config.num_classes} classes{' with classifier' if config.classifier else ''}")
     return ", ".join(parts)
 
 
-def _data_set(metadata):
+def _data_set(metadata: Mapping[str, Any]) -> str:
     names = metadata.get("class_names")
     count = f", {len(names)} classes" if isinstance(names, list) and names else ""
     return _text(metadata.get("dataset")) + count
 
 
-def _progress(metadata):
+def _progress(metadata: Mapping[str, Any]) -> str:
     known = [f"{name} {_text(metadata[name])}" for name in ("step", "epoch", "seed") if name in metadata]
     return ", ".join(known) or _UNKNOWN
 
 
-def _result(metadata):
+def _result(metadata: Mapping[str, Any]) -> str:
     bits, error, count = (metadata.get(f"test_{name}") for name in ("bits_per_dim", "standard_error", "images"))
     if not _is_number(bits):
         return _UNKNOWN
@@ -77,16 +82,16 @@ def _result(metadata):
     return f"{bits:.4f}{error}, on {_text(count) if _is_number(count) else 'the'} test images"
 
 
-def _is_number(value):
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _text(value):
+def _text(value: object) -> str:
     """A value from a file, on one line."""
     return _UNKNOWN if value is None else shown(value)
 
 
-def main(arguments):
+def main(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:
         raise InputError(f"{len(arguments)} files were named; name one")
     path, _ = pretrained.find(arguments[0] if arguments else None, defaults.RUNS)
@@ -94,7 +99,7 @@ def main(arguments):
         print(f"{title:<11} {text}")
 
 
-def run():
+def run() -> NoReturn:
     """The command, from the command line; does not return."""
     command_line.run(main, __doc__)
 

@@ -6,10 +6,16 @@ equal weights on any machine.
 
 import os
 import platform
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
+from glow_tf.config import GlowConfig
 from glow_tf.weights import write_atomically
+
+if TYPE_CHECKING:  # training imports this module
+    from glow_tf.training import Trainer
 
 _LOADING = """\
 ## How to load
@@ -36,7 +42,7 @@ _LIMITS = """\
 """
 
 
-def text(config, num_parameters, metadata, hardware):
+def text(config: GlowConfig, num_parameters: int, metadata: Mapping[str, Any], hardware: str) -> str:
     """The card, Markdown.
 
     Args:
@@ -62,7 +68,7 @@ def text(config, num_parameters, metadata, hardware):
     return f"{heading}\n\n| | |\n|---|---|\n{table}\n\n{_LIMITS}\n{_LOADING}"
 
 
-def write(path, trainer, metadata):
+def write(path: str | os.PathLike, trainer: "Trainer", metadata: Mapping[str, Any]) -> None:
     """Replaces the card at `path` as a whole; a card that cannot be written is told, and nothing else happens.
 
     Args:
@@ -77,7 +83,7 @@ def write(path, trainer, metadata):
         logging.warning("the model card could not be written: %s", error)
 
 
-def hardware_of(devices):
+def hardware_of(devices: Sequence[str]) -> str:
     """In words: the GPUs, or how many CPU cores this process may use.
 
     Args:
@@ -87,7 +93,7 @@ def hardware_of(devices):
     return names or f"{len(os.sched_getaffinity(0))} CPU cores ({platform.machine()})"
 
 
-def _result(metadata):
+def _result(metadata: Mapping[str, Any]) -> str:
     bits, error, count = (metadata.get(f"test_{name}") for name in ("bits_per_dim", "standard_error", "images"))
     if bits is None:
         return "not finite"
@@ -95,7 +101,7 @@ def _result(metadata):
     return f"{bits:.4f}{spread}" + ("" if count is None else f", on {count} test images")
 
 
-def _inline(value):
+def _inline(value: object) -> str:
     """Text from outside as a part of one table cell."""
     line = " ".join(str(value).split())
     return line.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'")

@@ -3,6 +3,8 @@
 import io
 import math
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -24,7 +26,7 @@ FRAME_MILLISECONDS = 120
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#000000", "#7f3c8d", "#808080")
 
 
-def grid(images, columns=None, row_names=()):
+def grid(images: np.ndarray, columns: int | None = None, row_names: Sequence[str] = ()) -> np.ndarray:
     """One image of all images.
 
     Args:
@@ -34,6 +36,9 @@ def grid(images, columns=None, row_names=()):
     Returns:
         uint8 [rows * (h + 2) + 2, columns * (w + 2) + 2, C], h and w after enlarging by a whole factor; wider, and
         RGB, where there are names.
+
+    >>> grid(images).shape
+    (134, 200, 1)
     """
     images = np.asarray(images)
     count, height, width, channels = images.shape
@@ -52,7 +57,7 @@ def grid(images, columns=None, row_names=()):
     return _with_row_names(canvas, row_names, height + BORDER) if row_names else canvas
 
 
-def _with_row_names(canvas, names, row_height):
+def _with_row_names(canvas: np.ndarray, names: Sequence[str], row_height: int) -> np.ndarray:
     font = ImageFont.load_default(FONT_SIZE)
     margin = int(max(font.getlength(name) for name in names)) + 3 * BORDER
     picture = Image.new("RGB", (canvas.shape[1] + margin, canvas.shape[0]), (BORDER_VALUE,) * 3)
@@ -63,23 +68,32 @@ def _with_row_names(canvas, names, row_height):
     return np.asarray(picture)
 
 
-def to_rgb(image):
+def to_rgb(image: np.ndarray) -> np.ndarray:
     """uint8 [H, W, 1 to 4] -> [H, W, 3] for showing: grey is repeated, a second or fourth channel (alpha) is
     left out."""
     channels = image.shape[-1]
     return np.repeat(image[..., :1], 3, axis=-1) if channels < 3 else image[..., :3]
 
 
-def save_png(path, image):
-    """Writes uint8 [H, W, C] as PNG, creating its folder; the file is replaced as a whole."""
+def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Writes uint8 [H, W, C] as PNG, creating its folder; the file is replaced as a whole.
+
+    >>> save_png("grid.png", grid(images, row_names=["a", "b"]))
+    >>> Image.open("grid.png").mode
+    'RGB'
+    """
     _write(path, Image.fromarray(to_rgb(np.asarray(image))), format="PNG")
 
 
-def save_gif(path, strips, row_names=()):
+def save_gif(path: str | os.PathLike, strips: np.ndarray, row_names: Sequence[str] = ()) -> None:
     """Writes strips as a GIF: one frame a column, all rows in each, there and back for ever.
 
     Args:
         strips: uint8 [rows, columns, H, W, C].
+
+    >>> save_gif("there-and-back.gif", images.reshape(2, 3, 4, 4, 1))
+    >>> Image.open("there-and-back.gif").n_frames
+    4
     """
     order = [*range(strips.shape[1]), *range(strips.shape[1] - 2, 0, -1)]
     columns = 1 if row_names else None
@@ -87,14 +101,20 @@ def save_gif(path, strips, row_names=()):
     _write(path, frames[0], format="GIF", save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0)
 
 
-def _write(path, picture, **options):
+def _write(path: str | os.PathLike, picture: Image.Image, **options: Any) -> None:
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     data = io.BytesIO()
     picture.save(data, **options)
     write_atomically(path, data.getvalue())
 
 
-def scatter(points, labels=None, names=(), axis_names=("", ""), side=640):
+def scatter(
+    points: np.ndarray,
+    labels: np.ndarray | None = None,
+    names: Sequence[str] = (),
+    axis_names: Sequence[str] = ("", ""),
+    side: int = 640,
+) -> np.ndarray:
     """A scatter plot, coloured by class.
 
     Args:
@@ -105,6 +125,9 @@ def scatter(points, labels=None, names=(), axis_names=("", ""), side=640):
         side: of the plot in pixels, without the legend.
     Returns:
         uint8 [H, W, 3].
+
+    >>> scatter(np.array([[0, 1], [1, 0]]), labels=np.array([0, 1]), names=["first", "second"]).shape
+    (640, 780, 3)
     """
     points = np.asarray(points, np.float64)
     margin = 40
@@ -113,7 +136,7 @@ def scatter(points, labels=None, names=(), axis_names=("", ""), side=640):
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(FONT_SIZE)
 
-    def place(value):
+    def place(value: float) -> float:
         return margin + (value / reach + 1) / 2 * (side - 2 * margin)
 
     draw.rectangle((margin, margin, side - margin, side - margin), outline="#808080")

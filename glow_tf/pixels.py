@@ -9,8 +9,17 @@ References: Theis et al. 2016, section 3.1; Kingma & Dhariwal 2018, equation 2; 
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import TypeAlias
 
+import numpy as np
 import tensorflow as tf
+
+# What most functions take: images, latents.
+Array: TypeAlias = np.ndarray | tf.Tensor
+
+# One class an image.
+Labels: TypeAlias = Sequence[int] | np.ndarray | tf.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +29,14 @@ class PixelScale:
     Args:
         num_bits: 1 to 8; the low 8 - num_bits bits of each byte are dropped.
         low, high: the range that all bins together cover; [-0.5, 0.5) in OpenAI's code.
+
+    >>> scale = PixelScale(num_bits=1)
+    >>> scale.to_continuous(np.array([0, 127, 128, 255], np.uint8), noise=0.5).numpy().tolist()
+    [-0.25, -0.25, 0.25, 0.25]
+    >>> scale.to_uint8(np.array([-0.25, 0.25, 9.0])).numpy().tolist()
+    [0, 128, 255]
+    >>> float(scale.bits_per_dim(tf.constant(0.0), num_dims=64))
+    1.0
     """
 
     num_bits: int = 8
@@ -27,14 +44,18 @@ class PixelScale:
     high: float = 0.5
 
     @property
-    def num_bins(self):
+    def num_bins(self) -> int:
+        """2**num_bits."""
         return 2**self.num_bits
 
     @property
-    def bin_width(self):
+    def bin_width(self) -> float:
+        """Of one bin, in the units of the model's pixel range."""
         return (self.high - self.low) / self.num_bins
 
-    def to_continuous(self, images, noise=0.0, dtype=tf.float32):
+    def to_continuous(
+        self, images: Array, noise: float | Array = 0.0, dtype: tf.DType | str = tf.float32
+    ) -> tf.Tensor:
         """low + (bin + noise) * bin_width.
 
         Args:
@@ -46,7 +67,7 @@ class PixelScale:
         bins = tf.cast(tf.cast(images, tf.int32) // 2 ** (8 - self.num_bits), dtype)
         return self.low + (bins + noise) * self.bin_width
 
-    def to_uint8(self, values):
+    def to_uint8(self, values: Array) -> tf.Tensor:
         """The byte of the bin that holds each value; what is outside the range becomes black or white.
 
         Bytes are the bins' lower edges, multiples of 2**(8 - num_bits), but 255 above the range; NaN becomes 0.
@@ -55,7 +76,7 @@ class PixelScale:
         bins = tf.where(tf.math.is_nan(bins), tf.zeros_like(bins), bins)
         return tf.cast(tf.clip_by_value(bins * (256 / self.num_bins), 0.0, 255.0), tf.uint8)
 
-    def bits_per_dim(self, log_prob, num_dims):
+    def bits_per_dim(self, log_prob: tf.Tensor, num_dims: int) -> tf.Tensor:
         """From the log density of continuous values to bits per dimension of the discrete image.
 
         -(log_prob + num_dims * log(bin_width)) / (num_dims * log 2)
@@ -68,12 +89,17 @@ class PixelScale:
         """
         return -(log_prob / num_dims + math.log(self.bin_width)) / math.log(2.0)
 
-
-    def nll_nats(self, bits_per_dim, num_dims):
+    def nll_nats(self, bits_per_dim: tf.Tensor, num_dims: int) -> tf.Tensor:
         """-log_prob from bits/dim, nats: the inverse of `bits_per_dim`."""
         return (bits_per_dim * math.log(2.0) + math.log(self.bin_width)) * num_dims
 
 
-def uniform_noise(shape, seed, dtype=tf.float32):
-    """Dequantisation noise in [0, 1), a pure function of `seed` ([2] integers)."""
+def uniform_noise(
+    shape: Sequence[int] | tf.Tensor, seed: Sequence[int] | tf.Tensor, dtype: tf.DType | str = tf.float32
+) -> tf.Tensor:
+    """Dequantisation noise in [0, 1), a pure function of `seed` ([2] integers).
+
+    >>> bool((uniform_noise([4], [0, 1]) == uniform_noise([4], [0, 1])).numpy().all())
+    True
+    """
     return tf.random.stateless_uniform(shape, seed, dtype=dtype)

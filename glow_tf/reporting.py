@@ -15,6 +15,7 @@ import tensorflow as tf
 from absl import logging
 
 from glow_tf import pictures, pixels, tensorboard_extras
+from glow_tf.config import GlowConfig
 
 SAMPLE_TEMPERATURE = 0.7
 SWEEP_TEMPERATURES = (0.0, 0.25, 0.5, 0.7, 0.8, 0.9, 1.0)
@@ -204,7 +205,7 @@ def _summary_writers(run):
 
 
 def _as_dictionary(values):
-    return dataclasses.asdict(values) if dataclasses.is_dataclass(values) else values
+    return dataclasses.asdict(values) if isinstance(values, GlowConfig) else values
 
 
 def _pretty(values):

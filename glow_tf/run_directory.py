@@ -20,6 +20,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from glow_tf.errors import InputError
 from glow_tf.weights import write_atomically
@@ -30,7 +31,7 @@ _TEMPORARY = re.compile(r".*\.tmp-(\d+)")
 _TENSORFLOW_TEMPORARY = re.compile(r"_temp|\.tempstate|\.tmp[0-9a-f]{32}$")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class RunDirectory:
     """The folder of one run; nothing is made or changed on disk until a method says so.
 
@@ -40,19 +41,22 @@ class RunDirectory:
 
     path: Path
 
-    def __post_init__(self):
-        object.__setattr__(self, "path", Path(self.path))
+    def __init__(self, path: str | os.PathLike) -> None:
+        object.__setattr__(self, "path", Path(path))
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of all weights and the state."""
         return self.path / "checkpoints"
 
     @property
     def weights(self) -> Path:
+        """The newest weights."""
         return self.checkpoints / "weights.h5"
 
     @property
     def best_weights(self) -> Path:
+        """Those of the best test result."""
         return self.checkpoints / "weights-best.h5"
 
     def snapshot(self, epoch: int) -> Path:
@@ -61,22 +65,27 @@ class RunDirectory:
 
     @property
     def model_card(self) -> Path:
+        """What the weights are, in words."""
         return self.checkpoints / "MODEL_CARD.md"
 
     @property
     def state(self) -> Path:
+        """The folder of what training resumes from."""
         return self.checkpoints / "state"
 
     @property
     def train_logs(self) -> Path:
+        """TensorBoard's, of the training."""
         return self.path / "logs" / "train"
 
     @property
     def test_logs(self) -> Path:
+        """TensorBoard's, of the evaluations."""
         return self.path / "logs" / "test"
 
     @property
     def results(self) -> Path:
+        """The folder of the pictures."""
         return self.path / "results"
 
     @property
@@ -235,12 +244,12 @@ class RunDirectory:
 
 def newest_weights(root: str | os.PathLike = "runs") -> Path | None:
     """The run's weights.h5 that was written last, of all runs in a folder; None if there are none."""
-    times = {}
+    times: dict[Path, int] = {}
     for run in _entries(Path(root)):
         weights = RunDirectory(run).weights
         with contextlib.suppress(OSError):  # no weights yet, not a folder, or removed in this moment
             times[weights] = weights.stat().st_mtime_ns
-    return max(times, key=times.get, default=None)
+    return max(times, key=times.__getitem__, default=None)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -278,7 +287,7 @@ def _is_alive(pid: int) -> bool:
 
 def _flat(settings: Mapping, prefix: str = "") -> dict:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in settings.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

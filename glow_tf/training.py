@@ -2,13 +2,20 @@
 
 import contextlib
 import math
+import os
 import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import tensorflow as tf
 
 from glow_tf import doctor, pixels
+from glow_tf.config import GlowConfig
+from glow_tf.data import Split, StreamedSplit
 from glow_tf.errors import InputError, WorkerLost
+from glow_tf.glow import Glow
 from glow_tf.optimizer import Optimizer
+from glow_tf.pixels import Array, Labels
 from glow_tf.reporting import Reporter
 from glow_tf.resume import ResumeState
 from glow_tf.run_directory import RunDirectory
@@ -22,13 +29,13 @@ INITIAL_IMAGES = 256
 FEWEST_INITIAL_IMAGES = 32
 
 
-def initial_images(config):
+def initial_images(config: GlowConfig) -> int:
     """How many training images a model is initialised from."""
     height, width, _ = config.image_shape
     return min(INITIAL_IMAGES, max(FEWEST_INITIAL_IMAGES, INITIAL_IMAGES * 32 * 32 // (height * width)))
 
 
-def default_strategy():
+def default_strategy() -> tf.distribute.Strategy:
     """MirroredStrategy over all local accelerators, or over the logical CPUs where there is none."""
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     return tf.distribute.MirroredStrategy([device.name for device in devices])
@@ -72,18 +79,18 @@ class Trainer:
 
     def __init__(
         self,
-        glow,
-        batch_size=64,
-        learning_rate=1e-3,
-        optimizer="adamax",
-        warmup_steps=0,
-        ema_decay=0.999,
-        backprop="stored",
-        seed=0,
-        weight_y=0.0,
-        mixed_precision=False,
-        jit_compile=False,
-    ):
+        glow: Glow,
+        batch_size: int = 64,
+        learning_rate: float = 1e-3,
+        optimizer: str = "adamax",
+        warmup_steps: int = 0,
+        ema_decay: float = 0.999,
+        backprop: str = "stored",
+        seed: int = 0,
+        weight_y: float = 0.0,
+        mixed_precision: bool = False,
+        jit_compile: bool = False,
+    ) -> None:
         if not 0 <= weight_y < float("inf"):
             raise InputError(f"weight_y is {weight_y}; it must be a number from 0 up, 0.01 is usual")
         if weight_y and not glow.config.classifier:
@@ -114,7 +121,7 @@ class Trainer:
             # The sum over the replicas and the optimizer's fused kernels stay outside: XLA cannot compile them.
             self._loss_and_gradients = tf.function(self._traced_loss_and_gradients, autograph=False, jit_compile=True)
 
-    def initialize(self, images):
+    def initialize(self, images: Array) -> None:
         """Data-dependent initialisation, once, before the first step.
 
         Args:
@@ -125,7 +132,7 @@ class Trainer:
         self.glow.initialize(self.glow.pixels.to_continuous(images, noise, dtype))
         self.optimizer.restart_averages()
 
-    def train_step(self, images, labels=None):
+    def train_step(self, images: Array, labels: Labels | None = None) -> dict[str, tf.Tensor]:
         """One optimisation step.
 
         Args:
@@ -150,18 +157,18 @@ class Trainer:
         self.batches_seen += 1
         return metrics
 
-    def share_values(self):
+    def share_values(self) -> None:
         """Gives every worker the chief's weights, moving averages and optimizer state; all workers call it."""
         self.workers.share([*self.glow.named_variables().values(), *self.optimizer.variables])
         self.workers_agree = True
 
     @property
-    def shard(self):
+    def shard(self) -> tuple[int, int]:
         """(index, count): which part of a batch this worker reads (`data.Split.training_batches`)."""
         return self.workers.index, self.workers.count
 
     @contextlib.contextmanager
-    def averaged(self):
+    def averaged(self) -> Iterator[Glow]:
         """While it lasts the Glow's weights are their moving averages."""
         raw = [variable.numpy() for variable in self._variables]
         for variable, average in zip(self._variables, self.optimizer.averages, strict=True):
@@ -173,11 +180,12 @@ class Trainer:
                 variable.assign(value)
 
     @property
-    def num_replicas(self):
+    def num_replicas(self) -> int:
+        """Devices that share a batch, those of all workers together."""
         return self.strategy.num_replicas_in_sync
 
     @property
-    def devices(self):
+    def devices(self) -> list[str]:
         """Names of the GPUs in use, such as "NVIDIA H100"; none on CPUs."""
         found = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
         return [details.get("device_name", "GPU") for details in found]
@@ -262,7 +270,7 @@ class Trainer:
         size = images.shape[0]
         return noise[replica * size : (replica + 1) * size]
 
-    def diagnose(self, images, labels=None):
+    def diagnose(self, images: Array, labels: Labels | None = None) -> str:
         """Where the last batch stops being finite, in words: a level, step and layer, or a variable.
 
         Args:
@@ -284,16 +292,16 @@ class Trainer:
 
     def fit(
         self,
-        train,
-        test,
-        epochs=10,
-        run_directory="runs/glow",
-        max_steps=None,
-        flip=False,
-        metadata=None,
-        keep=0,
-        settings=None,
-    ):
+        train: Split | StreamedSplit,
+        test: Split | StreamedSplit,
+        epochs: int = 10,
+        run_directory: str | os.PathLike | RunDirectory = "runs/glow",
+        max_steps: int | None = None,
+        flip: bool = False,
+        metadata: Mapping[str, Any] | None = None,
+        keep: int = 0,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Outcome:
         """Trains, and after every epoch evaluates, writes pictures and replaces the weights file.
 
         Goes on from the run directory's state where there is one; else initialises from data first, unless the

@@ -74,7 +74,7 @@ class TrainingLoop:
         self._typical = train.take(TYPICAL_IMAGES, seed=1)[0]
         self._unsaved = set()
         self._last_save = time.monotonic()
-        self._result = (None, None)
+        self._result: tuple[float | None, float | None] = (None, None)
         self._signals = SignalWatch()
 
     def run(self):

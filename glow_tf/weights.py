@@ -19,8 +19,9 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import h5py
 import numpy as np
@@ -149,7 +150,7 @@ class WeightsFile:
         digest: the SHA-256 of every byte before the file's last line, which is the right one; 64 hex digits.
     """
 
-    def __init__(self, h5: "H5File"):
+    def __init__(self, h5: H5File) -> None:
         if not h5.sealed:
             raise h5.error(_why_not_ours(h5))
         self._h5 = h5
@@ -184,7 +185,7 @@ class WeightsFile:
         h5 = self._h5
         return h5.load({name: h5.stored(name, data_set) for name, data_set in h5.walk().items()})
 
-    def _check_format(self):
+    def _check_format(self) -> None:
         h5 = self._h5
         _check_names(h5, h5.root.attributes, _ATTRIBUTES, "attribute ", "a weights file")
         if h5.text("format") != FORMAT.encode():
@@ -210,6 +211,11 @@ def open_weights(path: str | os.PathLike) -> Iterator[WeightsFile]:
     Raises:
         InputError: there is no such file, it is something else (the message says what, and what to do
             about it), or it is damaged. It answers at once for pipes, devices and folders.
+
+    >>> from glow_tf import pretrained
+    >>> with open_weights(pretrained.DIGITS) as file:
+    ...     file.config["num_steps"], file.metadata["dataset"]
+    (8, 'digits')
     """
     with open_regular(path) as file:
         yield WeightsFile(H5File(path, file))
@@ -244,7 +250,9 @@ def read_foreign(path: str | os.PathLike) -> dict[str, np.ndarray]:
         return h5.load({name: h5.stored(name, data_set) for name, data_set in found.items()})
 
 
-def _check_names(h5, found, expected, what, owner):
+def _check_names(
+    h5: H5File, found: Iterable[str], expected: Iterable[str], what: str, owner: str
+) -> None:
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected]
     problems = [f"lacks {what}{listed(missing)}"] if missing else []
@@ -253,12 +261,12 @@ def _check_names(h5, found, expected, what, owner):
         raise h5.error(" and ".join(problems))
 
 
-def _check_equal(h5, name, what, found, expected):
+def _check_equal(h5: H5File, name: str, what: str, found: object, expected: object) -> None:
     if found != expected:
         raise h5.error(f"has {shown(name)} with {what} {found}; the model has {expected}")
 
 
-def _listed_by_keras_2(h5) -> dict[str, H5Object]:
+def _listed_by_keras_2(h5: H5File) -> dict[str, H5Object]:
     found = {}
     for layer in h5.names(h5.root, "layer_names"):
         group = h5.descend(h5.root, layer)
@@ -270,7 +278,7 @@ def _listed_by_keras_2(h5) -> dict[str, H5Object]:
     return found
 
 
-def _layout(h5) -> str:
+def _layout(h5: H5File) -> str:
     attributes = h5.root.attributes
     if h5.sealed or ("format" in attributes and h5.text("format") == FORMAT.encode()):
         return "glow_tf"
@@ -285,7 +293,7 @@ def _layout(h5) -> str:
     return "unknown h5"
 
 
-def _why_not_ours(h5) -> str:
+def _why_not_ours(h5: H5File) -> str:
     return {
         "glow_tf": "has lost the digest at its end: cut short, or changed by another program",
         "glow-tf2": "is a GLOW-tf2 weights file; convert it with: "
@@ -296,5 +304,5 @@ def _why_not_ours(h5) -> str:
     }[_layout(h5)]
 
 
-def _no_constant(text: str):
+def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} in JSON")

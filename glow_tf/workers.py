@@ -73,6 +73,7 @@ class Workers:
 
     @property
     def is_chief(self):
+        """Whether this is the worker that evaluates and writes."""
         return self.index == 0
 
     @contextlib.contextmanager
@@ -182,7 +183,8 @@ class _Batches:
     def __init__(self, trainer, train, flip):
         self._trainer, self._train, self._flip = trainer, train, flip
         self._steps_per_epoch = train.steps_per_epoch(trainer.batch_size)
-        self._next, self._iterator = None, None
+        self._next: int | None = None
+        self._iterator = iter(())
 
     def batch(self, number):
         """(images, labels); batches that follow each other are read from one iterator."""
@@ -213,7 +215,8 @@ def _noticing_losses():
 
 def _pieces(variables):
     """The variables in lists of about `_PIECE_BYTES`."""
-    pieces, size = [[]], 0
+    pieces: list[list] = [[]]
+    size = 0
     for variable in variables:
         own = variable.shape.num_elements() * variable.dtype.size
         if pieces[-1] and size + own > _PIECE_BYTES:

@@ -31,7 +31,22 @@ def test_code_blocks(place, document):
         exec(compile(block, f"{document}, block {number}", "exec"), names)
 
 
-def test_flags_of_the_cookbook_exist():
-    flags = set(re.findall(r"--(\w+)", (ROOT / "docs" / "cookbook.md").read_text()))
-    commands = "".join((ROOT / "glow_tf" / "commands" / f"{name}.py").read_text() for name in ("train", "sample"))
-    assert all(f'"{flag}"' in commands for flag in flags)
+DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_flags_exist(document):
+    commands = "".join(path.read_text() for path in [*ROOT.glob("glow_tf/**/*.py"), *ROOT.glob("benchmarks/*.py")])
+    text = (ROOT / document).read_text()
+    if document != "README.md":  # where every flag is this package's, or TensorBoard's
+        text = "\n".join(re.findall(r"(?:main|sample|evaluate|convert|benchmarks/\w+)\.py(.*)", text))
+    for flag in set(re.findall(r"(?<![\w-])--(\w+)", text)) - {"logdir"}:
+        assert f'"{flag}"' in commands or f'"--{flag}"' in commands, f"{document} names --{flag}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_exist(document):
+    text = (ROOT / document).read_text()
+    linked = [(ROOT / document).parent / name for name in re.findall(r"\]\(([^):#]+)\)", text)]
+    named = [ROOT / name for name in re.findall(r"\b((?:tests|benchmarks)/[\w/]+\.py)\b", text)]
+    assert [path for path in linked + named if not path.exists()] == []

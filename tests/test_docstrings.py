@@ -5,18 +5,25 @@ import importlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from glow_tf.config import GlowConfig
 from glow_tf.glow import Glow
 
-MODULES = ("config", "editing", "errors", "evaluation", "glow", "keras_model", "scoring", "training")
+BIJECTORS = ("actnorm", "coupling", "flow_step", "gaussian", "invertible_conv", "logit", "permutation", "repeated")
+MODULES = (
+    *("config", "data", "editing", "errors", "evaluation", "glow", "image_folder", "inspect", "keras_model"),
+    *("pictures", "pixels", "pretrained", "scoring", "training", "weights"),
+    *(f"bijectors.{name}" for name in (*BIJECTORS, "squeeze")),
+)
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
 
 
 @pytest.fixture
 def names():
     images = np.random.default_rng(0).integers(0, 256, [6, 4, 4, 1]).astype(np.uint8)
-    return {"glow": Glow(GlowConfig((4, 4, 1), num_levels=1, num_steps=2, width=4)), "images": images, "np": np}
+    glow = Glow(GlowConfig((4, 4, 1), num_levels=1, num_steps=2, width=4))
+    return {"glow": glow, "images": images, "np": np, "tf": tf}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -19,3 +19,6 @@ def test_cells_run(tmp_path, monkeypatch):
 def test_outputs_are_there():
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
     assert all(cell["outputs"] for cell in cells)
+    pictures = [output for cell in cells for output in cell["outputs"] if "image/png" in output.get("data", {})]
+    assert len(pictures) >= 4
+    assert NOTEBOOK.stat().st_size < 500_000

@@ -15,6 +15,11 @@ class ActNorm(OneSweepBijector):
         shift: [C].
         log_scale: [C].
     References: Kingma & Dhariwal 2018, section 3.1; (y + shift) * scale is the order of OpenAI's code.
+
+    >>> layer = ActNorm(shift=tf.constant([1.0, 2.0]), log_scale=tf.constant([0.0, 0.5]))
+    >>> x, log_det = layer.inverse_and_log_det(tf.zeros([3, 4, 4, 2]))
+    >>> x.shape, log_det.numpy().tolist()
+    (TensorShape([3, 4, 4, 2]), [8.0, 8.0, 8.0])
     """
 
     def __init__(self, shift, log_scale, name="actnorm"):

@@ -66,6 +66,10 @@ class AffineCoupling(_Coupling):
     Args:
         network: [..., H, W, C/2] -> (shift, log_scale), each [..., H, W, C/2].
     References: Dinh et al. 2017, section 3.4; (moved + shift) * scale is the order of OpenAI's code.
+
+    >>> layer = AffineCoupling(lambda kept: (10 * kept, tf.zeros_like(kept)))
+    >>> layer.inverse(tf.constant([[[1.0, 2.0]]])).numpy().tolist()
+    [[[1.0, 12.0]]]
     """
 
     def __init__(self, network, dtype=tf.float32, name="affine_coupling"):
@@ -89,6 +93,10 @@ class AdditiveCoupling(_Coupling):
     Args:
         network: [..., H, W, C/2] -> shift [..., H, W, C/2].
     References: Dinh et al. 2015, section 3.2.
+
+    >>> layer = AdditiveCoupling(lambda kept: 10 * kept)
+    >>> layer.inverse(tf.constant([[[1.0, 2.0]]])).numpy().tolist()
+    [[[1.0, 12.0]]]
     """
 
     def __init__(self, network, dtype=tf.float32, name="additive_coupling"):

@@ -17,6 +17,10 @@ class Gaussian(OneSweepBijector):
         parameters: called at every sweep, so that variables are read anew: () -> (mean, log_scale), each
             [H, W, C], or [..., H, W, C] for one Gaussian an image (a class-conditional model).
     References: the learned top prior of OpenAI's code; Kingma & Dhariwal 2018, section 3.3.
+
+    >>> layer = Gaussian(lambda: (tf.ones([1, 1, 2]), tf.zeros([1, 1, 2])))
+    >>> layer.inverse(tf.constant([[[1.0, 3.0]]])).numpy().tolist()
+    [[[0.0, 2.0]]]
     """
 
     def __init__(self, parameters, dtype=tf.float32, name="gaussian"):

@@ -17,6 +17,10 @@ class InvertibleConv1x1(OneSweepBijector):
         log_abs_det: [], log|det weight|.
     Either matrix may be None where its direction is not asked for.
     References: Kingma & Dhariwal 2018, section 3.2.
+
+    >>> layer = InvertibleConv1x1(2 * tf.eye(2), tf.eye(2) / 2, log_abs_det=tf.math.log(4.0))
+    >>> layer.inverse(tf.constant([[[1.0, 2.0]]])).numpy().tolist()
+    [[[2.0, 4.0]]]
     """
 
     def __init__(self, weight, inverse_weight, log_abs_det, name="conv1x1"):

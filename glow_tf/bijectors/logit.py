@@ -23,6 +23,9 @@ class Logit(OneSweepBijector):
         low, high: the range of the pixels.
         margin: how far the images' range stays inside (0, 1).
     References: Dinh et al. 2017, section 4.1, and its code, which keeps the margin at both ends.
+
+    >>> [round(value, 3) for value in Logit().inverse(tf.constant([[[-0.5, 0.0, 0.5]]])).numpy().ravel().tolist()]
+    [-2.944, 0.0, 2.944]
     """
 
     def __init__(self, low=-0.5, high=0.5, margin=MARGIN, dtype=tf.float32, name="logit"):

@@ -15,6 +15,9 @@ class ChannelPermutation(OneSweepBijector):
         indices: [C] int32, a permutation of 0..C-1. Reversal (RealNVP's) is C-1..0, a shuffle any fixed order.
         dtype: of events.
     References: Kingma & Dhariwal 2018, section 3.2 and figure 3.
+
+    >>> ChannelPermutation(tf.constant([2, 0, 1])).inverse(tf.constant([[[1.0, 2.0, 3.0]]])).numpy().tolist()
+    [[[3.0, 1.0, 2.0]]]
     """
 
     def __init__(self, indices, dtype=tf.float32, name="permutation"):

@@ -41,9 +41,17 @@ class Repeated(OneSweepBijector):
             First derivatives only: that the rebuilt input depends on the result is not differentiated.
     Raises:
         ValueError: if `backprop` is none of these or the parameters' leading axes are not `num_steps`.
+
+    >>> from glow_tf.bijectors.actnorm import ActNorm
+    >>> parameters = {"shift": tf.zeros([3, 2]), "log_scale": tf.ones([3, 2])}
+    >>> layer = Repeated(lambda slices, memory: ActNorm(**slices), parameters, num_steps=3)
+    >>> layer.inverse_and_log_det(tf.ones([1, 4, 4, 2]))[1].numpy().tolist()
+    [96.0]
     """
 
-    def __init__(self, step, parameters, num_steps, prepare=None, backprop="recompute", dtype=tf.float32, name="repeated"):
+    def __init__(
+        self, step, parameters, num_steps, prepare=None, backprop="recompute", dtype=tf.float32, name="repeated"
+    ):
         if backprop not in BACKPROP_MODES:
             raise ValueError(f"backprop is {backprop!r}; it can be {', '.join(BACKPROP_MODES)}")
         for key, value in parameters.items():

@@ -16,6 +16,10 @@ class Squeeze(OneSweepBijector):
     Raises:
         ValueError: if a height or width is odd, or (forward) the channels are no multiple of four.
     References: Dinh et al. 2017, section 3.6.
+
+    >>> y = tf.reshape(tf.range(8.0), [2, 2, 2])
+    >>> Squeeze().inverse(y).numpy().tolist()
+    [[[0.0, 2.0, 4.0, 6.0, 1.0, 3.0, 5.0, 7.0]]]
     """
 
     def __init__(self, dtype=tf.float32, name="squeeze"):

@@ -44,7 +44,7 @@ CIFAR = {
     "warmup_epochs": 10.0,
 }
 
-DATASETS = {
+DATASETS: dict[str, dict] = {
     # 8x8 grey, 4 bits: small enough for two cores.
     "digits": {
         "k_glow": 8,
@@ -68,7 +68,7 @@ DATASETS = {
 # is 10 "epochs" of 50,000 images counted as 32x32, here in epochs of the data set. It ran until stopped: `epochs` is
 # ours. ImageNet is TFDS's down-sampled one, its 64x64 not van den Oord's; CelebA-HQ and LSUN have to be prepared by
 # hand (TFDS says how).
-PRESETS = {
+PRESETS: dict[str, dict] = {
     "cifar10": {"dataset": "cifar10", "img_size": 32, "batch_size": 512, "warmup_epochs": 10.0, "epochs": 1000},
     "imagenet32": {
         "dataset": "imagenet_resized/32x32",
@@ -122,7 +122,7 @@ PRESETS = {
 }
 
 # A folder of images, or a TFDS data set that is not named above: 5 bits look as good and are learned sooner.
-OTHER = {
+OTHER: dict = {
     "k_glow": 16,
     "width": 256,
     "n_bits": 5,

@@ -92,9 +92,9 @@ def evaluate_split(glow, path):
             f"({glow.config.num_classes} classes)"
         )
     watched, labels = images.test.take(WATCHED_IMAGES, seed=0)
-    labels = labels if glow.config.num_classes else None
-    print_levels(glow, result.level_bits_per_dim.mean(axis=0), watched, labels)
-    error, wrong = evaluation.round_trip(glow, watched, labels)
+    given = labels if glow.config.num_classes else None
+    print_levels(glow, result.level_bits_per_dim.mean(axis=0), watched, given)
+    error, wrong = evaluation.round_trip(glow, watched, given)
     print(
         f"largest round-trip error {error:.2g} of a bin; {wrong} of {watched.size} bytes of {len(watched)} images "
         f"do not come back"

@@ -296,7 +296,8 @@ def chosen_images(glow, count):
             of_images = np.full(len(images), label)
         found.append(images)
         labels.append(editing.labels_of(glow, images, of_images))
-    return np.concatenate(found), np.concatenate(labels) if glow.config.num_classes else None
+    known = [of_images for of_images in labels if of_images is not None]
+    return np.concatenate(found), np.concatenate(known) if known else None
 
 
 def indices_of(name, data):
@@ -347,7 +348,7 @@ def examples(glow, flag):
     """The images of --positive or --negative."""
     from glow_tf import image_folder
 
-    value = FLAGS[flag].value
+    value = str(FLAGS[flag].value)
     if not value.startswith("class:"):
         height, width, channels = glow.config.image_shape
         return image_folder.read_folder(value, image_size=(height, width), channels=channels).images[:MANY]

@@ -66,7 +66,7 @@ def read(path, image_size=None):
     steps = file.take_steps()
     splits, top = file.take_gaussians()
     config = _config(path, steps, splits, top, image_size)
-    values = {}
+    values: dict[str, np.ndarray] = {}
     for level, (_, _, channels) in enumerate(config.squeezed_shapes()):
         mine = steps[level * config.num_steps : (level + 1) * config.num_steps]
         for step in mine:
@@ -203,8 +203,8 @@ def _step_values(path, step, exchanged):
         "actnorm/shift": (b / s)[rows],
         "actnorm/log_scale": log_abs[rows] / LOG_SCALE_FACTOR,
     }
-    names = ("conv1_kernel", "conv1_bias", "actnorm1_scale", "actnorm1_bias")
-    names += ("conv2_kernel", "conv2_bias", "actnorm2_scale", "actnorm2_bias")
+    names = ["conv1_kernel", "conv1_bias", "actnorm1_scale", "actnorm1_bias"]
+    names += ["conv2_kernel", "conv2_bias", "actnorm2_scale", "actnorm2_bias"]
     scale_kernel, scale_bias, shift_kernel, shift_bias = coupling[len(names) :]
     for name, array in zip(names, coupling, strict=False):
         values[f"coupling/{name}"] = array.reshape(-1) if name.startswith("actnorm") else array

@@ -145,7 +145,7 @@ def export(glow, lu=False):
     _check_exportable(config, lu)
     variables = {name: variable.numpy() for name, variable in glow.named_variables().items()}
     variables = {name: _in_turns(v) if _takes_turns(name, config) else v for name, v in variables.items()}
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for level in range(config.num_levels):
         steps = _without_prefix(variables, f"level{level}/")
         permutations = _exported_permutations(config, steps, lu)
@@ -164,7 +164,7 @@ def export(glow, lu=False):
 
 def expected_shapes(config, lu=False):
     """{OpenAI's name: shape} of the model variables of a configuration, in the order of their creation."""
-    shapes = {}
+    shapes: dict[str, tuple] = {}
     for level, (_, _, channels) in enumerate(config.squeezed_shapes()):
         step = _step_shapes(config, channels, lu)
         for k in range(config.num_steps):
@@ -286,7 +286,7 @@ def _averaged_names(prefix, found, shapes):
 
 def _read_arrays(prefix, reader, shapes, other_names):
     types = reader.get_variable_to_dtype_map()
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name in shapes:
         source = other_names.get(name, name)
         whole = name.endswith(("shuffle/indices", "shuffle/indices_inverse"))
@@ -302,7 +302,7 @@ def _read_arrays(prefix, reader, shapes, other_names):
 
 def _values(prefix, config, arrays):
     """{our name: array} from OpenAI's arrays."""
-    values = {}
+    values: dict[str, np.ndarray] = {}
     for level in range(config.num_levels):
         steps = [_without_prefix(arrays, f"model/{level}/{k}/") for k in range(config.num_steps)]
         ours = stacked([_imported(_STEP, step) for step in steps])
@@ -323,7 +323,7 @@ def _values(prefix, config, arrays):
 
 def _imported(table, arrays):
     """One part's arrays under our names."""
-    values = {}
+    values: dict[str | None, np.ndarray] = {}
     for theirs, ours in table.items():
         array = arrays[theirs]
         if isinstance(ours, tuple):
@@ -397,7 +397,7 @@ def _parts(variables):
 
 def _exported(table, values):
     """One part's values under OpenAI's names, not yet in their shapes."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for theirs, ours in table.items():
         if isinstance(ours, tuple):
             arrays[theirs] = np.concatenate([values[ours[0]], values[ours[1]][:, :, np.newaxis]], axis=2)

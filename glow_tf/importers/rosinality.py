@@ -58,7 +58,7 @@ def read(path, image_size, num_bits):
     config, dense = _infer(path, found, image_size, num_bits)
     check_shapes(path, found, _expected_shapes(config, dense))
     check_finite(path, arrays)
-    values = {}
+    values: dict[str, np.ndarray] = {}
     for level in range(config.num_levels):
         block = _without_prefix(arrays, f"blocks.{level}.")
         flows = [_without_prefix(block, f"flows.{k}.") for k in range(config.num_steps)]
@@ -103,8 +103,8 @@ def _infer(path, found, image_size, num_bits):
     flows = [match for match in (re.match(r"blocks\.(\d{1,6})\.flows\.(\d{1,6})\.", name) for name in found) if match]
     if not flows:
         raise InputError(f"{path} is a state_dict of another program: no name begins with blocks.0.flows.0.")
-    first = ("actnorm.loc", "coupling.net.0.weight", "coupling.net.4.conv.weight")
-    first = [f"blocks.0.flows.0.{name}" for name in first]
+    parts = ("actnorm.loc", "coupling.net.0.weight", "coupling.net.4.conv.weight")
+    first = [f"blocks.0.flows.0.{name}" for name in parts]
     check_shapes(path, {}, {name: None for name in first if len(found.get(name, ())) != 4})
     channels, width, out = found[first[0]][1], found[first[1]][0], found[first[2]][0]
     if channels % 4:
@@ -122,7 +122,7 @@ def _infer(path, found, image_size, num_bits):
 
 
 def _expected_shapes(config, dense):
-    shapes = {}
+    shapes: dict[str, tuple] = {}
     for level, (_, _, channels) in enumerate(config.squeezed_shapes()):
         out = channels if config.coupling == "affine" else channels // 2
         square, vector = (channels, channels), (channels,)
