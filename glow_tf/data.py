@@ -252,6 +252,31 @@ def load(
     return _load_folder(name, size, channels or 3, folder_rules)
 
 
+def of_model(glow, name: str | None = None, *, data_dir=None, download: bool = False) -> ImageData:
+    """The data set that a Glow was trained on, or `name`, in the size of its images.
+
+    Raises:
+        InputError: as `load`, or if neither `name` nor the weights say which one.
+    """
+    name = name or glow.metadata.get("dataset")
+    if name is None:
+        raise InputError("the weights do not say what they were trained on; name the data with --dataset")
+    height, width, channels = glow.config.image_shape
+    return load(name, data_dir=data_dir, image_size=(height, width), channels=channels, download=download)
+
+
+def pick(split: Split | StreamedSplit, indices) -> tuple[np.ndarray, np.ndarray]:
+    """(images, labels) of a split by their place in `batches`."""
+    wanted, images, labels, seen = set(indices), {}, {}, 0
+    for batch, of_batch in split.batches(256):
+        for at in wanted & set(range(seen, seen + len(batch))):
+            images[at], labels[at] = batch[at - seen].numpy(), int(of_batch[at - seen])
+        seen += len(batch)
+        if len(images) == len(wanted):
+            break
+    return np.stack([images[i] for i in indices]), np.array([labels[i] for i in indices], np.int32)
+
+
 def fit_image(image: tf.Tensor, image_size: tuple[int, int], channels: int) -> tf.Tensor:
     """Brings one uint8 image [h, w, c] to [H, W, channels]; identity if it fits.
 
