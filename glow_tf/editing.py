@@ -91,7 +91,12 @@ def path(start, end, steps, spherical=False):
         spherical: along a great circle, the length going evenly from one's to the other's, instead of straight:
             halfway between two independent latents a straight path is shorter by a factor of sqrt(1/2).
     """
-    at = np.linspace(0, 1, steps).reshape([-1] + [1] * start.ndim)
+    return mixture(start, end, np.linspace(0, 1, steps), spherical)
+
+
+def mixture(start, end, at, spherical=False):
+    """[N, ...]: the places `at` [N] of the `path` from start, at 0, to end, at 1."""
+    at = np.reshape(at, [-1] + [1] * start.ndim)
     if not spherical:
         return (1 - at) * start + at * end
     lengths = np.linalg.norm(start), np.linalg.norm(end)
