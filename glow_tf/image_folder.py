@@ -277,7 +277,7 @@ def _decode_all(
         try:
             return decode(os.path.join(root, path), image_size=image_size, channels=channels, rules=rules)
         except Exception as error:  # Pillow's plug-ins raise nearly anything on hostile bytes
-            return _reason(error)
+            return reason(error)
 
     images = np.zeros((0, *(image_size or (0, 0)), channels), np.uint8)
     kept, bad = [], []
@@ -298,7 +298,7 @@ def _decode_all(
     return images[: len(kept)], kept, bad
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return f"the content is none of {', '.join(FORMATS)}"
     return " ".join(str(error).split()) or type(error).__name__
