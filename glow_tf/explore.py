@@ -10,15 +10,19 @@ there where the data set of the weights is.
 """
 
 import importlib.util
+import socket
 import threading
 
 from absl import flags, logging
 
-from glow_tf import command_line, pretrained
+from glow_tf import command_line, pretrained, weights
 from glow_tf.commands import defaults
 from glow_tf.errors import InputError
 
 FLAGS = flags.FLAGS
+
+# That it listens to: this machine alone.
+HOST = "127.0.0.1"
 
 flags.DEFINE_string("weights", None, "A weights.h5; None: the newest under runs/, else the bundled digits.")
 flags.DEFINE_integer(
@@ -37,7 +41,10 @@ def main(arguments):
         raise InputError(
             "the page needs Gradio: pip install 'glow_tf[explore]', in a checkout pip install -e '.[explore]'"
         )
+    check_port(FLAGS.port)
     path, why = pretrained.find(FLAGS.weights, defaults.RUNS)
+    with weights.open_weights(path):
+        pass  # a bad file is refused before the seconds that a start takes
     command_line.import_tensorflow()
     from glow_tf import editing
     from glow_tf.explorer import Explorer
@@ -48,7 +55,8 @@ def main(arguments):
     explorer = Explorer(glow, data_of(glow), directions)
     from glow_tf import explore_page
 
-    page = explore_page.serve(explorer, f"glow_tf: {why}" if FLAGS.weights is None else f"glow_tf: {path}", FLAGS.port)
+    title = f"glow_tf: {path if FLAGS.weights is not None else why}"
+    page = explore_page.serve(explorer, title, HOST, FLAGS.port)
     print(page.local_url, flush=True)
     threading.Event().wait()
 
@@ -64,6 +72,17 @@ def direction_files(values):
             raise InputError(f"--direction {name!r} is given twice; names must differ")
         files[name] = file
     return files
+
+
+def check_port(port):
+    """InputError if a port that was named cannot be had: before the seconds that a start takes."""
+    if port is None:
+        return
+    with socket.socket() as probe:
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise InputError(f"--port {port} cannot be used: {error.strerror}; name another, or none") from error
 
 
 def data_of(glow):

@@ -9,12 +9,11 @@ import functools
 import html
 import json
 import os
+import re
 
 from glow_tf import explorer as exploring
 from glow_tf import pictures
 from glow_tf.errors import InputError
-
-HOST = "127.0.0.1"
 
 # Gradio's own first port, and how many after it are tried where none is named.
 FIRST_PORT, PORTS = 7860, 100
@@ -36,24 +35,33 @@ OPEN["HEAD"] = OPEN["GET"]
 # A picture's width in the page, in pixels.
 GRID_WIDTH, IMAGE_WIDTH = 560, 200
 
-# Hands the file that was chosen to the hidden text beside it; of one that is too large only its size.
+# Makes the file that was chosen the widget's value, as text; of one that is too large only its size.
 _READ_FILE = """
-const box = document.querySelector('#{target} textarea'), file = this.files[0];
-const give = text => {{ box.value = text; box.dispatchEvent(new Event('input', {{bubbles: true}})); }};
-if (file && file.size > {limit}) give('size:' + file.size + ':' + Date.now());
-else if (file) {{ const reader = new FileReader(); reader.onload = () => give(reader.result);
-  reader.readAsDataURL(file); }}
-this.value = '';
-"""
+const input = element.querySelector('input');
+const give = text => { props.value = text; trigger('input'); };
+input.addEventListener('change', () => {
+  const file = input.files[0], reader = new FileReader();
+  reader.onload = () => give(reader.result);
+  if (file && file.size > LIMIT) give('size:' + file.size);
+  else if (file) reader.readAsDataURL(file);
+  input.value = '';
+});
+""".replace("LIMIT", str(exploring.MAX_UPLOAD_BYTES))
 
 _CSS = ".glow-error {color: #b00020; font-weight: 600} .glow img {image-rendering: pixelated; display: block}"
 
 
 class Guard:
-    """ASGI middleware: lets through what the page needs, and answers 403, 404 or 413 to everything else."""
+    """ASGI middleware: lets through what the page needs, and answers 403, 404 or 413 to everything else.
 
-    def __init__(self, app):
+    Args:
+        app: to which it leads.
+        host: the address that it listens to.
+    """
+
+    def __init__(self, app, host):
         self._app = app
+        self._hosts = (host, "localhost")
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -77,7 +85,7 @@ class Guard:
     def _status(self, scope):
         # Another name that leads here is another site's, whose scripts must not reach this page (DNS rebinding).
         hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        if len(hosts) != 1 or hosts[0].rpartition(":")[0] not in (HOST, "localhost"):
+        if len(hosts) != 1 or hosts[0].rpartition(":")[0] not in self._hosts:
             return 403
         path = scope["path"]
         allowed = any(
@@ -97,27 +105,32 @@ class Guard:
                 return 413, b""
             parts.append(message.get("body", b""))
             more = message.get("more_body", False)
-        body = b"".join(parts)
-        return (200 if _is_plain(body) else 403), body
+        request = _plain(b"".join(parts))
+        # Written anew, so that Gradio's reader cannot find more in it than this one.
+        return (403, b"") if request is None else (200, json.dumps(request).encode())
 
 
-def _is_plain(body):
-    """Whether a request's JSON has only numbers and texts as values: Gradio would fetch or open what others name."""
+def _plain(body):
+    """A request's JSON if its values are only numbers and texts, else None: Gradio fetches or opens what others name."""
     try:
         request = json.loads(body)
-        return isinstance(request, dict) and all(
-            value is None or isinstance(value, (bool, int, float, str)) for value in request.get("data") or []
-        )
-    except (ValueError, TypeError, RecursionError):
-        return False
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(request, dict):
+        return None
+    values = request.get("data")
+    values = [] if values is None else values
+    is_plain = isinstance(values, list) and all(v is None or isinstance(v, (int, float, str)) for v in values)
+    return request if is_plain else None
 
 
-def serve(explorer, title, port=None):
+def serve(explorer, title, host, port=None):
     """Starts the page's server.
 
     Args:
         explorer: an Explorer.
         title: of the page.
+        host: the address to listen to, 127.0.0.1 for this machine alone.
         port: None: the first free one from FIRST_PORT.
     Returns:
         The gr.Blocks, whose `local_url` is the address and whose `close` ends it.
@@ -125,6 +138,8 @@ def serve(explorer, title, port=None):
         InputError: if the port is taken.
     """
     gradio = import_gradio()
+    # Gradio asks its own server once whether it is there; a proxy would not know.
+    os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), host]))
     from starlette.middleware import Middleware  # comes with Gradio
 
     page = build(explorer, title)
@@ -133,10 +148,10 @@ def serve(explorer, title, port=None):
     for candidate in ports:
         try:
             page.launch(
-                server_name=HOST, server_port=candidate, share=False, quiet=True, prevent_thread_lock=True,
+                server_name=host, server_port=candidate, share=False, quiet=True, prevent_thread_lock=True,
                 inbrowser=False, inline=False, footer_links=[], run_history=False, allowed_paths=[], root_path="",
                 max_file_size=1, state_session_capacity=MAX_SESSIONS, enable_monitoring=False, ssr_mode=False,
-                pwa=False, mcp_server=False, css=_CSS, app_kwargs={"middleware": [Middleware(Guard)]},
+                pwa=False, mcp_server=False, css=_CSS, app_kwargs={"middleware": [Middleware(Guard, host=host)]},
                 theme=gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             )  # fmt: skip
             return page
@@ -151,14 +166,8 @@ def import_gradio():
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    # Gradio asks its own server once whether it is there; a proxy would not know.
-    os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), HOST, "localhost"]))
-    try:
-        import gradio
-    except ImportError as error:
-        raise InputError(
-            "the page needs Gradio: pip install 'glow_tf[explore]', in a checkout pip install -e '.[explore]'"
-        ) from error
+    import gradio
+
     return gradio
 
 
@@ -233,7 +242,8 @@ def _attributes(gradio, page, explorer):
         return picture(explorer.move(image, strengths))
 
     _on_change(gradio, page, sliders, draw, [image], moved, [changed])
-    back.click(lambda: [0] * len(sliders) if len(sliders) > 1 else 0, None, sliders, show_progress="hidden", api_visibility="private")
+    zeros = [0] * len(sliders) if len(sliders) > 1 else 0
+    back.click(lambda: zeros, None, sliders, show_progress="hidden", api_visibility="private")
     if len(explorer.class_means) < 2:
         return
     names = list(explorer.class_means)
@@ -252,7 +262,7 @@ def _attributes(gradio, page, explorer):
 
 
 def _chooser(gradio, explorer, label, name, number):
-    """(the gr.State of an image, the hidden text that changes with it): one by its number, or an upload."""
+    """(the gr.State of an image, the gr.State that counts its changes): one by its number, or an upload."""
     number = min(number, len(explorer.images) - 1)
     image = gradio.State(explorer.images[number])
     with gradio.Column():
@@ -260,10 +270,10 @@ def _chooser(gradio, explorer, label, name, number):
         of_test = gradio.Slider(
             0, len(explorer.images) - 1, number, step=1, label=f"{label}: number", elem_id=f"{name}_number"
         )  # fmt: skip
-        script = html.escape(_READ_FILE.format(target=f"{name}_upload", limit=exploring.MAX_UPLOAD_BYTES), quote=True)
-        file = f'<input type="file" id="{name}_file" accept="image/*" onchange="{script}">'
-        gradio.HTML(f"<label>or a file: {file}</label>")
-        upload = gradio.Textbox(visible="hidden", elem_id=f"{name}_upload")
+        upload = gradio.HTML(
+            html_template=f'<label>or a file: <input type="file" id="{name}_file" accept="image/*"></label>',
+            js_on_load=_READ_FILE,
+        )
         changed = gradio.State(0)
 
     def take(read, value, image, count):
@@ -275,8 +285,9 @@ def _chooser(gradio, explorer, label, name, number):
             return image, refusal(error) + picture(image), count
 
     def read_upload(text):
-        if text.startswith("size:"):
-            raise InputError(exploring.too_large(int(text.split(":")[1])))
+        size = re.fullmatch(r"size:(\d{1,18})", text or "")
+        if size:
+            raise InputError(exploring.too_large(int(size[1])))
         return explorer.uploaded(text)
 
     outputs = [image, shown, changed]

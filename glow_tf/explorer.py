@@ -117,7 +117,7 @@ class Explorer:
         labels = editing.labels_of(self.glow, pair[:1])
         z = editing.encode(self.glow, pair, None if labels is None else np.repeat(labels, 2))
         mixed = editing.mixture(z[0], z[1], [share], bool(spherical)).astype(z.dtype)
-        return editing.decode(self.glow, mixed, labels)[0]
+        return self._decoded(mixed, labels)
 
     def move(self, image, strengths):
         """The image at z plus the sum of strength times direction.
@@ -144,7 +144,14 @@ class Explorer:
     def _moved(self, image, moved):
         labels = self._common_labels(1)
         z = editing.encode(self.glow, image[np.newaxis], labels)
-        return editing.decode(self.glow, (z + moved).astype(z.dtype), labels)[0]
+        return self._decoded((z + moved).astype(z.dtype), labels)
+
+    def _decoded(self, z, labels):
+        """The image of z [1, H, W, C]; pixels that overflowed would be shown as black."""
+        values = self.glow.decode(z, labels)
+        if not np.isfinite(values).all():
+            raise InputError("these latents give no finite pixels: they are too far from the training images'")
+        return self.glow.pixels.to_uint8(values).numpy()[0]
 
     def _class_means(self, image_data):
         """{name: mean z} of the classes, of a few training images."""
