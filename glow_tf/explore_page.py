@@ -111,7 +111,7 @@ class Guard:
 
 
 def _plain(body):
-    """A request's JSON if its values are only numbers and texts, else None: Gradio fetches or opens what others name."""
+    """A request's JSON if its values are numbers and texts, else None: Gradio fetches or opens what others name."""
     try:
         request = json.loads(body)
     except (ValueError, RecursionError):
