@@ -16,7 +16,7 @@ import re
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -323,6 +323,39 @@ def load_attribute(
         if not len(images):
             raise InputError(f"{'/'.join(path)!r} of {name!r} is {values} for no image; both kinds are needed")
     return having, lacking
+
+
+def name_for(glow: Any, name: str | None = None) -> str:
+    """`name`, or the data set that a Glow was trained on; InputError if its weights do not say."""
+    found = name or glow.metadata.get("dataset")
+    if found is None:
+        raise InputError("the weights do not say what they were trained on; name the data with --dataset")
+    return found
+
+
+def of_model(
+    glow: Any, name: str | None = None, *, data_dir: str | os.PathLike | None = None, download: bool = False
+) -> ImageData:
+    """The data set that a Glow was trained on, or `name`, in the size of its images.
+
+    Raises:
+        InputError: as `load` and `name_for`.
+    """
+    height, width, channels = glow.config.image_shape
+    size = (height, width)
+    return load(name_for(glow, name), data_dir=data_dir, image_size=size, channels=channels, download=download)
+
+
+def pick(split: Split | StreamedSplit, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(images, labels) of a split by their place in `batches`."""
+    wanted, images, labels, seen = set(indices), {}, {}, 0
+    for batch, of_batch in split.batches(256):
+        for at in wanted & set(range(seen, seen + len(batch))):
+            images[at], labels[at] = batch[at - seen].numpy(), int(of_batch[at - seen])
+        seen += len(batch)
+        if len(images) == len(wanted):
+            break
+    return np.stack([images[i] for i in indices]), np.array([labels[i] for i in indices], np.int32)
 
 
 def fit_image(image: tf.Tensor, image_size: tuple[int, int], channels: int) -> tf.Tensor:

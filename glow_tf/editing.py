@@ -112,7 +112,12 @@ def path(start: np.ndarray, end: np.ndarray, steps: int, spherical: bool = False
     >>> path(np.array([0.0, 1.0]), np.array([1.0, 0.0]), steps=3, spherical=True)[1].round(3).tolist()
     [0.707, 0.707]
     """
-    at = np.linspace(0, 1, steps).reshape([-1] + [1] * start.ndim)
+    return mixture(start, end, np.linspace(0, 1, steps), spherical)
+
+
+def mixture(start, end, at, spherical=False):
+    """[N, ...]: the places `at` [N] of the `path` from start, at 0, to end, at 1."""
+    at = np.reshape(at, [-1] + [1] * start.ndim)
     if not spherical:
         return (1 - at) * start + at * end
     lengths = np.linalg.norm(start), np.linalg.norm(end)

@@ -1,5 +1,6 @@
 """Images into files: grids with a border between the cells, as PNG; sequences as GIF; scatter plots."""
 
+import base64
 import io
 import math
 import os
@@ -73,6 +74,13 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     left out."""
     channels = image.shape[-1]
     return np.repeat(image[..., :1], 3, axis=-1) if channels < 3 else image[..., :3]
+
+
+def data_uri(image: np.ndarray) -> str:
+    """uint8 [H, W, C] as PNG inside of a `data:` address, for pages that need no other file."""
+    data = io.BytesIO()
+    Image.fromarray(to_rgb(np.asarray(image))).save(data, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
 def save_png(path: str | os.PathLike, image: np.ndarray) -> None:

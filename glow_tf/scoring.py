@@ -8,7 +8,6 @@ likelihood as usual among the training images, neither lower nor higher.
 References: Nalisnick et al. 2019 ("Do deep generative models know what they don't know?"); Serrà et al. 2020.
 """
 
-import base64
 import csv
 import dataclasses
 import html
@@ -152,10 +151,9 @@ figure{{margin:0;width:150px;overflow-wrap:anywhere}} img{{width:128px;image-ren
 
 
 def _figure(scores: Scores, images: np.ndarray, index: int) -> str:
-    data = base64.b64encode(_encoded(Image.fromarray(pictures.to_rgb(images[index])), "PNG")).decode()
     lines = [f"{title} {_shown(values[index])}" for title, values in scores.columns.items()]
     caption = "<br>".join(html.escape(line) for line in (scores.names[index], *lines))
-    return f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+    return f'<figure><img alt="" src="{pictures.data_uri(images[index])}"><figcaption>{caption}</figcaption></figure>'
 
 
 def _shown(value: str | float) -> str:

@@ -255,40 +255,21 @@ def chosen_data(glow):
     """The ImageData that test: and class: mean."""
     from glow_tf import data
 
-    return data.load(chosen_name(glow), **how_to_load(glow))
-
-
-def chosen_name(glow):
-    """The name of the data set."""
-    name = FLAGS.dataset or glow.metadata.get("dataset")
-    if name is None:
-        raise InputError("the weights do not say what they were trained on; name the data with --dataset")
-    return name
-
-
-def how_to_load(glow):
-    """The arguments by which a data set's images come in the model's size."""
-    height, width, channels = glow.config.image_shape
-    return {
-        "data_dir": FLAGS.data_dir,
-        "image_size": (height, width),
-        "channels": channels,
-        "download": FLAGS.download,
-    }
+    return data.of_model(glow, FLAGS.dataset, data_dir=FLAGS.data_dir, download=FLAGS.download)
 
 
 def chosen_images(glow, count):
     """(uint8 images of --images, or else the first `count` test images; their labels for a conditional model)."""
     import numpy as np
 
-    from glow_tf import editing
+    from glow_tf import data, editing
 
     label = chosen_label(glow)
     found, labels = [], []
     for name in FLAGS.images or [f"test:{','.join(map(str, range(count)))}"]:
         if name.startswith("test:"):
-            data = chosen_data(glow)
-            images, of_images = pick(data.test, indices_of(name, data))
+            chosen = chosen_data(glow)
+            images, of_images = data.pick(chosen.test, indices_of(name, chosen))
         else:
             images = editing.read_images([name], glow.config)
             of_images = None
@@ -311,20 +292,6 @@ def indices_of(name, data):
     return [int(word) for word in words]
 
 
-def pick(split, indices):
-    """(images, labels) of a split by their place in it."""
-    import numpy as np
-
-    wanted, images, labels, seen = set(indices), {}, {}, 0
-    for batch, of_batch in split.batches(256):
-        for at in wanted & set(range(seen, seen + len(batch))):
-            images[at], labels[at] = batch[at - seen].numpy(), int(of_batch[at - seen])
-        seen += len(batch)
-        if len(images) == len(wanted):
-            break
-    return np.stack([images[i] for i in indices]), np.array([labels[i] for i in indices], np.int32)
-
-
 def attribute_images(glow):
     """(uint8 images with the attribute that the flags describe, images without it)."""
     from glow_tf import data, editing
@@ -335,7 +302,16 @@ def attribute_images(glow):
         files = editing.read_attribute(FLAGS.csv, FLAGS.attribute)
         return [editing.read_images(names[:MANY], glow.config) for names in files]
     if FLAGS.attribute is not None:
-        return data.load_attribute(chosen_name(glow), FLAGS.attribute, MANY, **how_to_load(glow))
+        height, width, channels = glow.config.image_shape
+        return data.load_attribute(
+            data.name_for(glow, FLAGS.dataset),
+            FLAGS.attribute,
+            MANY,
+            data_dir=FLAGS.data_dir,
+            image_size=(height, width),
+            channels=channels,
+            download=FLAGS.download,
+        )
     if FLAGS.positive is None or FLAGS.negative is None:
         raise InputError(
             "an attribute needs examples: --positive and --negative (folders, or class:NAME), --attribute (of a TFDS "
