@@ -115,7 +115,9 @@ def path(start: np.ndarray, end: np.ndarray, steps: int, spherical: bool = False
     return mixture(start, end, np.linspace(0, 1, steps), spherical)
 
 
-def mixture(start, end, at, spherical=False):
+def mixture(
+    start: np.ndarray, end: np.ndarray, at: np.ndarray | Sequence[float], spherical: bool = False
+) -> np.ndarray:
     """[N, ...]: the places `at` [N] of the `path` from start, at 0, to end, at 1."""
     at = np.reshape(at, [-1] + [1] * start.ndim)
     if not spherical:
