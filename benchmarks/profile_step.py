@@ -1,0 +1,91 @@
+"""Where one training step's time goes, operation by operation.
+
+    python3 benchmarks/profile_step.py --size P
+    python3 benchmarks/profile_step.py --size S --backprop recompute --what score
+
+Prints the CPU milliseconds of each kind of operation (both cores together, without what it calls), and at which rate
+the convolutions did the step's arithmetic. From TensorFlow's own profiler.
+"""
+
+import argparse
+import collections
+import glob
+import os
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import compare
+
+# Threads' bookkeeping: it contains the operations or waits for them.
+CONTAINERS = ("KernelAndDeviceFunc::Run", "FunctionRun", "EagerKernelExecute", "_distributed_step")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=compare.SIZES, default="S")
+    parser.add_argument("--backprop", choices=["stored", "recompute", "reversible"], default="stored")
+    parser.add_argument("--what", choices=["step", "score", "sample"], default="step")
+    parser.add_argument("--rows", type=int, default=25)
+    options = parser.parse_args()
+    levels, steps, width, batch = compare.SIZES[options.size]
+    images = compare.random_bytes(batch)
+    model = compare.GlowTF(levels, steps, width, images, backprop=options.backprop)
+    import tensorflow as tf
+
+    work = getattr(model, options.what)
+    for _ in range(3):
+        work(images)
+    wall, cpu = time.perf_counter(), time.process_time()
+    work(images)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder)
+        work(images)
+        tf.profiler.experimental.stop()
+        seconds, counts = times_of_operations(folder)
+    total = sum(seconds.values())
+    convolutions = sum(value for name, value in seconds.items() if "Conv2D" in name)
+    flop = compare.flops_of_step(levels, steps, width, batch) / (1 if options.what == "step" else 3)
+    rate = compare.matrix_product_rate()
+    print(f"{options.size}, {options.what}: {wall:.3f} s, {cpu:.3f} CPU s without the profiler; {flop / 1e9:.0f} GFLOP; "
+          f"a large matrix product {rate:.0f} GFLOP/s")  # fmt: skip
+    print(f"operations {total:.3f} CPU s; convolutions {convolutions:.3f} of them, {flop / convolutions / 1e9:.0f} "
+          f"GFLOP a CPU s\n| operation | times | CPU ms | share |\n|---|---|---|---|")  # fmt: skip
+    for name, value in seconds.most_common(options.rows):
+        print(f"| {name} | {counts[name]} | {1e3 * value:.1f} | {value / total:.1%} |")
+
+
+def times_of_operations(folder):
+    """({operation: seconds without what it calls}, {operation: times}) of a profile in a folder."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    space = xplane_pb2.XSpace()
+    with open(glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)[0], "rb") as file:
+        space.ParseFromString(file.read())
+    seconds, counts = collections.Counter(), collections.Counter()
+    for plane in space.planes:
+        if "CPU" not in plane.name:
+            continue
+        names = {key: value.name for key, value in plane.event_metadata.items()}
+        for line in plane.lines:
+            open_events = []  # (end, operation), each inside of the one before
+            for event in sorted(line.events, key=lambda e: (e.offset_ps, -e.duration_ps)):
+                name = names[event.metadata_id]
+                name = name if "::" in name else name.split(":")[-1]
+                while open_events and open_events[-1][0] <= event.offset_ps:
+                    open_events.pop()
+                if open_events:
+                    seconds[open_events[-1][1]] -= event.duration_ps / 1e12
+                seconds[name] += event.duration_ps / 1e12
+                counts[name] += 1
+                open_events.append((event.offset_ps + event.duration_ps, name))
+    for name in CONTAINERS:
+        seconds.pop(name, None)
+    return seconds, counts
+
+
+if __name__ == "__main__":
+    main()
