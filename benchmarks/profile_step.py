@@ -50,7 +50,7 @@ def main():
     convolutions = sum(value for name, value in seconds.items() if "Conv2D" in name)
     flop = compare.flops_of_step(levels, steps, width, batch) / (1 if options.what == "step" else 3)
     rate = compare.matrix_product_rate()
-    print(f"{options.size}, {options.what}: {wall:.3f} s, {cpu:.3f} CPU s without the profiler; {flop / 1e9:.0f} GFLOP; "
+    print(f"{options.size}, {options.what}: {wall:.3f} s, {cpu:.3f} CPU s when not profiled; {flop / 1e9:.0f} GFLOP; "
           f"a large matrix product {rate:.0f} GFLOP/s")  # fmt: skip
     print(f"operations {total:.3f} CPU s; convolutions {convolutions:.3f} of them, {flop / convolutions / 1e9:.0f} "
           f"GFLOP a CPU s\n| operation | times | CPU ms | share |\n|---|---|---|---|")  # fmt: skip
