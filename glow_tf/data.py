@@ -794,12 +794,13 @@ def _prepare(name: str, builder: Any, download: bool) -> None:
 
 
 def _is_prepared(builder: Any) -> bool:
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # that a folder is missing is for the error to say, once
+    logger = logging.get_absl_logger()
+    level = logger.level
+    logger.setLevel("ERROR")  # that a folder is missing is for the error to say, once
     try:
         return builder.is_prepared()
     finally:
-        logging.set_verbosity(verbosity)
+        logger.setLevel(level)
 
 
 def _missing_message(name: str, builder: Any, why: str) -> str:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_benchmark_finds_nothing_wrong(tmp_path):
-    counts = ["--kills", "3", "--mutants", "200", "--images", "60", "--nans", "2"]
+    counts = ["--kills", "2", "--mutants", "100", "--images", "30", "--nans", "1"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "faults.py"), *counts, "--small"],
         capture_output=True, text=True, timeout=400, check=False, env=environment(TMPDIR=str(tmp_path)),
@@ -26,7 +26,7 @@ def test_the_benchmark_finds_nothing_wrong(tmp_path):
     wrong = [line for line in done.stdout.splitlines() if line.endswith("| NO |") and "bits/dim with and" not in line]
     assert not wrong, done.stdout
     assert len(rows) >= 15, done.stdout + done.stderr
-    assert re.search(r"fuzzed images, then trained on \| 60 \| \d+ usable", done.stdout)
+    assert re.search(r"fuzzed images, then trained on \| 30 \| \d+ usable", done.stdout)
 
 
 def test_a_sampler_beside_a_trainer_reads_complete_files(tmp_path):

@@ -19,6 +19,7 @@ COMMANDS = {
     "glow-evaluate": "glow_tf.commands.evaluate:run",
     "glow-convert": "glow_tf.commands.convert:run",
     "glow-inspect": "glow_tf.inspect:run",
+    "glow-explore": "glow_tf.explore:run",
 }
 BUILD = (
     "import os, sys; from setuptools import build_meta as b; out = sys.argv[1]; os.makedirs(out);"
