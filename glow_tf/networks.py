@@ -217,9 +217,10 @@ def zero_linear(parameters, values):
 
 def with_edge_channel(images):
     """[..., H, W, C] -> [..., H+2, W+2, C+1]: zeros around it, and a channel that is one there, zero inside."""
-    channels = images.shape[-1]
-    padded = tf.pad(images, [[0, 0]] * (images.shape.rank - 3) + _AROUND + [[0, 1]])
-    return padded + tf.pad(_ring(*images.shape[-3:-1], images.dtype), [[0, 0], [0, 0], [channels, 0]])
+    height, width, channels = images.shape[-3:]
+    padded = tf.pad(images, [[0, 0]] * (images.shape.rank - 3) + [[1, 1], [1, 1], [0, 1]])
+    around_zeros = np.pad(_ring(height, width), [[0, 0], [0, 0], [channels, 0]])
+    return padded + tf.constant(around_zeros, images.dtype)
 
 
 def edge_map(edge, height, width):
@@ -228,8 +229,8 @@ def edge_map(edge, height, width):
     Args:
         edge: [3, 3, out], the kernel's slice for the edge channel.
     """
-    ring = _ring(height, width, edge.dtype)
-    return conv2d(ring[tf.newaxis], tf.expand_dims(edge, 2), "VALID")[0]
+    ring = tf.constant(_ring(height, width)[np.newaxis], edge.dtype)
+    return tf.squeeze(conv2d(ring, tf.expand_dims(edge, 2), "VALID"), axis=0)
 
 
 def conv2d(images, kernel, padding):
@@ -241,12 +242,9 @@ def conv2d(images, kernel, padding):
     return tf.reshape(result, tf.concat([tf.shape(images)[:-3], result.shape[-3:]], axis=0))
 
 
-_AROUND = [[1, 1], [1, 1]]
-
-
-def _ring(height, width, dtype):
-    """The edge channel, [height+2, width+2, 1]."""
-    return tf.pad(tf.zeros([height, width, 1], dtype), _AROUND + [[0, 0]], constant_values=1)
+def _ring(height, width):
+    """The edge channel, numpy [height+2, width+2, 1]: a constant, which TensorFlow would make in several operations."""
+    return np.pad(np.zeros([height, width, 1]), [[1, 1], [1, 1], [0, 0]], constant_values=1)
 
 
 def _standardizing(index, batches):

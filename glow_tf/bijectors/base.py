@@ -124,6 +124,15 @@ def event_sum(values):
 
 def constant_log_det(log_det_per_position, y):
     """H * W times what one position contributes, as [...], the batch shape of y [..., H, W, C]."""
-    shape = tf.shape(y)
-    positions = tf.cast(shape[-3] * shape[-2], y.dtype)
-    return tf.fill(shape[:-3], positions * log_det_per_position)
+    height, width = y.shape[-3:-1]
+    if height is None or width is None:
+        positions = tf.cast(tf.reduce_prod(tf.shape(y)[-3:-1]), y.dtype)
+    else:
+        positions = height * width
+    return tf.fill(batch_shape(y), positions * log_det_per_position)
+
+
+def batch_shape(values):
+    """[...] of values [..., H, W, C]: known sizes where all are known, which needs no operations, else a tensor."""
+    static = values.shape[:-3]
+    return static.as_list() if static.is_fully_defined() else tf.shape(values)[:-3]

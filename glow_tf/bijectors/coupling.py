@@ -4,7 +4,7 @@ import abc
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import OneSweepBijector, event_sum
+from glow_tf.bijectors.base import OneSweepBijector, batch_shape, event_sum
 
 
 class _Coupling(OneSweepBijector):
@@ -103,7 +103,7 @@ class AdditiveCoupling(_Coupling):
         super().__init__(network, dtype=dtype, name=name)
 
     def _move(self, moved, network_output):
-        return moved + network_output, tf.zeros(tf.shape(moved)[:-3], moved.dtype)
+        return moved + network_output, tf.zeros(batch_shape(moved), moved.dtype)
 
     def _move_back(self, moved, network_output):
-        return moved - network_output, tf.zeros(tf.shape(moved)[:-3], moved.dtype)
+        return moved - network_output, tf.zeros(batch_shape(moved), moved.dtype)
