@@ -89,9 +89,9 @@ class CouplingNetwork:
         log_scale = tf.math.log_sigmoid(raw_scale)
         return tf.sigmoid(raw_shift) * tf.exp(-log_scale), log_scale
 
-    def initialize(self, parameters, batches):
+    def initialize(self, parameters, batches, memories):
         """Nothing: the inner actnorms start at the identity, as GLOW-tf2's do."""
-        del parameters, batches
+        del parameters, batches, memories
         return {}
 
 

@@ -15,6 +15,7 @@ from glow_tf.bijectors.coupling import AdditiveCoupling, AffineCoupling
 from glow_tf.bijectors.flow_step import FlowStep
 from glow_tf.bijectors.gaussian import Gaussian
 from glow_tf.bijectors.invertible_conv import InvertibleConv1x1, plu_decompose, plu_inverse, plu_weight
+from glow_tf.bijectors.memory import Recorder, Replay
 from glow_tf.bijectors.permutation import ChannelPermutation
 from glow_tf.bijectors.repeated import Repeated
 from glow_tf.initialization import standardizing_shift_and_log_scale
@@ -39,7 +40,7 @@ class Part(tf.Module):
         super().__init__(name=name)
         self._by_name = {
             key: tf.Variable(
-                value if np.issubdtype(value.dtype, np.integer) else value.astype(dtype),
+                value if np.issubdtype(value.dtype, np.integer) else value.astype(dtype, copy=False),
                 trainable=key not in FIXED,
                 name=f"{name}/{key}",
             )
@@ -136,35 +137,29 @@ class FlowSteps(Part):
         Returns:
             the same batches after the K steps.
         """
-        prepared = self.prepared(("inverse",))
+        prepared = {key: tf.unstack(value) for key, value in self.prepared(("inverse",)).items()}
         found = []
         for k in range(self._num_steps):
-            tensors = {key: value[k] for key, value in prepared.items()}
-            new = self._initial_step(tensors, batches)
+            new, batches = self._initialize_step({key: values[k] for key, values in prepared.items()}, batches)
             found.append(new)
-            step = self.step(tensors | new)
-            batches = [step.inverse_and_log_det(batch)[0] for batch in batches]
         for key in found[0]:
             factor = LOG_SCALE_FACTOR if key == "actnorm/log_scale" else 1.0
             self[key].assign(tf.stack([new[key] for new in found]) / factor)
         return batches
 
-    def _initial_step(self, tensors, batches):
-        """{name: value} of one step's data-dependent parameters, as `step` takes them."""
+    def _initialize_step(self, tensors, batches):
+        """({name: value} of one step's data-dependent parameters, as `step` takes them; the batches after the step)."""
         shift, log_scale = standardizing_shift_and_log_scale(batches)
-        actnorm = ActNorm(shift, log_scale)
-        permutation = self._permutation(tensors)
-
-        def kept(batch):
-            moved = permutation.inverse_and_log_det(actnorm.inverse_and_log_det(batch)[0])[0]
-            return tf.split(moved, 2, axis=-1)[0]
-
-        network = self._network.initialize(_without_prefix(tensors, "coupling/"), [kept(batch) for batch in batches])
-        return {
-            "actnorm/shift": shift,
-            "actnorm/log_scale": log_scale,
-            **{f"coupling/{key}": value for key, value in network.items()},
-        }
+        for layer in (ActNorm(shift, log_scale), self._permutation(tensors)):
+            batches = [layer.inverse_and_log_det(batch)[0] for batch in batches]
+        kept = [tf.split(batch, 2, axis=-1)[0] for batch in batches]
+        memories = [Recorder() for _ in batches]
+        found = self._network.initialize(_without_prefix(tensors, "coupling/"), kept, memories)
+        new = {f"coupling/{key}": value for key, value in found.items()}
+        for i, memory in enumerate(memories):
+            coupling = self._coupling(tensors | new, Replay(memory.kept) if memory.kept else None)
+            batches[i] = coupling.inverse_and_log_det(batches[i])[0]
+        return {"actnorm/shift": shift, "actnorm/log_scale": log_scale} | new, batches
 
     def _permutation(self, tensors):
         if "permutation/indices" in tensors:
@@ -173,7 +168,7 @@ class FlowSteps(Part):
             tensors.get("conv1x1/weight"), tensors.get("conv1x1/inverse_weight"), tensors["conv1x1/log_abs_det"]
         )
 
-    def _coupling(self, tensors, memory, network_dtype):
+    def _coupling(self, tensors, memory, network_dtype=None):
         parameters = _without_prefix(tensors, "coupling/")
         dtype = tensors["actnorm/shift"].dtype
         kind, function = (

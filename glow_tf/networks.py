@@ -61,10 +61,9 @@ class OpenAINetwork:
             "actnorm2_log_scale": (width,),
             **{f"conv3_{name}": shape for name, shape in zero_conv_shapes(width, out_channels).items()},
         }
-        return {
-            name: KERNEL_STD * rng.standard_normal((num_steps, *shape), dtype=np.float32)
-            for name, shape in hidden.items()
-        } | {name: np.zeros((num_steps, *shape), np.float32) for name, shape in zero.items()}
+        return {name: _random_kernels(rng, (num_steps, *shape)) for name, shape in hidden.items()} | {
+            name: np.zeros((num_steps, *shape), np.float32) for name, shape in zero.items()
+        }
 
     def output(self, parameters, kept, memory=None):
         """kept [..., H, W, C/2] -> [..., H, W, out], of the parameters' type.
@@ -74,19 +73,14 @@ class OpenAINetwork:
         Args:
             memory: see `bijectors.memory`; None keeps nothing.
         """
-        scale1, scale2, scale3 = (
-            tf.exp(LOG_SCALE_FACTOR * parameters[f"{name}_log_scale"]) for name in ("actnorm1", "actnorm2", "conv3")
-        )
-        # Scales are multiplied into kernels, which are smaller than what they make. The second commutes with the
-        # ReLU behind it, since it is positive: so it goes into the last kernel, which has to be scaled anyway, and
-        # the largest kernel of all is used as it stands.
-        last = parameters["conv3_kernel"] * (tf.expand_dims(scale2, -1) * scale3)
+        # Scales are multiplied into kernels, which are smaller than what they make.
+        scale1 = tf.exp(LOG_SCALE_FACTOR * parameters["actnorm1_log_scale"])
         layers = (
             self._first_kernel(parameters) * scale1,
             parameters["actnorm1_shift"] * scale1,
             self._second_kernel(parameters),
             parameters["actnorm2_shift"],
-            last,
+            self._last_kernel(parameters),
         )
         layers = [tf.cast(tensor, kept.dtype) for tensor in layers]
         result = through(memory, _layers, _layers_backward, with_edge_channel(kept), *layers)
@@ -103,22 +97,31 @@ class OpenAINetwork:
         shift, raw = tf.split(self.output(parameters, kept, memory), 2, axis=-1)
         return shift, tf.math.log_sigmoid(raw + SCALE_OFFSET)
 
-    def initialize(self, parameters, batches):
+    def initialize(self, parameters, batches, memories):
         """The hidden actnorms' parameters that standardise their inputs over all of `batches`.
 
         Args:
             parameters: {name: tensor}, one step's slice.
             batches: a list of kept halves [B, H, W, C/2].
+            memories: a Recorder for each batch, which afterwards holds what `output` would compute of it with the
+                parameters found: nothing is computed twice. A network may leave them empty.
         Returns:
             {name: tensor} of the four that change.
         """
-        padded = [with_edge_channel(batch) for batch in batches]
+        # What is computed of a batch takes its place: one layer of the network is held at a time.
+        values = [with_edge_channel(batch) for batch in batches]
         first, second = self._first_kernel(parameters), self._second_kernel(parameters)
-        found = _standardizing(1, (conv2d(values, first, "VALID") for values in padded))
-        scale = tf.exp(LOG_SCALE_FACTOR * found["actnorm1_log_scale"])
-        kernel, bias = first * scale, found["actnorm1_shift"] * scale
-        hidden = (_conv_relu(values, kernel, bias) for values in padded)
-        return found | _standardizing(2, (conv2d(values, second, "VALID") for values in hidden))
+        for i, padded in enumerate(values):
+            values[i] = conv2d(padded, first, "VALID")
+        found = _standardizing(1, values)
+        shift, scale = found["actnorm1_shift"], tf.exp(LOG_SCALE_FACTOR * found["actnorm1_log_scale"])
+        for i, hidden in enumerate(values):
+            values[i] = conv2d(tf.nn.relu((hidden + shift) * scale), second, "VALID")
+        found |= _standardizing(2, values)
+        last = self._last_kernel(parameters | found)
+        for hidden, memory in zip(values, memories, strict=True):
+            memory.kept.append([conv2d(tf.nn.relu(hidden + found["actnorm2_shift"]), last, "SAME")])
+        return found
 
     def _first_kernel(self, parameters):
         # The input is narrow, so the edge channel is appended to it: adding what it contributes to the wide
@@ -128,6 +131,18 @@ class OpenAINetwork:
     def _second_kernel(self, parameters):
         # Indexing with new axes would say the same, but its gradient copies.
         return tf.reshape(parameters["conv2_kernel"], [1, 1, self.width, self.width])
+
+    def _last_kernel(self, parameters):
+        # The second actnorm's scale commutes with the ReLU behind it, since it is positive: so it goes into the last
+        # kernel, which has to be scaled anyway, and the largest kernel of all is used as it stands.
+        scale2, scale3 = (tf.exp(LOG_SCALE_FACTOR * parameters[f"{name}_log_scale"]) for name in ("actnorm2", "conv3"))
+        return parameters["conv3_kernel"] * (tf.expand_dims(scale2, -1) * scale3)
+
+
+def _random_kernels(rng, shape):
+    values = rng.standard_normal(shape, dtype=np.float32)
+    values *= KERNEL_STD  # in place: a copy of a large model's kernels takes longer than their product
+    return values
 
 
 def _layers(padded, kernel1, bias1, kernel2, bias2, kernel3):

@@ -4,6 +4,7 @@ import tensorflow as tf
 from naive import edge_conv, zero_conv
 
 from glow_tf import networks
+from glow_tf.bijectors.memory import Recorder, Replay
 from glow_tf.networks import OpenAINetwork
 
 SHAPE = (4, 5, 3, 2)  # four images of two channels, height and width differ
@@ -100,13 +101,18 @@ def test_initialization_standardises_the_hidden_layers_over_all_batches(rng):
     parameters = random_parameters(rng)
     batches = [3 + rng.standard_normal((n, *SHAPE[1:])) for n in (4, 1, 7)]
     network = OpenAINetwork(WIDTH)
-    found = network.initialize(tensors(parameters), [tf.constant(batch) for batch in batches])
+    memories = [Recorder() for _ in batches]
+    found = network.initialize(tensors(parameters), [tf.constant(batch) for batch in batches], memories)
     assert sorted(found) == sorted(name for name in parameters if name.startswith("actnorm"))
     together = np.concatenate(batches)
     for hidden in hidden_layers(parameters | {name: value.numpy() for name, value in found.items()}, together):
         np.testing.assert_allclose(hidden.mean(axis=(0, 1, 2)), 0, atol=1e-12)
         np.testing.assert_allclose(hidden.var(axis=(0, 1, 2)), 1, rtol=1e-4)
-    at_once = network.initialize(tensors(parameters), [tf.constant(together)])
+    for batch, memory in zip(batches, memories, strict=True):
+        remembered = network.output(tensors(parameters) | found, tf.constant(batch), Replay(memory.kept))
+        computed = network.output(tensors(parameters) | found, tf.constant(batch))
+        np.testing.assert_allclose(remembered, computed, rtol=1e-11, atol=1e-12)
+    at_once = network.initialize(tensors(parameters), [tf.constant(together)], [Recorder()])
     for name, value in at_once.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-11, atol=1e-12)
 

@@ -100,7 +100,8 @@ class _Loop:
 
     def run_keeping(self, values, *stacked, remembers):
         """With each step's input kept for the way back, and where `remembers` what the steps give to their memory."""
-        specs = self._specs_of_kept(values, stacked) if remembers else []
+        one_step = self._traced_step(values, stacked) if remembers else None
+        specs = one_step.structured_outputs[1] if remembers else []
 
         @tf.custom_gradient
         def run(values, *stacked):
@@ -111,9 +112,11 @@ class _Loop:
             ]
 
             def turn(k, values):
-                memory = Recorder() if remembers else None
-                result = self._apply(values, _slices(stacked, k), memory)
-                return result, [values, *tf.nest.flatten(memory.kept if remembers else [])]
+                slices = _slices(stacked, k)
+                if not remembers:
+                    return self._apply(values, slices), [values]
+                result, kept = one_step(values, *map(tf.stop_gradient, slices))
+                return result, [values, *tf.nest.flatten(kept)]
 
             result, log_det, arrays = self._run(values, turn, arrays)
 
@@ -135,19 +138,19 @@ class _Loop:
 
         return run(values, *stacked)
 
-    def _specs_of_kept(self, values, stacked):
-        """The shapes of what one step gives to its memory, nested as `Recorder.kept`, by tracing it once aside."""
-        found = []
+    def _traced_step(self, values, stacked):
+        """(values, *slices) -> ((values, log-det), what the step gives to its memory), as a concrete function.
 
-        def look(values, *slices):
+        The arrays of what is kept must be made before the loop that fills them, so the step is traced before it.
+        """
+
+        def one_step(values, *slices):
             memory = Recorder()
-            result = self._apply(values, slices, memory)
-            found.extend(tf.nest.map_structure(tf.type_spec_from_value, memory.kept))
-            return result
+            return self._apply(values, slices, memory), memory.kept
 
         slices = [tf.TensorSpec(t.shape[1:], t.dtype) for t in stacked]
-        tf.function(look, autograph=False).get_concrete_function(tf.TensorSpec(values.shape, values.dtype), *slices)
-        return found
+        function = tf.function(one_step, autograph=False)
+        return function.get_concrete_function(tf.TensorSpec(values.shape, values.dtype), *slices)
 
     def run_reversible(self, values, *stacked):
         @tf.custom_gradient
@@ -229,7 +232,7 @@ class _Loop:
 
 
 def _slices(stacked, k):
-    """[tensor[k] for each tensor], with the bounds made once: made for each, they are a third of a loop's operations."""
+    """[tensor[k] for each tensor]; bounds made for each, not once for all, would be a third of a loop's operations."""
     begin = tf.reshape(k, [1])
     end, strides = begin + 1, tf.ones([1], tf.int32)
     return [tf.strided_slice(tensor, begin, end, strides, shrink_axis_mask=1) for tensor in stacked]
