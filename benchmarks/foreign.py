@@ -2,7 +2,8 @@
 
     python3 benchmarks/foreign.py --weights runs/digits/checkpoints/weights.h5 --own digits --foreign mnist.gz
 
-Each source is a data set or a folder (its test images), or a file of MNIST's format (*-idx3-ubyte.gz). An area of 1
+Each source is a data set or a folder (its test images), or a file of MNIST's format (*-idx3-ubyte.gz); foreign can
+also be `blurred`, the own images under a Gaussian blur, and `constant`, images of a single grey each. An area of 1
 means that every foreign image scores above every own one, 0.5 that the score knows nothing, 0 that it has it
 upside down.
 """
@@ -35,7 +36,8 @@ def main(_):
     from glow_tf.glow import Glow
 
     glow = Glow.load(FLAGS.weights)
-    both = [read(name, glow.config)[: FLAGS.n] for name in (FLAGS.own, FLAGS.foreign)]
+    images = read(FLAGS.own, glow.config)
+    both = [images, CHANGED.get(FLAGS.foreign, lambda _: read(FLAGS.foreign, glow.config))(images)]
     own, foreign = (scoring.score(glow, images, range(len(images)), seed=FLAGS.seed).columns for images in both)
     print(f"{len(both[0])} images of {FLAGS.own}, {len(both[1])} of {FLAGS.foreign}")
     for title in ("bits_per_dim", "lossless_bits_per_dim", "corrected_bits_per_dim"):
@@ -63,13 +65,42 @@ def read(name, config):
     size, channels = config.image_shape[:2], config.image_shape[2]
     if not name.endswith(".gz"):
         return data.load(name, image_size=size, channels=channels).test.take(FLAGS.n, seed=0)[0]
-    if not os.path.isfile(name):
-        raise InputError(f"{name} does not exist")
-    with gzip.open(name) as file:
-        header, pixels = file.read(16), file.read()
-    digits = np.frombuffer(pixels, np.uint8).reshape(-1, *np.frombuffer(header, ">u4")[2:])
-    fitted = [image_folder.crop_and_resize(Image.fromarray(digit), size) for digit in digits[: FLAGS.n]]
+    digits = read_idx(name)[: FLAGS.n]
+    fitted = [image_folder.crop_and_resize(Image.fromarray(digit), size) for digit in digits]
     return np.repeat(np.stack(fitted)[..., np.newaxis], channels, axis=-1)
+
+
+def read_idx(path):
+    """uint8 [N, H, W] of a file of MNIST's format."""
+    import numpy as np
+
+    if not os.path.isfile(path):
+        raise InputError(f"{path} does not exist")
+    with gzip.open(path) as file:
+        header, pixels = file.read(16), file.read()
+    return np.frombuffer(pixels, np.uint8).reshape(-1, *np.frombuffer(header, ">u4")[2:])
+
+
+def blurred(images, sigma=1.5):
+    """The same images under a Gaussian blur of `sigma` pixels."""
+    import numpy as np
+    from PIL import Image, ImageFilter
+
+    blur = ImageFilter.GaussianBlur(sigma)
+    grey = images.shape[-1] == 1
+    pictures = (Image.fromarray(image[..., 0] if grey else image) for image in images)
+    return np.stack([np.asarray(picture.filter(blur)) for picture in pictures]).reshape(images.shape)
+
+
+def constant(images, count=50):
+    """`count` images of one grey each, in steps from black to white."""
+    import numpy as np
+
+    levels = np.linspace(0, 255, count).round().astype(np.uint8)
+    return np.broadcast_to(levels[:, None, None, None], (count, *images.shape[1:])).copy()
+
+
+CHANGED = {"blurred": blurred, "constant": constant}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from glow_tf.collector import importing
+
 if TYPE_CHECKING:
     from glow_tf.config import GlowConfig
     from glow_tf.errors import InputError
@@ -35,7 +37,8 @@ __all__ = ["Glow", "GlowConfig", "InputError", "Trainer"]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'glow_tf' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    with importing():
+        return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

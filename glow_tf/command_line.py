@@ -17,6 +17,7 @@ from typing import IO, Any, NoReturn, TextIO
 
 from absl import flags, logging
 
+from glow_tf.collector import importing
 from glow_tf.errors import InputError, TrainingFailure
 
 FLAGS = flags.FLAGS
@@ -88,7 +89,7 @@ def import_tensorflow(starts_devices: bool = True) -> Any:
         starts_devices: whether to start its devices at once, which prints, too. A multi-worker strategy does so
             itself.
     """
-    with _quiet_stderr():
+    with importing(), _quiet_stderr():
         import tensorflow as tf
 
         if starts_devices:

@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from glow_tf import pixels
 from glow_tf.config import GlowConfig
-from glow_tf.data import Split, StreamedSplit
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
 from glow_tf.pixels import Array, Labels
+from glow_tf.splits import Split, StreamedSplit
 
 # Between the seeds of two draws of the same images' noise; batches use consecutive seeds.
 DRAW_STRIDE = 1_000_003
@@ -50,11 +50,11 @@ def evaluate(
     """A SplitResult of a split.
 
     Args:
-        split: a `data.Split`.
+        split: a `splits.Split`.
         seed: of the dequantisation noise; batch i draws with seed + i.
         draws: of the noise, an image: see `image_bits`.
 
-    >>> from glow_tf.data import Split
+    >>> from glow_tf.splits import Split
     >>> result = evaluate(glow, Split(images), batch_size=4)
     >>> result.bits_per_dim.shape, result.level_bits_per_dim.shape, result.classes
     ((6,), (6, 1), None)
@@ -231,14 +231,14 @@ def bits_per_dim(
 
     Args:
         glow: a Glow.
-        split: a `data.Split`.
+        split: a `splits.Split`.
         seed: of the dequantisation noise; batch i draws with seed + i.
         limit: at most this many images, the first ones; None: all.
         check: called before each batch; what it raises ends the evaluation.
     Returns:
         (mean, standard error, number of images).
 
-    >>> from glow_tf.data import Split
+    >>> from glow_tf.splits import Split
     >>> mean, error, count = bits_per_dim(glow, Split(images))
     >>> mean > 0, error > 0, count
     (True, True, 6)

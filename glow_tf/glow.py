@@ -16,6 +16,7 @@ from glow_tf.bijectors.gaussian import to_standard
 from glow_tf.bijectors.logit import Logit
 from glow_tf.bijectors.split import Split
 from glow_tf.bijectors.squeeze import Squeeze
+from glow_tf.collector import paused
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.levels import Classifier, FlowSteps
@@ -372,7 +373,7 @@ class Glow(tf.Module):
         labels = [tf.TensorSpec([None], tf.int32)] if self.config.num_classes else []
 
         def compiled(function: Callable, *specs: tf.TensorSpec) -> Callable:
-            return tf.function(function, input_signature=[*specs, *labels], autograph=False)
+            return tf.function(paused()(function), input_signature=[*specs, *labels], autograph=False)
 
         def class_log_probs(images: tf.Tensor) -> tf.Tensor:
             flow = self._above(tfb.Identity())
@@ -418,7 +419,7 @@ class Glow(tf.Module):
         self._decode = compiled(decode, floats)
         self._bits_per_dim = compiled(bits_per_dim, uint8, floats)
         self._level_log_probs = compiled(level_log_probs, floats)
-        self._class_log_probs = tf.function(class_log_probs, input_signature=[floats], autograph=False)
+        self._class_log_probs = tf.function(paused()(class_log_probs), input_signature=[floats], autograph=False)
 
     def _in_chunks(self, function: Callable, arguments: list[tf.Tensor], labels: Labels | None) -> tf.Tensor:
         checked = self._check_labels(labels)

@@ -10,8 +10,8 @@ from typing import Any
 import tensorflow as tf
 
 from glow_tf import doctor, pixels
+from glow_tf.collector import paused
 from glow_tf.config import GlowConfig
-from glow_tf.data import Split, StreamedSplit
 from glow_tf.errors import InputError, WorkerLost
 from glow_tf.glow import Glow
 from glow_tf.optimizer import Optimizer
@@ -19,6 +19,7 @@ from glow_tf.pixels import Array, Labels
 from glow_tf.reporting import Reporter
 from glow_tf.resume import ResumeState
 from glow_tf.run_directory import RunDirectory
+from glow_tf.splits import Split, StreamedSplit
 from glow_tf.training_loop import Outcome, TrainingLoop
 from glow_tf.workers import Workers
 
@@ -115,7 +116,7 @@ class Trainer:
             self.optimizer = Optimizer(
                 self._variables, optimizer, learning_rate, warmup_steps=warmup_steps, ema_decay=ema_decay
             )
-        self._step = tf.function(self._distributed_step, autograph=False)
+        self._step = tf.function(paused()(self._distributed_step), autograph=False)
         self._loss_and_gradients = self._traced_loss_and_gradients
         if jit_compile:
             # The sum over the replicas and the optimizer's fused kernels stay outside: XLA cannot compile them.
@@ -164,7 +165,7 @@ class Trainer:
 
     @property
     def shard(self) -> tuple[int, int]:
-        """(index, count): which part of a batch this worker reads (`data.Split.training_batches`)."""
+        """(index, count): which part of a batch this worker reads (`splits.Split.training_batches`)."""
         return self.workers.index, self.workers.count
 
     @contextlib.contextmanager
@@ -310,7 +311,7 @@ class Trainer:
         Of several workers the chief alone evaluates and writes; the others need no run directory.
 
         Args:
-            train, test: `data.Split`s.
+            train, test: `splits.Split`s.
             epochs: passes over `train`, those of a resumed run included.
             run_directory: a path; `RunDirectory` says what is written where.
             max_steps: stop after so many steps, wherever the epoch is; None: no limit.

@@ -46,7 +46,7 @@ class TrainingLoop:
 
     Args:
         trainer: a Trainer, initialised or restored.
-        train, test: `data.Split`s.
+        train, test: `splits.Split`s.
         run: a RunDirectory.
         state: a ResumeState.
         reporter: a Reporter.

@@ -8,6 +8,10 @@ def pictures(count, shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
+def keys(images):
+    return [image.tobytes() for image in images]
+
+
 def prepare(data_dir, name, version, splits, feature_shape=None, num_classes=10, extra=None, config=None):
     """Writes a TFDS data set to disk, as `tfds build` would.
 

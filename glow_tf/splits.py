@@ -1,0 +1,229 @@
+"""The training or the test images of a data set, in memory or read from files, and their batches.
+
+The order of the training images is a pure function of (seed, epoch), so a run resumes without iterator
+state, and the batches of all shards together do not depend on their number.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from glow_tf.errors import InputError
+
+HELD_OUT_FRACTION = 0.05  # of a set that has no test split of its own ...
+MAX_HELD_OUT = 10_000  # ... but no more images than this
+
+
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
+class Split:
+    """Images and labels held in memory.
+
+    Attributes:
+        images: uint8 [N, H, W, C].
+        labels: int32 [N]; zeros where none are given.
+    Raises:
+        ValueError: if the images are something else, or there are more or fewer labels.
+
+    >>> split = Split(images, labels=np.arange(6))
+    >>> split.num_images, split.steps_per_epoch(batch_size=4)
+    (6, 1)
+    >>> [labels.tolist() for _, labels in split.batches(4).as_numpy_iterator()]
+    [[0, 1, 2, 3], [4, 5]]
+    >>> batch, labels = next(split.training_batches(4, seed=0, epoch=0).as_numpy_iterator())
+    >>> batch.shape, batch.dtype.name
+    ((4, 4, 4, 1), 'uint8')
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
+        if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+            raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 [N, H, W, C], N > 0")
+        if labels is None:
+            labels = np.zeros(len(images), np.int32)
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"{len(images)} images, but labels of shape {labels.shape}")
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "labels", np.asarray(labels, np.int32))
+
+    @property
+    def num_images(self) -> int:
+        """N."""
+        return len(self.images)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Full batches in one epoch; 1 when the images must be repeated to fill it."""
+        return max(1, self.num_images // batch_size)
+
+    def batches(self, batch_size: int) -> tf.data.Dataset:
+        """Each image once, in fixed order: (uint8 [b, H, W, C], int32 [b]); the last batch may be smaller."""
+
+        def generate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for start in range(0, self.num_images, batch_size):
+                rows = slice(start, start + batch_size)
+                yield self.images[rows], self.labels[rows]
+
+        return _from_generator(generate, None, self.images.shape[1:])
+
+    def training_batches(
+        self,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        *,
+        flip: bool = False,
+        skip: int = 0,
+        shard: tuple[int, int] = (0, 1),
+    ) -> tf.data.Dataset:
+        """One epoch of full batches in random order: (uint8 [b, H, W, C], int32 [b]), b known statically.
+
+        The order is a permutation by numpy's Generator([seed, epoch]); the images that fill no batch are
+        left out of this epoch. Fewer images than `batch_size` are repeated to fill one, with a warning.
+
+        Args:
+            batch_size: of all shards together.
+            flip: mirror each image left to right with probability 1/2, decided by (seed, epoch, position).
+            skip: leave out this many batches at the start, at no cost (to resume inside an epoch).
+            shard: (index, count): of each batch only part `index` of `count`, so b = batch_size / count.
+        Raises:
+            InputError: if `count` does not divide `batch_size`.
+        """
+        rows = _shard_rows(batch_size, shard)
+        repeats = _repeats(self.num_images, batch_size)
+        generator = np.random.default_rng([seed, epoch])
+        order = np.concatenate([generator.permutation(self.num_images) for _ in range(repeats)])
+        mirrored = _mirrored(seed, epoch, len(order)) & flip
+
+        def generate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for step in range(skip, self.steps_per_epoch(batch_size)):
+                positions = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
+                indices, turned = order[positions], mirrored[positions]
+                images = self.images[indices]
+                images[turned] = images[turned, :, ::-1]
+                yield images, self.labels[indices]
+
+        return _from_generator(generate, batch_size // shard[1], self.images.shape[1:])
+
+    def take(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """(images, labels) of `count` different images chosen at random, or of all if there are fewer."""
+        chosen = np.random.default_rng(seed).permutation(self.num_images)[:count]
+        return self.images[chosen], self.labels[chosen]
+
+
+class EncodedExamples(Protocol):
+    """Where a `StreamedSplit` reads: the encoded examples of a split, and how one is decoded."""
+
+    def encoded(self, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
+        """Examples in fixed order, or shuffled by a seed."""
+
+    def decode(self, example: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """(uint8 [H, W, C], int32 [])."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamedSplit:
+    """Images of a TFDS split too large for memory, read from its files; the methods of `Split`.
+
+    The training order comes from shuffled files and a buffer of 10,000 encoded images, both seeded by
+    (seed, epoch): a pure function of the two, though less thoroughly mixed than a permutation. Skipped
+    batches are read but not decoded.
+
+    Attributes:
+        source: where the encoded examples come from, and how they are decoded.
+        split: TFDS's name of the split, such as "train" or "train[:-10000]".
+        num_images: examples in the split.
+    """
+
+    source: EncodedExamples
+    split: str
+    num_images: int
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """As `Split.steps_per_epoch`."""
+        return max(1, self.num_images // batch_size)
+
+    def batches(self, batch_size: int) -> tf.data.Dataset:
+        """As `Split.batches`."""
+        decoded = self.source.encoded(self.split).map(self.source.decode, tf.data.AUTOTUNE)
+        return decoded.batch(batch_size).prefetch(2)
+
+    def training_batches(
+        self,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        *,
+        flip: bool = False,
+        skip: int = 0,
+        shard: tuple[int, int] = (0, 1),
+    ) -> tf.data.Dataset:
+        """As `Split.training_batches`."""
+        rows = _shard_rows(batch_size, shard)
+        num_steps = max(0, self.steps_per_epoch(batch_size) - skip)
+        repeats = _repeats(self.num_images, batch_size)
+        mirrored = _mirrored(seed, epoch, repeats * self.num_images) & flip
+        shuffle_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+        def is_in_shard(position: tf.Tensor, _: Any) -> tf.Tensor:
+            row = position % batch_size
+            return (rows.start <= row) & (row < rows.stop)
+
+        def decode(_: tf.Tensor, example_and_turn: tuple[Any, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+            example, is_mirrored = example_and_turn
+            image, label = self.source.decode(example)
+            return tf.cond(is_mirrored, lambda: image[:, ::-1], lambda: image), label
+
+        examples = self.source.encoded(self.split, shuffle_seed).repeat(repeats)
+        examples = tf.data.Dataset.zip(examples, tf.data.Dataset.from_tensor_slices(mirrored))
+        examples = examples.skip(skip * batch_size).take(num_steps * batch_size)
+        images = examples.enumerate().filter(is_in_shard).map(decode, tf.data.AUTOTUNE)
+        return images.batch(batch_size // shard[1], drop_remainder=True).prefetch(2)
+
+    def take(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """(images, labels) of the first `count` images in the training order of (seed, 0)."""
+        shuffle_seed = int(np.random.SeedSequence([seed, 0]).generate_state(1)[0])
+        examples = self.source.encoded(self.split, shuffle_seed).take(count)
+        decoded = examples.map(self.source.decode, tf.data.AUTOTUNE)
+        return next(decoded.batch(min(count, self.num_images)).as_numpy_iterator())
+
+
+def num_held_out(num_images: int) -> int:
+    """How many images of a set without a test split are kept for testing."""
+    return max(1, min(MAX_HELD_OUT, int(HELD_OUT_FRACTION * num_images)))
+
+
+def _from_generator(
+    generate: Callable[[], Iterator], batch_size: int | None, image_shape: tuple[int, ...]
+) -> tf.data.Dataset:
+    signature = (
+        tf.TensorSpec([batch_size, *image_shape], tf.uint8),
+        tf.TensorSpec([batch_size], tf.int32),
+    )
+    return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(2)
+
+
+def _shard_rows(batch_size: int, shard: tuple[int, int]) -> slice:
+    index, count = shard
+    if batch_size % count:
+        raise InputError(f"the batch size {batch_size} is not divisible by the number of shards, {count}")
+    size = batch_size // count
+    return slice(index * size, (index + 1) * size)
+
+
+def _repeats(num_images: int, batch_size: int) -> int:
+    """How often the images must be used to fill one batch; warns if that is more than once."""
+    repeats = math.ceil(batch_size / num_images)
+    if repeats > 1:
+        message = "%d training images are fewer than the batch size %d; they are repeated to fill it"
+        logging.log_first_n(logging.WARNING, message, 1, num_images, batch_size)
+    return repeats
+
+
+def _mirrored(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch, 1]).random(count) < 0.5
