@@ -12,8 +12,8 @@ from glow_tf.glow import Glow
 
 BIJECTORS = ("actnorm", "coupling", "flow_step", "gaussian", "invertible_conv", "logit", "permutation", "repeated")
 MODULES = (
-    *("collector", "config", "data", "editing", "errors", "evaluation", "glow", "image_folder", "inspect", "keras_model"),
-    *("pictures", "pixels", "pretrained", "scoring", "splits", "training", "weights"),
+    *("collector", "config", "data", "editing", "errors", "evaluation", "glow", "image_folder", "inspect"),
+    *("keras_model", "pictures", "pixels", "pretrained", "scoring", "splits", "training", "weights"),
     *(f"bijectors.{name}" for name in (*BIJECTORS, "squeeze")),
 )
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
