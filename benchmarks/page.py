@@ -105,18 +105,14 @@ class Page:
 
 def time_requests(page, count):
     kinds = {
-        "16 samples": ("samples", lambda i: [0.05 * (i % 20), i, -1]),
-        "mixture": ("mixed", lambda i: [(i % 20) / 20, "straight", None, None]),
-        "attribute": ("moved", None),
+        "16 samples": ("samples", lambda i, start: [0.05 * (i % 20), i, *start[2:]]),
+        "mixture": ("mixed", lambda i, start: [(i % 20) / 20, *start[1:]]),
+        "attribute": ("moved", lambda i, start: [0.1 * (i % 20), *start[1:]]),
     }
     print("| answer | median s | 95 % | largest |\n|---|---|---|---|")
     for title, (output, values_of) in kinds.items():
-        number, values = page.event_of(output)
-        found = []
-        for i in range(count):
-            if values_of is None:
-                values = [0.1 * (i % 20) if k == 0 else v for k, v in enumerate(values)]
-            found.append(page.seconds(number, values_of(i) if values_of else values))
+        number, start = page.event_of(output)
+        found = [page.seconds(number, values_of(i, start)) for i in range(count)]
         print(f"| {title} | {np.median(found):.2f} | {np.quantile(found, 0.95):.2f} | {max(found):.2f} |", flush=True)
 
 

@@ -37,8 +37,10 @@ __all__ = ["Glow", "GlowConfig", "InputError", "Trainer"]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'glow_tf' has no attribute {name!r}")
-    with importing():
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    with importing("tensorflow"):
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value  # so that this function is asked once
+    return value
 
 
 def __dir__() -> list[str]:

@@ -6,6 +6,7 @@ Looking through all of them again and again is a quarter of the import's time an
 
 import contextlib
 import gc
+import sys
 from collections.abc import Iterator
 
 
@@ -30,8 +31,17 @@ def paused() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def importing() -> Iterator[None]:
-    """`paused`; and what was imported is not looked through later either, which is for good."""
+def importing(module: str) -> Iterator[None]:
+    """`paused` while a module is first imported, and what is there then is not looked through later either.
+
+    The latter is for good, so where the module has been imported already nothing is done.
+
+    Args:
+        module: its full name.
+    """
+    if module in sys.modules:
+        yield
+        return
     gc.collect()  # what is garbage now would stay otherwise
     with paused():
         yield

@@ -89,7 +89,7 @@ def import_tensorflow(starts_devices: bool = True) -> Any:
         starts_devices: whether to start its devices at once, which prints, too. A multi-worker strategy does so
             itself.
     """
-    with importing(), _quiet_stderr():
+    with importing("tensorflow"), _quiet_stderr():
         import tensorflow as tf
 
         if starts_devices:

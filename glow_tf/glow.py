@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 
 from glow_tf import networks, pixels, weights
 from glow_tf.architectures import ARCHITECTURES
-from glow_tf.bijectors.base import EVENT_NDIMS, event_sum
+from glow_tf.bijectors.base import EVENT_NDIMS, batch_shape, event_sum
 from glow_tf.bijectors.gaussian import to_standard
 from glow_tf.bijectors.logit import Logit
 from glow_tf.bijectors.split import Split
@@ -165,7 +165,7 @@ class Glow(tf.Module):
     def into_flow(self, images: Array) -> tuple[tf.Tensor, tf.Tensor]:
         """(what the first squeeze sees of continuous images, the log-det [...] of that): see `config.pixels`."""
         if self._logit is None:
-            return images, tf.zeros(tf.shape(images)[:-3], images.dtype)
+            return images, tf.zeros(batch_shape(images), images.dtype)
         return self._logit.inverse_and_log_det(images)
 
     def log_prob(self, images: Array, labels: Labels | None = None) -> tf.Tensor:

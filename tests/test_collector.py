@@ -3,6 +3,7 @@ import weakref
 
 import pytest
 
+import glow_tf
 from glow_tf.collector import importing, paused
 
 
@@ -39,13 +40,24 @@ def test_it_comes_back_after_an_error():
     assert gc.isenabled()
 
 
-def test_what_is_imported_is_not_looked_through_again_and_older_garbage_goes():
+def test_what_a_first_import_makes_is_not_looked_through_again_and_older_garbage_goes():
     older = weakref.ref(Cyclic())
     frozen = gc.get_freeze_count()
     try:
-        with importing():
+        with importing("a module that nobody has imported"):
             made = [[] for _ in range(1000)]
         assert older() is None
         assert gc.get_freeze_count() >= frozen + len(made)
     finally:
         gc.unfreeze()
+
+
+def test_a_second_import_changes_nothing():
+    frozen = gc.get_freeze_count()
+    with importing("gc"):
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == frozen
+
+
+def test_the_packages_names_are_looked_up_once():
+    assert glow_tf.GlowConfig is vars(glow_tf)["GlowConfig"]

@@ -115,6 +115,7 @@ class _Loop:
                 slices = _slices(stacked, k)
                 if not remembers:
                     return self._apply(values, slices), [values]
+                # Of watched arguments TensorFlow would trace the function's gradient, too; this loop has its own.
                 result, kept = one_step(values, *map(tf.stop_gradient, slices))
                 return result, [values, *tf.nest.flatten(kept)]
 
