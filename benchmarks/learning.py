@@ -77,7 +77,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photographs", help="a folder of images, or a tar of one")
     parser.add_argument("--only", default="glow_tf,normflows,tfb.Glow", help="comma-separated")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", default="0,1", help="comma-separated")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--points", type=int, default=3)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
@@ -96,9 +96,9 @@ def main():
         photographs(options.photographs, options.train_images, options.test_images, file)
         print("| | seed | step | bits/dim | standard error | averaged weights | s | CPU s |")
         print("|" + "---|" * 8, flush=True)
-        for seed in range(options.seeds):
+        for seed in options.seeds.split(","):
             for name in options.only.split(","):
-                command = [sys.executable, "-W", "ignore", os.path.abspath(__file__), "--work", name, file, str(seed)]
+                command = [sys.executable, "-W", "ignore", os.path.abspath(__file__), "--work", name, file, seed]
                 command += ["--steps", str(options.steps), "--points", str(options.points)]
                 command += ["--learning_rate", str(options.learning_rate)]
                 process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

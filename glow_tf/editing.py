@@ -45,7 +45,7 @@ def encode(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> np.n
 
 def decode(glow: Glow, z: np.ndarray, labels: Labels | None = None) -> np.ndarray:
     """uint8 images from z."""
-    return glow.pixels.to_uint8(glow.decode(z, labels)).numpy()
+    return glow.draw(z, labels).numpy()
 
 
 def reconstruct(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> np.ndarray:

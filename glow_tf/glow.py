@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from absl import logging
 
 from glow_tf import networks, pixels, weights
 from glow_tf.architectures import ARCHITECTURES
@@ -214,6 +215,22 @@ class Glow(tf.Module):
         """Continuous images [B, H, W, C] from z: the inverse of `encode`."""
         return self._in_chunks(self._decode, [self._images(z, "z")], labels)
 
+    def draw(self, z: Array, labels: Labels | None = None) -> tf.Tensor:
+        """uint8 images [B, H, W, C] of z.
+
+        Latents too far from those of any training image can overflow: NaN is drawn black, and a warning says so.
+        """
+        images = self.decode(z, labels)
+        is_finite = tf.reduce_all(tf.math.is_finite(images), axis=[1, 2, 3])
+        broken = len(images) - int(tf.math.count_nonzero(is_finite))
+        if broken:
+            logging.warning(
+                "%d of %d images have pixels that are not finite, drawn black or white: their latents are too far out",
+                broken,
+                len(images),
+            )
+        return self.pixels.to_uint8(images)
+
     def bits_per_dim(self, images: Array, labels: Labels | None = None, seed: int = 0) -> tf.Tensor:
         """[B], bits/dim of uint8 images, dequantised with uniform noise.
 
@@ -248,7 +265,7 @@ class Glow(tf.Module):
         if labels is None and self.config.num_classes:
             labels = np.arange(num_images) % self.config.num_classes
         noise = tf.random.stateless_normal([num_images, *self.config.image_shape], [seed, 1], dtype=self._dtype)
-        return self.pixels.to_uint8(self.decode(noise * temperature, labels))
+        return self.draw(noise * temperature, labels)
 
     def classify(self, images: Array) -> tf.Tensor:
         """Class logits [B, num_classes] of continuous images, by the classifier of the deepest latents.

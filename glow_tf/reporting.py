@@ -166,7 +166,7 @@ def reconstruction_pairs(glow, images, labels):
     noise = pixels.uniform_noise(images.shape, [0, 4], glow.config.dtype)
     labels = labels if glow.config.num_classes else None
     z = glow.encode(glow.pixels.to_continuous(images, noise, glow.config.dtype), labels)
-    return np.concatenate([images, glow.pixels.to_uint8(glow.decode(z, labels))])
+    return np.concatenate([images, glow.draw(z, labels)])
 
 
 class _ProgressLine:

@@ -195,6 +195,18 @@ def test_temperature_of_a_sample_is_the_deviation_of_its_latents():
         np.testing.assert_allclose(np.mean(z), 0, atol=0.03)
 
 
+def test_samples_that_overflow_are_black_and_said(caplog):
+    glow = make_glow(dtype="float32")
+    z = np.zeros([3, *glow.config.image_shape], np.float32)
+    z[1] = np.inf
+    images = glow.draw(z).numpy()
+    assert "1 of 3 images have pixels that are not finite" in caplog.text
+    assert not images[1].any() and images[[0, 2]].any()
+    caplog.clear()
+    glow.draw(z[:1])
+    assert not caplog.text
+
+
 def test_five_bit_samples_are_multiples_of_eight():
     samples = make_glow(num_bits=5).sample(20, temperature=0.2, seed=1).numpy()
     inside = samples[samples < 255]
