@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 # What a measurement is made of; `--one` overrides. The small model of the grid.
 DEFAULTS = {
     "size": 32,
+    "channels": 3,
     "num_levels": 3,
     "num_steps": 8,
     "width": 128,
@@ -137,7 +138,7 @@ def trace_graphs():
               f"{glow.num_parameters:,} |", flush=True)  # fmt: skip
 
 
-def measure(round_trip, initial, batch, size, steps, backprop, mixed_precision, **model):
+def measure(round_trip, initial, batch, size, channels, steps, backprop, mixed_precision, **model):
     """One measurement: {column: number}."""
     import numpy as np
 
@@ -145,11 +146,11 @@ def measure(round_trip, initial, batch, size, steps, backprop, mixed_precision, 
     from glow_tf.glow import Glow
     from glow_tf.training import Trainer
 
-    config = GlowConfig(image_shape=(size, size, 3), **model)
+    config = GlowConfig(image_shape=(size, size, channels), **model)
     glow = Glow(config)
     options = {"mixed_precision": True} if mixed_precision else {}
     trainer = Trainer(glow, batch_size=batch, backprop=backprop, warmup_steps=1000, **options)
-    images = photographs(max(batch, initial), size)
+    images = photographs(max(batch, initial), size)[..., :channels]
     built = _peak()
     start = time.perf_counter()
     trainer.initialize(images[:initial])
