@@ -5,7 +5,6 @@ memory (`Split`), a larger TFDS set is read from its files (`StreamedSplit`); bo
 """
 
 import dataclasses
-import difflib
 import functools
 import os
 import re
@@ -16,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from glow_tf import image_folder, tfds_data
+from glow_tf import image_folder, lookup, tfds_data
 from glow_tf.errors import InputError
 from glow_tf.fitting import fit_image
 from glow_tf.splits import Split, StreamedSplit, num_held_out
@@ -97,12 +96,12 @@ def load(
         raise InputError(f"channels is {channels}; it can be 1 (grey) or 3 (RGB), for folders also 2 and 4")
     if name == "digits":
         return _load_digits(size, channels)
-    if not name.startswith((".", "~", os.sep)):
+    if not lookup.is_path(name):
         builder = tfds_data.find_builder(name, data_dir)
         if builder is not None:
             return _load_tfds(name, builder, size, channels, download)
         if not os.path.isdir(name):
-            raise InputError(_unknown_name_message(name))
+            raise lookup.unknown_data_set(name)
     return _load_folder(name, size, channels or 3, folder_rules)
 
 
@@ -195,18 +194,6 @@ def _checked_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] |
 def _is_flippable(name: str) -> bool:
     family = re.split("[/:]", name)[0]
     return not any(word in family for word in _MIRRORING_CHANGES_CONTENT)
-
-
-def _unknown_name_message(name: str) -> str:
-    import tensorflow_datasets as tfds
-
-    known = ["digits", *tfds.list_builders(with_community_datasets=False)]
-    close = difflib.get_close_matches(name.lower(), known, n=4)
-    hint = f"did you mean {', '.join(close)}? " if close else ""
-    return (
-        f"{name!r} is neither a data set nor a folder; {hint}known are digits, the image data sets of"
-        " tensorflow_datasets (mnist, cifar10, celeb_a, ...) and the path of a folder of images"
-    )
 
 
 def _load_tfds(

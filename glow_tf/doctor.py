@@ -72,7 +72,8 @@ def complaints(found):
         low, high, what = RANGES[tag.split("/")[-1]]
         if not low <= value <= high:
             place = next((f" in level {part[5:]}" for part in tag.split("/") if part.startswith("level")), "")
-            lines.append(f"{what}{place} is {value:.3g}; a healthy model has {_range(low, high)}")
+            early = ", once some hundred steps were made" if tag.startswith("z/") else ""
+            lines.append(f"{what}{place} is {value:.3g}; a healthy model has {_range(low, high)}{early}")
     return lines
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glow_tf import evaluation, image_folder, weights
+from glow_tf import evaluation, image_folder, lookup, weights
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
@@ -190,7 +190,7 @@ def load_direction(path: str | os.PathLike, glow: Glow) -> np.ndarray:
     Raises:
         InputError: it is no such file, of another shape, or not finite.
     """
-    _check_regular(path)
+    lookup.check_file(path)
     try:
         with open(path, "rb") as file:
             direction = np.load(file, allow_pickle=False)
@@ -291,7 +291,7 @@ def read_images(paths: Sequence[str | os.PathLike], config: GlowConfig) -> np.nd
     rules = image_folder.ReadRules()
     images = []
     for name in paths:
-        _check_regular(name)
+        lookup.check_file(name)
         try:
             images.append(
                 image_folder.decode(
@@ -310,7 +310,7 @@ def read_attribute(path: str | os.PathLike, attribute: str) -> tuple[list[str], 
     The first line holds the titles, the first column the image files, relative to the CSV's own folder, and the
     attribute's column 1, true or yes, or else 0, -1, false or no. Other values are left out.
     """
-    _check_regular(path)
+    lookup.check_file(path)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))
@@ -332,14 +332,6 @@ def read_attribute(path: str | os.PathLike, attribute: str) -> tuple[list[str], 
         if not files:
             raise InputError(f"column {attribute!r} of {path} has no image with {name}; both kinds are needed")
     return having, lacking
-
-
-def _check_regular(path: str | os.PathLike) -> None:
-    """InputError for what is missing or no file: opening a pipe would wait for ever."""
-    if not os.path.lexists(path):
-        raise InputError(f"{path} does not exist")
-    if not os.path.isfile(path):
-        raise InputError(f"{path} is no regular file")
 
 
 def _decode_strips(glow: Glow, z: np.ndarray, labels: Labels | None = None) -> np.ndarray:

@@ -15,7 +15,7 @@ import threading
 
 from absl import flags, logging
 
-from glow_tf import command_line, pretrained, weights
+from glow_tf import command_line, pretrained
 from glow_tf.commands import defaults
 from glow_tf.errors import InputError
 
@@ -24,7 +24,7 @@ FLAGS = flags.FLAGS
 # That it listens to: this machine alone.
 HOST = "127.0.0.1"
 
-flags.DEFINE_string("weights", None, "A weights.h5; None: the newest under runs/, else the bundled digits.")
+flags.DEFINE_string("weights", None, "A weights.h5, or a run's folder; None: the newest run, else the bundled digits.")
 flags.DEFINE_integer(
     "port", None, "Of the page; None: the first free one from 7860.", lower_bound=1, upper_bound=65535
 )
@@ -43,8 +43,6 @@ def main(arguments):
         )
     check_port(FLAGS.port)
     path, why = pretrained.find(FLAGS.weights, defaults.RUNS)
-    with weights.open_weights(path):
-        pass  # a bad file is refused before the seconds that a start takes
     command_line.import_tensorflow()
     from glow_tf import editing
     from glow_tf.explorer import Explorer

@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 from PIL import Image, ImageOps
 
+from glow_tf import lookup
 from glow_tf.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
@@ -103,7 +104,7 @@ def read_folder(
     if channels not in _MODES:
         raise InputError(f"channels is {channels}; it can be 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA)")
     rules = rules or ReadRules()
-    root = _checked_folder(folder)
+    root = lookup.check_folder(folder)
     files, bad = _find_images(root)
     if not files and not bad:
         raise InputError(f"found 0 images in {root!r}; formats: {', '.join(FORMATS)}")
@@ -123,7 +124,7 @@ def find_splits(folder: str | os.PathLike) -> tuple[str, str | None]:
     Raises:
         InputError: if the folder does not exist or is none.
     """
-    root = _checked_folder(folder)
+    root = lookup.check_folder(folder)
     try:
         with os.scandir(root) as entries:
             folders = {entry.name.lower(): entry.path for entry in entries if _is_folder(entry)}
@@ -207,15 +208,6 @@ def crop_and_resize(image: Image.Image, image_size: tuple[int, int]) -> Image.Im
         return image.crop((left, top, left + width, top + height))
     box = (left, top, min(left + crop_width, image.width), min(top + crop_height, image.height))
     return image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-
-
-def _checked_folder(folder: str | os.PathLike) -> str:
-    root = os.path.expanduser(os.fspath(folder))
-    if not os.path.lexists(root):
-        raise InputError(f"the folder {root!r} does not exist")
-    if not os.path.isdir(root):
-        raise InputError(f"{root!r} is not a folder; give the folder that holds the images")
-    return root
 
 
 def _find_images(root: str) -> tuple[list[str], list[tuple[str, str]]]:

@@ -17,15 +17,18 @@ KINDS = ("adamax", "adam")
 class Optimizer(tf.Module):
     """Updates variables and their moving averages.
 
-    learning rate of step t = 1, 2, ...: learning_rate * min(1, t / warmup_steps)
+    learning rate of step t = 1, 2, ...:
+    learning_rate * min(1, t / warmup_steps, (total_steps + 1 - t) / cooldown_steps), which no later step undercuts
     average: average += (1 - decay_t) * (variable - average), decay_t = min(ema_decay, (1 + t) / (10 + t)),
     so that the first steps do not average over the initial values.
 
     Args:
         variables: what is trained.
         kind: "adamax" or "adam".
-        learning_rate: after warm-up.
+        learning_rate: between warm-up and cool-down.
         warmup_steps: of the linear warm-up; 0 for none.
+        cooldown_steps: of the linear fall to almost nothing, the last of `total_steps`; 0 for none.
+        total_steps: where the fall ends; needed for it alone.
         beta_1, beta_2, epsilon: of the method; 1e-8 is OpenAI's epsilon.
         ema_decay: of the average; 0 keeps the average equal to the variable.
     """
@@ -36,6 +39,8 @@ class Optimizer(tf.Module):
         kind="adamax",
         learning_rate=1e-3,
         warmup_steps=0,
+        cooldown_steps=0,
+        total_steps=0,
         beta_1=0.9,
         beta_2=0.999,
         epsilon=1e-8,
@@ -46,11 +51,13 @@ class Optimizer(tf.Module):
             raise InputError(f"optimizer is {kind!r}; it can be {', '.join(KINDS)}")
         if not 0 < learning_rate < float("inf"):
             raise InputError(f"learning_rate is {learning_rate}; it must be a number above 0, 0.001 is usual")
+        if cooldown_steps > total_steps:
+            raise InputError(f"cooldown_steps is {cooldown_steps}, more than the total_steps, {total_steps}")
         if not 0 <= ema_decay < 1:
             raise InputError(f"ema_decay is {ema_decay}; it must be from 0 (no average) to below 1")
         self._variables = list(variables)
         self._kind = kind
-        self._warmup_steps = warmup_steps
+        self._warmup_steps, self._cooldown_steps, self._total_steps = warmup_steps, cooldown_steps, total_steps
         self._beta_1, self._beta_2, self._epsilon, self._ema_decay = beta_1, beta_2, epsilon, ema_decay
         self.steps = tf.Variable(0, dtype=tf.int64, trainable=False, name="steps")
         self.learning_rate = tf.Variable(learning_rate, dtype=tf.float32, trainable=False, name="learning_rate")
@@ -64,9 +71,13 @@ class Optimizer(tf.Module):
             average.assign(variable)
 
     def learning_rate_of_next_step(self):
-        """[] float32: with the warm-up."""
+        """[] float32: with the warm-up and the cool-down."""
         step = tf.cast(self.steps + 1, tf.float32)
-        return self.learning_rate * tf.minimum(1.0, step / max(1, self._warmup_steps))
+        factor = tf.minimum(1.0, step / max(1, self._warmup_steps))
+        if self._cooldown_steps:
+            left = tf.maximum(1.0, self._total_steps + 1.0 - step)  # this step included
+            factor = tf.minimum(factor, left / self._cooldown_steps)
+        return self.learning_rate * factor
 
     def apply(self, gradients, is_finite):
         """One step, in replica context; gradients are already summed over the replicas.

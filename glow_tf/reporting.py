@@ -6,6 +6,7 @@ Nothing of it may stop a run: a full disk is told once, and a reader who went aw
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import sys
 import time
@@ -35,10 +36,11 @@ class Reporter:
         run: a RunDirectory.
         total_steps: where the run will end.
         images_per_step: the batch size.
+        steps_per_pause: between two evaluations.
         stream: of the progress line.
     """
 
-    def __init__(self, run, total_steps, images_per_step, stream=None):
+    def __init__(self, run, total_steps, images_per_step, steps_per_pause, stream=None):
         self._run = run
         self._results = run.results
         self._total_steps = total_steps
@@ -48,7 +50,9 @@ class Reporter:
         self._writers = {}
         with self._tolerating_a_full_disk():
             self._writers = _summary_writers(run)
-        self._window = [(time.monotonic(), None)]
+        self._window = []
+        self._steps_per_pause = steps_per_pause
+        self._pauses = []
 
     def configuration(self, **sections):
         """Writes configurations as text, {section: dataclass or dictionary}."""
@@ -59,18 +63,32 @@ class Reporter:
 
     def step(self, step, metrics):
         """Shows one step's metrics on the progress line; `metrics` are Python numbers."""
-        now = time.monotonic()
-        self._window = [(t, s) for t, s in self._window if s is not None and now - t < 30.0] + [(now, step)]
-        left = (self._total_steps - step) / max(self.steps_per_second(), 1e-9)
-        self._progress.show(
-            f"step {step}/{self._total_steps}  {metrics['bits_per_dim']:.4f} bits/dim  "
-            f"{self.images_per_second():.0f} images/s  {_duration(left)} left"
-        )
+        now = time.monotonic() - sum(self._pauses)
+        self._window = [(t, s) for t, s in self._window if now - t < 30.0] + [(now, step)]
+        text = f"step {step}/{self._total_steps}  {metrics['bits_per_dim']:.4f} bits/dim"
+        if self.steps_per_second():
+            text += f"  {self.images_per_second():.0f} images/s  {_duration(self._seconds_left(step))} left"
+        self._progress.show(text)
+
+    @contextlib.contextmanager
+    def pause(self):
+        """For what is no step: its time is left out of the rate of the steps."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._pauses.append(time.monotonic() - start)
+
+    def _seconds_left(self, step):
+        """At the present rate, with pauses like the last one; the first, which traces, tells nothing of later ones."""
+        pauses = 1 + math.ceil(self._total_steps / self._steps_per_pause) - math.ceil(step / self._steps_per_pause)
+        each = self._pauses[-1] if len(self._pauses) > 1 else 0.0
+        return (self._total_steps - step) / self.steps_per_second() + pauses * each
 
     def steps_per_second(self):
-        """Over the last half minute; 0 before the second step."""
+        """Over the last half minute of steps; 0 before the second one."""
         (start, first), (end, last) = self._window[0], self._window[-1]
-        return 0.0 if first is None or end <= start else (last - first) / (end - start)
+        return (last - first) / (end - start) if end > start else 0.0
 
     def images_per_second(self):
         return self.steps_per_second() * self._images_per_step

@@ -53,7 +53,7 @@ class Trainer:
     Args:
         glow: a Glow.
         batch_size: over all replicas.
-        learning_rate, optimizer, warmup_steps, ema_decay: see `Optimizer`.
+        learning_rate, optimizer, warmup_steps, cooldown_steps, total_steps, ema_decay: see `Optimizer`.
         backprop: see `Repeated`.
         seed: of the noise, and of the order of the images in `fit`.
         weight_y: of the classifier's loss, bits an image, beside the bits/dim (OpenAI's term; the paper's
@@ -85,6 +85,8 @@ class Trainer:
         learning_rate: float = 1e-3,
         optimizer: str = "adamax",
         warmup_steps: int = 0,
+        cooldown_steps: int = 0,
+        total_steps: int = 0,
         ema_decay: float = 0.999,
         backprop: str = "stored",
         seed: int = 0,
@@ -114,7 +116,13 @@ class Trainer:
             )
         with self.strategy.scope():
             self.optimizer = Optimizer(
-                self._variables, optimizer, learning_rate, warmup_steps=warmup_steps, ema_decay=ema_decay
+                self._variables,
+                optimizer,
+                learning_rate,
+                warmup_steps=warmup_steps,
+                cooldown_steps=cooldown_steps,
+                total_steps=total_steps,
+                ema_decay=ema_decay,
             )
         self._step = tf.function(paused()(self._distributed_step), autograph=False)
         self._loss_and_gradients = self._traced_loss_and_gradients
@@ -301,9 +309,10 @@ class Trainer:
         flip: bool = False,
         metadata: Mapping[str, Any] | None = None,
         keep: int = 0,
+        evaluate_every: int = 1,
         settings: Mapping[str, Any] | None = None,
     ) -> Outcome:
-        """Trains, and after every epoch evaluates, writes pictures and replaces the weights file.
+        """Trains, and after every epoch, or every few, evaluates, writes pictures and replaces the weights file.
 
         Goes on from the run directory's state where there is one; else initialises from data first, unless the
         weights are loaded ones.
@@ -318,6 +327,7 @@ class Trainer:
             flip: mirror training images at random.
             metadata: plain JSON values for the weights files.
             keep: epoch snapshots of the weights to keep.
+            evaluate_every: epochs between evaluations; the last epoch has one, too.
             settings: {name: plain value} that must not change when the run is resumed; None: none.
         Returns:
             a `training_loop.Outcome`.
@@ -338,11 +348,22 @@ class Trainer:
             run.create()
             state = ResumeState(self, run.state)
             total = min(epochs * train.steps_per_epoch(self.batch_size), max_steps or sys.maxsize)
-            reporter = Reporter(run, total, self.batch_size)
+            reporter = Reporter(run, total, self.batch_size, train.steps_per_epoch(self.batch_size) * evaluate_every)
             self._initialize_or_restore(train, run, state, reporter)
             reporter.configuration(model=self.glow.config, training=settings or {})
             loop = TrainingLoop(
-                self, train, test, run, state, reporter, epochs, max_steps, flip=flip, metadata=metadata, keep=keep
+                self,
+                train,
+                test,
+                run,
+                state,
+                reporter,
+                epochs,
+                max_steps,
+                flip=flip,
+                metadata=metadata,
+                keep=keep,
+                evaluate_every=evaluate_every,
             )
             try:
                 outcome = loop.run()

@@ -55,10 +55,23 @@ class TrainingLoop:
         flip: mirror training images at random.
         metadata: for the weights files.
         keep: epoch snapshots of the weights to keep besides the newest and the best.
+        evaluate_every: epochs between evaluations; the last epoch has one, too.
     """
 
     def __init__(
-        self, trainer, train, test, run, state, reporter, epochs, max_steps=None, flip=False, metadata=None, keep=0
+        self,
+        trainer,
+        train,
+        test,
+        run,
+        state,
+        reporter,
+        epochs,
+        max_steps=None,
+        flip=False,
+        metadata=None,
+        keep=0,
+        evaluate_every=1,
     ):
         self._trainer, self._train, self._test = trainer, train, test
         self._run, self._state, self._reporter = run, state, reporter
@@ -69,6 +82,7 @@ class TrainingLoop:
         self._flip = flip
         self._metadata = metadata or {}
         self._keep = keep
+        self._steps_per_evaluation = evaluate_every * self._steps_per_epoch
         self._watched = test.take(WATCHED_IMAGES, seed=0)
         self._train_watched = train.take(WATCHED_IMAGES, seed=0)
         self._typical = train.take(TYPICAL_IMAGES, seed=1)[0]
@@ -86,22 +100,23 @@ class TrainingLoop:
         stopped_by = None
         with self._signals:
             try:
-                if self._is_at_end_of_epoch():
-                    self._end_epoch()
-                while self._trainer.batches_seen < self._total:
+                while True:
+                    if self._is_to_be_evaluated():
+                        with self._reporter.pause():
+                            self._evaluate()
+                    if self._trainer.batches_seen >= self._total:
+                        break
                     self._train_to_end_of_epoch()
-                    self._end_epoch()
             except Stopped:
                 stopped_by, self._result = self._signals.received, (None, None)
                 self._save_state()
         self._reporter.flush()
         return Outcome(self._trainer.batches_seen, *self._result, stopped_by, not self._unsaved)
 
-    def _is_at_end_of_epoch(self):
-        """Whether the state was saved at the end of an epoch whose evaluation was not finished."""
+    def _is_to_be_evaluated(self):
+        """Whether an epoch that ends here has no finished evaluation yet, as after a stop during one, but needs it."""
         seen = self._trainer.batches_seen
-        is_end = seen % self._steps_per_epoch == 0 or seen >= self._total
-        return is_end and seen > self._state.reported_step
+        return seen > self._state.reported_step and (seen % self._steps_per_evaluation == 0 or seen >= self._total)
 
     def _train_to_end_of_epoch(self):
         trainer = self._trainer
@@ -166,8 +181,8 @@ class TrainingLoop:
             f"halved the learning rate to {float(rate.numpy()):g}"
         )
 
-    def _end_epoch(self):
-        """Evaluates and writes the weights; a signal ends it early, and the next start does it anew."""
+    def _evaluate(self):
+        """Evaluates, draws and writes the weights; a signal ends it early, and the next start does it anew."""
         step = self._trainer.batches_seen
         self._save_state()
         with self._trainer.averaged() as glow:

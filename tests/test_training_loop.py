@@ -1,5 +1,6 @@
 """The loop: stopped anywhere it goes on to the same bytes; it outlives NaN, signals and full disks."""
 
+import contextlib
 import os
 import signal
 import time
@@ -75,6 +76,21 @@ def test_the_same_seed_gives_the_same_bytes(strategy, undisturbed, path):
     trainer = trainer_at_start(strategy)
     fit(trainer, path)
     assert ends(trainer, path) == undisturbed
+
+
+def test_evaluated_every_second_epoch_it_trains_the_same(strategy, undisturbed, path):
+    """Killed in the evaluation of the second epoch, it is made at the next start; the last epoch has one, too."""
+    for dies in (True, False):
+        trainer = trainer_at_start(strategy)
+        with pytest.MonkeyPatch.context() as patch:
+            if dies:
+                patch.setattr(evaluation, "bits_per_dim", die)
+            with pytest.raises(Killed) if dies else contextlib.nullcontext():
+                fit(trainer, path, evaluate_every=2)
+    assert trainer.batches_seen == 3 * STEPS_PER_EPOCH
+    assert [value.tobytes() for value in trainer.values()] == undisturbed[0]
+    drawn = {file.name for file in RunDirectory(path).results.glob("samples-*")}
+    assert drawn == {"samples-epoch0002.png", "samples-epoch0003.png"}
 
 
 # (where, in which of its calls in one life): one run dies of them one after the other.

@@ -29,6 +29,7 @@ COMMON = {
     "epochs": 100,
     "learning_rate": 1e-3,
     "warmup_epochs": 1.0,  # epochs until the learning rate is reached
+    "cooldown_epochs": 0.0,  # the last epochs, over which the rate falls to 0
     "optimizer": "adamax",
     "ema_decay": 0.999,  # of the weights' moving average, a step
     "backprop": "stored",

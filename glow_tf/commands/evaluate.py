@@ -21,13 +21,13 @@ import os
 
 from absl import flags
 
-from glow_tf import command_line, pretrained
+from glow_tf import command_line, lookup, pretrained
 from glow_tf.commands import defaults
 from glow_tf.errors import InputError
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("weights", None, "A weights.h5; None: the newest under runs/, else the bundled digits.")
+flags.DEFINE_string("weights", None, "A weights.h5, or a run's folder; None: the newest run, else the bundled digits.")
 flags.DEFINE_string("dataset", None, "A data set or a folder of images; None: what the weights were trained on.")
 flags.DEFINE_string("data_dir", None, "Where prepared TFDS data sets lie.")
 flags.DEFINE_bool("download", True, "Download a TFDS data set that is not prepared yet.")
@@ -56,6 +56,10 @@ def main(arguments):
         raise InputError("give --dataset (a split as a whole) or --images (one by one), not both")
     if FLAGS.csv and FLAGS.html and os.path.abspath(FLAGS.csv) == os.path.abspath(FLAGS.html):
         raise InputError(f"--csv and --html are both {FLAGS.csv}; they are two files")
+    if FLAGS.dataset is not None:
+        lookup.check_data_set(FLAGS.dataset, FLAGS.data_dir)
+    if FLAGS.images is not None:
+        lookup.check_folder(FLAGS.images)
     path, _ = pretrained.find(FLAGS.weights, defaults.RUNS)
     command_line.import_tensorflow()
     from glow_tf.glow import Glow

@@ -19,7 +19,7 @@ import os
 
 from absl import flags
 
-from glow_tf import command_line, pretrained
+from glow_tf import command_line, lookup, pretrained
 from glow_tf.commands import defaults
 from glow_tf.errors import InputError
 
@@ -28,7 +28,7 @@ FLAGS = flags.FLAGS
 MODES = ("samples", "temperature", "reconstruct", "interpolate", "attribute", "levels", "pca")
 
 flags.DEFINE_enum("mode", "samples", MODES, "What to draw.")
-flags.DEFINE_string("weights", None, "A weights.h5; None: the newest under runs/, else the bundled digits.")
+flags.DEFINE_string("weights", None, "A weights.h5, or a run's folder; None: the newest run, else the bundled digits.")
 flags.DEFINE_float("temp", defaults.TEMPERATURE, "Temperature: 0 gives the mode, 1 the model itself.")
 flags.DEFINE_integer("n", None, "How many images, or pairs; None: as many as fit.", lower_bound=1, upper_bound=10_000)
 flags.DEFINE_string("label", None, "The class, by name or index; None: all of them, a row each.")
@@ -71,6 +71,7 @@ def main(arguments):
         raise InputError(f"--strength is {FLAGS.strength}; it must be from -1000 to 1000, 1 is usual")
     if FLAGS.gif and (FLAGS.out or "").endswith(".gif"):
         raise InputError(f"--out is {FLAGS.out}; it names the PNG, the animation gets the same name with .gif")
+    check_names()
     path, why = pretrained.find(FLAGS.weights, defaults.RUNS)
     command_line.import_tensorflow()
     from glow_tf import pictures
@@ -86,6 +87,18 @@ def main(arguments):
         moving = os.path.splitext(out)[0] + ".gif"
         pictures.save_gif(moving, strips, names)
         print(f"moving: {moving}")
+
+
+def check_names():
+    """InputError for a file, folder or data set that a flag names and that is not there."""
+    for file in (FLAGS.csv, FLAGS.direction, *(FLAGS.images or ())):
+        if file is not None and not file.startswith("test:"):
+            lookup.check_file(file)
+    for folder in (FLAGS.positive, FLAGS.negative):
+        if folder is not None and not folder.startswith("class:"):
+            lookup.check_folder(folder)
+    if FLAGS.dataset is not None:
+        lookup.check_data_set(FLAGS.dataset, FLAGS.data_dir)
 
 
 def draw_samples(glow):

@@ -19,9 +19,9 @@ import re
 import shlex
 import sys
 
-from absl import flags
+from absl import flags, logging
 
-from glow_tf import command_line
+from glow_tf import command_line, lookup, pretrained
 from glow_tf.commands import defaults
 from glow_tf.errors import InputError
 from glow_tf.run_directory import RunDirectory
@@ -43,12 +43,15 @@ flags.DEFINE_integer("n_bits", None, "Bits a channel, 1 to 8.")
 flags.DEFINE_string("pixels", None, "scale (the paper's) or logit (RealNVP's transform of the pixels).")
 flags.DEFINE_bool("conditional", None, "Learn each class's own Gaussian; the images need labels or class folders.")
 flags.DEFINE_float("weight_y", None, "Of the classifier's loss beside the bits/dim, with --conditional; 0: none.")
-flags.DEFINE_string("weights", None, "Start from this weights file, whose model it keeps, instead of anew.")
+flags.DEFINE_string("weights", None, "Start from this weights file or run's folder, whose model is kept, not anew.")
 flags.DEFINE_integer("batch_size", None, "Images a step, over all devices.", lower_bound=1)
 flags.DEFINE_integer("epochs", None, "Passes over the training images.", lower_bound=1)
 flags.DEFINE_integer("steps", None, "Stop after so many steps.", lower_bound=1)
-flags.DEFINE_float("learning_rate", None, "After the warm-up.")
+flags.DEFINE_float("learning_rate", None, "Between warm-up and cool-down.")
 flags.DEFINE_float("warmup_epochs", None, "Epochs until the learning rate is reached.", lower_bound=0, upper_bound=1e6)
+flags.DEFINE_float(
+    "cooldown_epochs", None, "The last epochs, over which the rate falls to 0; at most half of the run.", lower_bound=0
+)
 flags.DEFINE_string("optimizer", None, "adamax or adam.")
 flags.DEFINE_float("ema_decay", None, "Of the weights' moving average, a step.")
 flags.DEFINE_string("backprop", None, "stored, recompute (less memory) or reversible (least).")
@@ -60,14 +63,20 @@ flags.DEFINE_bool("mixed_precision", False, "Compute the couplings' networks in 
 flags.DEFINE_bool("jit_compile", False, "Compile the training step with XLA; for GPUs.")
 flags.DEFINE_integer("seed", defaults.SEED, "Of weights, noise and order.", lower_bound=0, upper_bound=2**31 - 1)
 flags.DEFINE_string("run_dir", None, "Where the run is written; None: runs/<dataset>.")
+flags.DEFINE_integer(
+    "evaluate_every", 1, "Epochs between evaluations, each with pictures and weights.", lower_bound=1
+)
 flags.DEFINE_integer("keep", 0, "Epoch snapshots of the weights to keep.", lower_bound=0)
 flags.DEFINE_bool("fresh", False, "Start anew; what the run directory holds is moved aside.")
 
-# Given again they may differ when a run goes on: they do not change what a step computes.
-MAY_CHANGE = ("epochs", "backprop")
+# Given again they may differ when a run goes on: when and how it ends, and what changes no result.
+MAY_CHANGE = ("epochs", "cooldown_epochs", "backprop")
 
 # Where a run lies and what it keeps: equal runs in two places write equal weights files.
-NOT_RECORDED = ("data_dir", "download", "fresh", "keep", "run_dir")
+NOT_RECORDED = ("data_dir", "download", "evaluate_every", "fresh", "keep", "run_dir")
+
+# Fewer test images than this and a standard error says little.
+FEW_TEST_IMAGES = 20
 
 # What a weights file says of the model, so that with --weights no flag may.
 OF_THE_MODEL = ("k_glow", "l_glow", "width", "coupling", "permutation", "n_bits", "pixels", "conditional")
@@ -95,8 +104,11 @@ def main(arguments):
     given = [f"--{name}" for name in OF_THE_MODEL if FLAGS.weights and FLAGS[name].value is not None]
     if given:
         raise InputError(f"{', '.join(given)} cannot be given with --weights: the file says what model it is")
-    if not math.isfinite(settings["warmup_epochs"]):
-        raise InputError(f"--warmup_epochs is {settings['warmup_epochs']}; it must be a number from 0 up, 1 is usual")
+    for name in ("warmup_epochs", "cooldown_epochs"):
+        if not math.isfinite(settings[name]):
+            raise InputError(f"--{name} is {settings[name]}; it must be a number from 0 up, 1 is usual")
+    lookup.check_data_set(FLAGS.dataset, FLAGS.data_dir)
+    weights = pretrained.find(FLAGS.weights, defaults.RUNS)[0] if FLAGS.weights else None
     run = RunDirectory(FLAGS.run_dir or os.path.join(defaults.RUNS, FLAGS.preset or run_name(FLAGS.dataset)))
     has_workers = FLAGS.strategy == "multi_worker"
     if not has_workers:
@@ -125,16 +137,19 @@ def main(arguments):
     if settings["weight_y"] and not (settings["conditional"] or FLAGS.weights):
         raise InputError(f"--weight_y is {settings['weight_y']:g}, which needs --conditional")
     with strategy.scope():
-        glow = Glow.load(FLAGS.weights) if FLAGS.weights else Glow(config_of(images, settings), seed=FLAGS.seed)
+        glow = Glow.load(weights) if weights else Glow(config_of(images, settings), seed=FLAGS.seed)
     config = glow.config
     check_data_fits(images, config)
     steps_per_epoch = images.train.steps_per_epoch(settings["batch_size"])
+    total_steps = min(settings["epochs"] * steps_per_epoch, FLAGS.steps or sys.maxsize)
     trainer = training.Trainer(
         glow,
         batch_size=settings["batch_size"],
         learning_rate=settings["learning_rate"],
         optimizer=settings["optimizer"],
         warmup_steps=round(settings["warmup_epochs"] * steps_per_epoch),
+        cooldown_steps=min(round(settings["cooldown_epochs"] * steps_per_epoch), total_steps // 2),
+        total_steps=total_steps,
         ema_decay=settings["ema_decay"],
         backprop=settings["backprop"],
         seed=FLAGS.seed,
@@ -154,6 +169,12 @@ def main(arguments):
         f"{glow.num_parameters:,} parameters; {writing}",
         flush=True,
     )
+    if is_chief and images.test.num_images < FEW_TEST_IMAGES:
+        logging.warning(
+            "%d test images tell little: of their bits/dim and of z only a rough idea. A test folder beside the "
+            "training images brings more",
+            images.test.num_images,
+        )
     outcome = trainer.fit(
         images.train,
         images.test,
@@ -168,6 +189,7 @@ def main(arguments):
             "class_names": list(images.class_names),
         },
         keep=FLAGS.keep,
+        evaluate_every=FLAGS.evaluate_every,
         settings={"dataset": FLAGS.dataset, "seed": FLAGS.seed}
         | {name: value for name, value in settings.items() if name not in MAY_CHANGE},
     )

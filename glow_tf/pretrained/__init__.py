@@ -3,7 +3,8 @@
 import os
 import pathlib
 
-from glow_tf.run_directory import newest_weights
+from glow_tf.run_directory import RunDirectory, newest_weights
+from glow_tf.weights import open_weights
 
 DIGITS = pathlib.Path(__file__).parent / "digits.h5"
 
@@ -12,14 +13,21 @@ def find(given: str | os.PathLike | None, runs: str | os.PathLike) -> tuple[str 
     """The weights file to use, and in a few words which one that is.
 
     Args:
-        given: a path, or None.
+        given: the path of a file or of a run directory, or None.
         runs: the folder of runs whose newest weights are taken where none is given.
+    Raises:
+        InputError: there is none, or what is there can be seen at once to be no weights file of this package.
 
     >>> path, which = find(None, runs="no-such-folder")
     >>> os.path.basename(path), which
     ('digits.h5', 'the bundled digits')
     """
     if given is not None:
-        return given, "as given"
-    newest = newest_weights(runs)
-    return (DIGITS, "the bundled digits") if newest is None else (newest, "the newest run")
+        of_run = RunDirectory(given).weights
+        found = of_run if of_run.is_file() else given, "as given"
+    else:
+        newest = newest_weights(runs)
+        found = (DIGITS, "the bundled digits") if newest is None else (newest, "the newest run")
+    with open_weights(found[0]):
+        pass
+    return found

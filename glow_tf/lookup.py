@@ -1,0 +1,112 @@
+"""What a user names: files, folders and data sets, looked for before TensorFlow's seconds of import.
+
+A name that leads nowhere is answered with the nearest one that leads somewhere.
+"""
+
+import difflib
+import os
+import re
+
+from glow_tf.errors import InputError
+
+
+def is_path(name: str) -> bool:
+    """Whether the name of a data set can only be a path.
+
+    >>> is_path("./photographs"), is_path("cifar10")
+    (True, False)
+    """
+    return name.startswith((".", "~", os.sep))
+
+
+def check_folder(folder: str | os.PathLike) -> str:
+    """The path of a folder that is there, `~` expanded; InputError otherwise.
+
+    >>> check_folder("missing")
+    Traceback (most recent call last):
+    ...
+    glow_tf.errors.InputError: the folder 'missing' does not exist
+    """
+    path = os.path.expanduser(os.fspath(folder))
+    if not os.path.lexists(path):
+        raise InputError(f"the folder {path!r} does not exist{suggestion(path)}")
+    if not os.path.isdir(path):
+        raise InputError(f"{path!r} is not a folder; give the folder that holds the images")
+    return path
+
+
+def check_file(path: str | os.PathLike) -> None:
+    """InputError for what is missing or no file: opening a pipe would wait for ever."""
+    if not os.path.lexists(path):
+        raise InputError(f"{path} does not exist{suggestion(path)}")
+    if not os.path.isfile(path):
+        raise InputError(f"{path} is no regular file")
+
+
+def check_data_set(name: str, data_dir: str | os.PathLike | None = None) -> None:
+    """InputError for what is neither a folder nor a data set by its name; `data.load` knows the rest.
+
+    Args:
+        data_dir: where TFDS keeps its prepared sets; None: TFDS's own places.
+
+    >>> check_data_set("cifar01")
+    Traceback (most recent call last):
+    ...
+    glow_tf.errors.InputError: 'cifar01' is neither a data set nor a folder; did you mean cifar10, ...
+    """
+    if name == "digits" or os.path.isdir(name):
+        return
+    if is_path(name):
+        check_folder(name)
+        return
+    # TFDS takes a second, and TensorFlow only where one of its sets is used.
+    import tensorflow_datasets as tfds
+
+    family = re.split("[/:]", name)[0]
+    places = [data_dir] if data_dir else tfds.core.utils.file_utils.list_data_dirs()
+    is_prepared = any(os.path.isdir(os.path.join(os.path.expanduser(place), family)) for place in places)
+    if not is_prepared and family not in tfds.list_builders(with_community_datasets=False):
+        raise unknown_data_set(name)
+
+
+def unknown_data_set(name: str) -> InputError:
+    """What to raise for a name that is no data set and no folder: it names those that are spelt alike."""
+    import tensorflow_datasets as tfds
+
+    known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+    close = difflib.get_close_matches(name.lower(), known, n=4)
+    hint = f"did you mean {', '.join(close)}? " if close else ""
+    folder = nearest(name)
+    if folder is not None and os.path.isdir(folder):
+        hint += f"there is a folder {folder}; "
+    return InputError(
+        f"{name!r} is neither a data set nor a folder; {hint}known are digits, the image data sets of"
+        " tensorflow_datasets (mnist, cifar10, celeb_a, ...) and the path of a folder of images"
+    )
+
+
+def suggestion(path: str | os.PathLike) -> str:
+    """For the end of a message about a path that is missing: what may have been meant, or ""."""
+    found = nearest(path)
+    return "" if found is None else f"; did you mean {found}?"
+
+
+def nearest(path: str | os.PathLike) -> str | None:
+    """A path that is there and spelt nearly as `path`, folder by folder; None where there is none."""
+    found = ""
+    for part in os.path.normpath(path).split(os.sep):
+        candidate = os.path.join(found, part) if part else os.sep
+        if not os.path.lexists(candidate):
+            close = difflib.get_close_matches(part, _entries(found or os.curdir), n=1, cutoff=0.7)
+            if not close:
+                return None
+            candidate = os.path.join(found, close[0])
+        found = candidate
+    return found
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if name.isprintable()]
+    except OSError:
+        return []

@@ -1,0 +1,86 @@
+"""Names that lead nowhere: refused without TensorFlow, with what lies near."""
+
+import subprocess
+import sys
+
+import pytest
+
+from glow_tf import lookup
+from glow_tf.errors import InputError
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "runs" / "classes" / "weights.h5"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [
+        ("runs/clases/weights.h5", "runs/classes/weights.h5"),
+        ("run/class/weight.h5", "runs/classes/weights.h5"),
+        ("./runs/classes", "runs/classes"),
+        ("runs/classes/other.png", None),
+        ("elsewhere/classes", None),
+        ("runs/classes/weights.h5/more", None),
+    ],
+)
+def test_nearest(runs, named, found):
+    assert lookup.nearest(named) == found
+
+
+def test_nearest_of_an_absolute_path(runs):
+    assert lookup.nearest(str(runs.parent.with_name("clases"))) == str(runs.parent)
+
+
+def test_the_message_names_it(runs):
+    with pytest.raises(InputError, match=r"'runs/clases' does not exist; did you mean runs/classes\?"):
+        lookup.check_folder("runs/clases")
+    with pytest.raises(InputError, match=r"weight.h5 does not exist; did you mean runs/classes/weights.h5\?"):
+        lookup.check_file("runs/classes/weight.h5")
+    with pytest.raises(InputError, match="no regular file"):
+        lookup.check_file("runs")
+    with pytest.raises(InputError, match="is not a folder"):
+        lookup.check_folder("runs/classes/weights.h5")
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "imagenet_resized/32x32", "mnist:3.0.1", "runs", "./runs"])
+def test_data_sets_that_are_there(runs, name):
+    lookup.check_data_set(name)
+
+
+def test_a_data_set_that_was_prepared_without_code_of_tfds(tmp_path):
+    (tmp_path / "own_set").mkdir()
+    lookup.check_data_set("own_set", tmp_path)
+    with pytest.raises(InputError, match="'own_set' is neither"):
+        lookup.check_data_set("own_set")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cifar01", "neither a data set nor a folder; did you mean cifar10"),
+        ("runns", "there is a folder runs"),
+        ("./run", r"the folder './run' does not exist; did you mean runs\?"),
+    ],
+)
+def test_data_sets_that_are_not_there(runs, name, words):
+    with pytest.raises(InputError, match=words):
+        lookup.check_data_set(name)
+
+
+@pytest.mark.parametrize("call", ["check_data_set('cifar01')", "check_data_set('./no')", "check_folder('no')"])
+def test_tensorflow_is_not_imported(call):
+    code = f"""
+import sys
+from glow_tf import errors, lookup
+try:
+    lookup.{call}
+except errors.InputError:
+    sys.exit("tensorflow" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
