@@ -71,6 +71,7 @@ def main(arguments):
         raise InputError(f"--strength is {FLAGS.strength}; it must be from -1000 to 1000, 1 is usual")
     if FLAGS.gif and (FLAGS.out or "").endswith(".gif"):
         raise InputError(f"--out is {FLAGS.out}; it names the PNG, the animation gets the same name with .gif")
+    check_one_attribute()
     check_names()
     path, why = pretrained.find(FLAGS.weights, defaults.RUNS)
     command_line.import_tensorflow()
@@ -87,6 +88,14 @@ def main(arguments):
         moving = os.path.splitext(out)[0] + ".gif"
         pictures.save_gif(moving, strips, names)
         print(f"moving: {moving}")
+
+
+def check_one_attribute():
+    """InputError if flags say in several ways what the attribute is."""
+    ways = {"--direction": ["direction"], "--positive": ["positive", "negative"], "--attribute": ["csv", "attribute"]}
+    given = [way for way, names in ways.items() if any(FLAGS[name].value is not None for name in names)]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} each say what the attribute is; give one of them")
 
 
 def check_names():
@@ -166,10 +175,6 @@ def draw_attribute(glow):
 
     from glow_tf import editing
 
-    ways = {"--direction": ["direction"], "--positive": ["positive", "negative"], "--attribute": ["csv", "attribute"]}
-    given = [way for way, names in ways.items() if any(FLAGS[name].value is not None for name in names)]
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(given)} each say what the attribute is; give one of them")
     if FLAGS.direction is not None:
         direction = editing.load_direction(FLAGS.direction, glow)
     else:
