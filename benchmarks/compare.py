@@ -57,7 +57,7 @@ def bits_per_dim(log_prob):
 class GlowTF:
     """This package."""
 
-    def __init__(self, levels, steps, width, images, learning_rate=LEARNING_RATE, seed=0, backprop="stored"):
+    def __init__(self, levels, steps, width, images, beta_2=0.999, seed=0, backprop="stored"):
         sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         import glow_tf
@@ -65,11 +65,20 @@ class GlowTF:
         config = glow_tf.GlowConfig((SIDE, SIDE, CHANNELS), num_levels=levels, num_steps=steps, width=width)
         self.glow = glow_tf.Glow(config, seed=seed)
         self.trainer = glow_tf.Trainer(
-            self.glow, len(images), learning_rate=learning_rate, optimizer="adam", backprop=backprop, seed=seed
+            self.glow,
+            len(images),
+            learning_rate=LEARNING_RATE,
+            optimizer="adam",
+            beta_2=beta_2,
+            backprop=backprop,
+            seed=seed,
         )
         self.trainer.initialize(images)
         self.num_parameters = self.glow.num_parameters
         self.seed = seed
+
+    def set_rate(self, rate):
+        self.trainer.optimizer.learning_rate.assign(rate)
 
     def step(self, images):
         float(self.trainer.train_step(images)["bits_per_dim"])
@@ -98,18 +107,22 @@ class GlowTFReversible(GlowTF):
 class TorchPeer:
     """What the two PyTorch packages share: a module with log_prob and sample, Adam, images as floats."""
 
-    def __init__(self, levels, steps, width, images, learning_rate=LEARNING_RATE, seed=0):
+    def __init__(self, levels, steps, width, images, beta_2=0.999, seed=0):
         import torch
 
         torch.manual_seed(seed)
         self.torch = torch
         self.rng = np.random.default_rng(seed)
         self.model = self.build(levels, steps, width)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=learning_rate)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, betas=(0.9, beta_2))
         self.num_parameters = sum(p.numel() for p in self.model.parameters())
 
     def floats(self, images):
         return self.torch.from_numpy(dequantized(images, self.rng).transpose(0, 3, 1, 2).copy())
+
+    def set_rate(self, rate):
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     def step(self, images):
         self.optimizer.zero_grad()
@@ -195,7 +208,7 @@ class NFlows(TorchPeer):
 class TFP:
     """`tfb.Glow` of TensorFlow Probability, its default network and exits, Keras' Adam."""
 
-    def __init__(self, levels, steps, width, images, learning_rate=LEARNING_RATE, seed=0):
+    def __init__(self, levels, steps, width, images, beta_2=0.999, seed=0):
         os.environ.update(TF_USE_LEGACY_KERAS="1", TF_ENABLE_ONEDNN_OPTS="1", TF_CPP_MIN_LOG_LEVEL="3")
         import tensorflow as tf
         import tensorflow_probability as tfp
@@ -214,7 +227,7 @@ class TFP:
         model = tfd.TransformedDistribution(base, glow)
         model.log_prob(dequantized(images, self.rng))  # makes the variables
         variables = model.trainable_variables
-        optimizer = tf.keras.optimizers.Adam(learning_rate, jit_compile=False)
+        optimizer = tf.keras.optimizers.Adam(LEARNING_RATE, beta_2=beta_2, jit_compile=False)
         self.num_parameters = sum(int(np.prod(v.shape)) for v in variables)
 
         def step(floats):
@@ -224,6 +237,7 @@ class TFP:
             return loss
 
         optimizer.build(variables)
+        self.set_rate = optimizer.learning_rate.assign
         batch = len(images)
         self._step = tf.function(step, autograph=False)
         self._sample = tf.function(lambda: model.sample(batch), autograph=False)

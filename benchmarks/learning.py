@@ -2,11 +2,12 @@
 
     python3 benchmarks/learning.py --photographs ../shared/data/cifar10_jpeg.tar.xz --only glow_tf,normflows,tfb.Glow
 
-L=3, K=8, width 64, affine couplings, 1x1 convolutions, batch 64, Adam at one rate, no warm-up; all start from the
-same batch and see the same batches. Scored on the same test photographs with the weights as they are, and where an
-implementation keeps one with their moving average. One after the other, each in a process of its own; seconds, on the
-clock and of the processor, are those of the training steps after the first, so that what is compared at equal time is
-learning and not start-up. Needs what `compare.py` needs.
+L=3, K=8, width 64, affine couplings, 1x1 convolutions, batch 64, Adam; its rate is constant unless --warmup_steps and
+--cooldown_steps say otherwise, and that is so for all. All start from the same batch and see the same batches. Scored
+on the same test photographs with the weights as they are, and where an implementation keeps one with their moving
+average. One after the other, each in a process of its own; seconds, on the clock and of the processor, are those of
+the training steps after the first, so that what is compared at equal time is learning and not start-up. Needs what
+`compare.py` needs.
 """
 
 import argparse
@@ -38,8 +39,15 @@ def photographs(path, train, test, file):
         np.savez(file, train=images.train.take(train, seed=0)[0], test=images.test.take(test, seed=0)[0])
 
 
-def learn(name, file, seed, steps, points, learning_rate):
+def rate_of(step, options):
+    """The rate of a step from 1 on: linear up to full and down again, as `glow_tf.optimizer` has it."""
+    up, down = step / max(1, options.warmup_steps), (options.steps + 1 - step) / max(1, options.cooldown_steps)
+    return options.learning_rate * min(1.0, up, down)
+
+
+def learn(name, file, seed, options):
     """The child: prints a JSON list, a row of the table but for its first two columns, at each point."""
+    steps, points = options.steps, options.points
     with np.load(file) as arrays:
         train, test = arrays["train"], arrays["test"]
     order = np.random.default_rng(seed)
@@ -51,9 +59,7 @@ def learn(name, file, seed, steps, points, learning_rate):
 
     following = batches()
     first = next(following)
-    model = compare.IMPLEMENTATIONS[name](
-        LEVELS, STEPS_A_LEVEL, WIDTH, first, learning_rate=learning_rate, seed=seed
-    )
+    model = compare.IMPLEMENTATIONS[name](LEVELS, STEPS_A_LEVEL, WIDTH, first, beta_2=options.beta_2, seed=seed)
 
     def bits():
         found = np.concatenate([model.score(test[i : i + BATCH]) for i in range(0, len(test), BATCH)])
@@ -61,6 +67,7 @@ def learn(name, file, seed, steps, points, learning_rate):
 
     seconds = np.zeros(2)
     for step in range(1, steps + 1):
+        model.set_rate(rate_of(step, options))
         start = np.array([time.perf_counter(), time.process_time()])
         model.step(first if step == 1 else next(following))
         if step > 1:
@@ -81,13 +88,16 @@ def main():
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--points", type=int, default=3)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--warmup_steps", type=int, default=0)
+    parser.add_argument("--cooldown_steps", type=int, default=0)
+    parser.add_argument("--beta_2", type=float, default=0.999, help="of Adam's second moments")
     parser.add_argument("--train_images", type=int, default=10_000)
     parser.add_argument("--test_images", type=int, default=1_000)
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
         name, file, seed = options.work
-        learn(name, file, int(seed), options.steps, options.points, options.learning_rate)
+        learn(name, file, int(seed), options)
         return
     if not options.photographs:
         parser.error("name the images with --photographs")
@@ -100,7 +110,8 @@ def main():
             for name in options.only.split(","):
                 command = [sys.executable, "-W", "ignore", os.path.abspath(__file__), "--work", name, file, seed]
                 command += ["--steps", str(options.steps), "--points", str(options.points)]
-                command += ["--learning_rate", str(options.learning_rate)]
+                for flag in ("learning_rate", "warmup_steps", "cooldown_steps", "beta_2"):
+                    command += [f"--{flag}", str(getattr(options, flag))]
                 process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
                 for line in process.stdout:
                     print("| " + " | ".join(map(str, [name, seed, *json.loads(line)])) + " |", flush=True)

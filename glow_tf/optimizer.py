@@ -51,6 +51,8 @@ class Optimizer(tf.Module):
             raise InputError(f"optimizer is {kind!r}; it can be {', '.join(KINDS)}")
         if not 0 < learning_rate < float("inf"):
             raise InputError(f"learning_rate is {learning_rate}; it must be a number above 0, 0.001 is usual")
+        if not 0 <= beta_2 < 1:
+            raise InputError(f"beta_2 is {beta_2}; it must be from 0 to below 1, 0.999 is usual, 0.99 for short runs")
         if cooldown_steps > total_steps:
             raise InputError(f"cooldown_steps is {cooldown_steps}, more than the total_steps, {total_steps}")
         if not 0 <= ema_decay < 1:

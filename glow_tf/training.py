@@ -53,7 +53,7 @@ class Trainer:
     Args:
         glow: a Glow.
         batch_size: over all replicas.
-        learning_rate, optimizer, warmup_steps, cooldown_steps, total_steps, ema_decay: see `Optimizer`.
+        learning_rate, optimizer, warmup_steps, cooldown_steps, total_steps, beta_2, ema_decay: see `Optimizer`.
         backprop: see `Repeated`.
         seed: of the noise, and of the order of the images in `fit`.
         weight_y: of the classifier's loss, bits an image, beside the bits/dim (OpenAI's term; the paper's
@@ -87,6 +87,7 @@ class Trainer:
         warmup_steps: int = 0,
         cooldown_steps: int = 0,
         total_steps: int = 0,
+        beta_2: float = 0.999,
         ema_decay: float = 0.999,
         backprop: str = "stored",
         seed: int = 0,
@@ -122,6 +123,7 @@ class Trainer:
                 warmup_steps=warmup_steps,
                 cooldown_steps=cooldown_steps,
                 total_steps=total_steps,
+                beta_2=beta_2,
                 ema_decay=ema_decay,
             )
         self._step = tf.function(paused()(self._distributed_step), autograph=False)

@@ -34,6 +34,7 @@ WRONG = {
     "--cooldown_epochs nan": "--cooldown_epochs is nan",
     "--cooldown_epochs -1": "flag --cooldown_epochs=-1",
     "--evaluate_every 0": "flag --evaluate_every=0",
+    "--beta_2 1": "beta_2 is 1.0",
     "--ema_decay 1": "ema_decay is 1.0",
     "--optimizer sgd": "optimizer is 'sgd'; it can be adamax, adam",
     "--seed -1": "flag --seed=-1",

@@ -31,6 +31,7 @@ COMMON = {
     "warmup_epochs": 1.0,  # epochs until the learning rate is reached
     "cooldown_epochs": 0.0,  # the last epochs, over which the rate falls to 0
     "optimizer": "adamax",
+    "beta_2": 0.999,  # of the optimizer's second moments
     "ema_decay": 0.999,  # of the weights' moving average, a step
     "backprop": "stored",
     "flip": False,  # mirror training images
