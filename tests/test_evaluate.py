@@ -33,7 +33,8 @@ DIGITS = "--weights weights.h5 --dataset digits"
 CLASSES = "--weights classes.h5 --draws 2"
 SCORED = "--weights classes.h5 --images folder --csv new/s.csv --html s.html"
 SHOWN = "--weights weights.h5 --images folder"
-RIGHT = (DIGITS, CLASSES, SCORED, SHOWN)
+SEEN = "--weights seen.h5 --images ./folder"
+RIGHT = (DIGITS, CLASSES, SCORED, SHOWN, SEEN)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,7 @@ def answers(tmp_path_factory):
         folder / "classes.h5", dataset="digits", class_names=[*"0123456789"], train_bits_per_dim=summary
     )
     make_glow(**size, num_classes=2).save_weights(folder / "letters.h5", class_names=["a", "b"])
+    make_glow(**size).save_weights(folder / "seen.h5", dataset="folder")
     (folder / "empty").mkdir()
     os.mkfifo(folder / "pipe")
     (folder / "folder").mkdir()
@@ -98,4 +100,10 @@ def test_without_files_the_scores_are_shown(answers):
     status, output, error = answers[SHOWN]
     assert status == 0, error
     assert "no typicality: this weights file does not hold" in output
-    assert "'a b.png'" in output
+    assert "'a b.png'" in output and "trained on" not in output
+
+
+def test_images_that_were_trained_on_are_named_so(answers):
+    status, output, error = answers[SEEN]
+    assert status == 0, error
+    assert "this model was trained on most of these images" in output
