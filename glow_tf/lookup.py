@@ -64,8 +64,10 @@ def check_data_set(name: str, data_dir: str | os.PathLike | None = None) -> None
 
     family = re.split("[/:]", name)[0]
     places = [data_dir] if data_dir else tfds.core.utils.file_utils.list_data_dirs()
-    is_prepared = any(os.path.isdir(os.path.join(os.path.expanduser(place), family)) for place in places)
-    if not is_prepared and family not in tfds.list_builders(with_community_datasets=False):
+    may_be_prepared = any(
+        "://" in os.fspath(place) or os.path.isdir(os.path.join(os.path.expanduser(place), family)) for place in places
+    )
+    if not may_be_prepared and family not in tfds.list_builders(with_community_datasets=False):
         raise unknown_data_set(name)
 
 

@@ -64,7 +64,8 @@ class Reporter:
     def step(self, step, metrics):
         """Shows one step's metrics on the progress line; `metrics` are Python numbers."""
         now = time.monotonic() - sum(self._pauses)
-        self._window = [(t, s) for t, s in self._window if now - t < 30.0] + [(now, step)]
+        recent = [(t, s) for t, s in self._window[:-1] if now - t < 30.0]
+        self._window = [*recent, *self._window[-1:], (now, step)]
         text = f"step {step}/{self._total_steps}  {metrics['bits_per_dim']:.4f} bits/dim"
         if self.steps_per_second():
             text += f"  {self.images_per_second():.0f} images/s  {_duration(self._seconds_left(step))} left"
@@ -86,7 +87,7 @@ class Reporter:
         return (self._total_steps - step) / self.steps_per_second() + pauses * each
 
     def steps_per_second(self):
-        """Over the last half minute of steps; 0 before the second one."""
+        """Over the last half minute of steps, or the last one if it took longer; 0 before the second."""
         (start, first), (end, last) = self._window[0], self._window[-1]
         return (last - first) / (end - start) if end > start else 0.0
 

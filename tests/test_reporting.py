@@ -57,6 +57,15 @@ def test_time_left_is_that_of_steps_and_evaluations_apart(tmp_path, clock, strea
     assert shown(stream) == "step 40/40  3.0000 bits/dim  16 images/s  0:07 left"
 
 
+def test_steps_of_a_minute(tmp_path, clock, stream):
+    reporter = Reporter(RunDirectory(tmp_path / "run"), 40, 8, 40, stream)
+    for step in range(1, 4):
+        reporter.step(step, {"bits_per_dim": 3.0})
+        clock[0] += 60.0
+    assert shown(stream) == "step 3/40  3.0000 bits/dim  0 images/s  37:00 left"
+    assert reporter.images_per_second() == pytest.approx(8 / 60)
+
+
 def test_an_evaluation_that_is_stopped_counts(tmp_path, clock, stream):
     reporter = Reporter(RunDirectory(tmp_path / "run"), 40, 8, 10, stream)
     with pytest.raises(KeyError), reporter.pause():
