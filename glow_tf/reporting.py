@@ -68,7 +68,8 @@ class Reporter:
         self._window = [*recent, *self._window[-1:], (now, step)]
         text = f"step {step}/{self._total_steps}  {metrics['bits_per_dim']:.4f} bits/dim"
         if self.steps_per_second():
-            text += f"  {self.images_per_second():.0f} images/s  {_duration(self._seconds_left(step))} left"
+            rate = self.images_per_second()
+            text += f"  {rate:{'.0f' if rate >= 10 else '.2g'}} images/s  {_duration(self._seconds_left(step))} left"
         self._progress.show(text)
 
     @contextlib.contextmanager

@@ -62,7 +62,7 @@ def test_steps_of_a_minute(tmp_path, clock, stream):
     for step in range(1, 4):
         reporter.step(step, {"bits_per_dim": 3.0})
         clock[0] += 60.0
-    assert shown(stream) == "step 3/40  3.0000 bits/dim  0 images/s  37:00 left"
+    assert shown(stream) == "step 3/40  3.0000 bits/dim  0.13 images/s  37:00 left"
     assert reporter.images_per_second() == pytest.approx(8 / 60)
 
 
