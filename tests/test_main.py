@@ -152,11 +152,12 @@ def test_ctrl_c_prints_the_command_that_goes_on_and_a_second_one_ends_at_once(fo
 
 def test_other_settings_are_refused_and_fresh_moves_the_run_aside(folder):
     run = ["--run_dir", "my run", "--epochs", "1"]
-    refused, fresh, full = run_many(
+    refused, fresh, longer, full = run_many(
         "train",
         [
             [*TINY, "--k_glow", "2", "--n_bits", "5", *run],
             [*TINY, "--k_glow", "2", "--fresh", *run],
+            [*TINY, "--k_glow", "2", "--run_dir", "my run", "--epochs", "2", "--cooldown_epochs", "1"],
             [*TINY, "--run_dir", "/proc/self/run"],
         ],
         folder,
@@ -168,5 +169,7 @@ def test_other_settings_are_refused_and_fresh_moves_the_run_aside(folder):
     assert "the earlier run was moved to my run.old-1\n" in fresh[1]
     assert RunDirectory(folder / "my run.old-1").weights.exists()
     assert RunDirectory(folder / "my run").weights.exists()
+    assert longer[0] == 0, longer
+    assert "step 3\n" in longer[2] and "epoch 2, step 6: " in longer[2]  # resumed, and cooled down in the end
     assert full[0] == 2
     assert "cannot write to /proc/self" in full[2]
