@@ -35,6 +35,8 @@ def main():
     parser.add_argument("--blind", metavar="PNG", help="draw samples and real digits, shuffled, for a person to read")
     parser.add_argument("--read", metavar="DIGITS", help="what was read in that picture, row by row")
     options = parser.parse_args()
+    if options.read and not options.blind:
+        parser.error("--read needs --blind")
     glow, digits = glow_tf.Glow.load(options.weights), data.load("digits")
     if options.blind:
         blind(glow, digits, options)

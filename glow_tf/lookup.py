@@ -4,10 +4,14 @@ A name that leads nowhere is answered with the nearest one that leads somewhere.
 """
 
 import difflib
+import itertools
 import os
 import re
 
 from glow_tf.errors import InputError
+
+# Of a folder in which the nearest name is looked for: a tenth of a second.
+MOST_ENTRIES = 2000
 
 
 def is_path(name: str) -> bool:
@@ -59,16 +63,46 @@ def check_data_set(name: str, data_dir: str | os.PathLike | None = None) -> None
     if is_path(name):
         check_folder(name)
         return
-    # TFDS takes a second, and TensorFlow only where one of its sets is used.
+    if _is_of_tfds(name):
+        return
     import tensorflow_datasets as tfds
 
-    family = re.split("[/:]", name)[0]
+    family = _family(name)
     places = [data_dir] if data_dir else tfds.core.utils.file_utils.list_data_dirs()
     may_be_prepared = any(
         "://" in os.fspath(place) or os.path.isdir(os.path.join(os.path.expanduser(place), family)) for place in places
     )
-    if not may_be_prepared and family not in tfds.list_builders(with_community_datasets=False):
+    if not may_be_prepared:
         raise unknown_data_set(name)
+
+
+def is_folder(name: str) -> bool:
+    """Whether the name of a data set leads to a folder of images: those of data sets go first.
+
+    >>> is_folder("."), is_folder("digits"), is_folder("missing")
+    (True, False, False)
+    """
+    is_there = name != "digits" and os.path.isdir(os.path.expanduser(name))
+    return is_there and (is_path(name) or not _is_of_tfds(name))
+
+
+def is_same_folder(dataset: object, folder: str) -> bool:
+    """Whether the data set that weights name, if they do, is a folder that is there."""
+    if not isinstance(dataset, str) or not is_folder(dataset):
+        return False
+    return os.path.samefile(*map(os.path.expanduser, (dataset, folder)))
+
+
+def _is_of_tfds(name: str) -> bool:
+    # TFDS takes a second, and imports TensorFlow only where one of its sets is used.
+    import tensorflow_datasets as tfds
+
+    return _family(name) in tfds.list_builders(with_community_datasets=False)
+
+
+def _family(name: str) -> str:
+    """cifar10 of cifar10:3.0.2, imagenet_resized of imagenet_resized/32x32."""
+    return re.split("[/:]", name)[0]
 
 
 def unknown_data_set(name: str) -> InputError:
@@ -94,7 +128,9 @@ def suggestion(path: str | os.PathLike) -> str:
 
 
 def nearest(path: str | os.PathLike) -> str | None:
-    """A path that is there and spelt nearly as `path`, folder by folder; None where there is none."""
+    """Another path that is there and spelt nearly as `path`, folder by folder; None where there is none."""
+    if not os.fspath(path):
+        return None
     found = ""
     for part in os.path.normpath(path).split(os.sep):
         candidate = os.path.join(found, part) if part else os.sep
@@ -104,11 +140,14 @@ def nearest(path: str | os.PathLike) -> str | None:
                 return None
             candidate = os.path.join(found, close[0])
         found = candidate
-    return found
+    return None if found == os.path.normpath(path) else found
 
 
 def _entries(folder: str) -> list[str]:
+    """Names to compare with; none of a folder so full that it would take long."""
     try:
-        return [name for name in os.listdir(folder) if name.isprintable()]
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in itertools.islice(entries, MOST_ENTRIES + 1)]
     except OSError:
         return []
+    return [name for name in names if name.isprintable()] if len(names) <= MOST_ENTRIES else []

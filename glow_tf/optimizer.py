@@ -18,7 +18,8 @@ class Optimizer(tf.Module):
     """Updates variables and their moving averages.
 
     learning rate of step t = 1, 2, ...:
-    learning_rate * min(1, t / warmup_steps, (total_steps + 1 - t) / cooldown_steps), which no later step undercuts
+    learning_rate * min(1, t / warmup_steps, (total_steps - batches) / cooldown_steps), where `batches` were seen before
+    (t - 1 of them, unless steps were left out or made again); from total_steps on learning_rate / cooldown_steps
     average: average += (1 - decay_t) * (variable - average), decay_t = min(ema_decay, (1 + t) / (10 + t)),
     so that the first steps do not average over the initial values.
 
@@ -53,8 +54,8 @@ class Optimizer(tf.Module):
             raise InputError(f"learning_rate is {learning_rate}; it must be a number above 0, 0.001 is usual")
         if not 0 <= beta_2 < 1:
             raise InputError(f"beta_2 is {beta_2}; it must be from 0 to below 1, 0.999 is usual, 0.99 for short runs")
-        if cooldown_steps > total_steps:
-            raise InputError(f"cooldown_steps is {cooldown_steps}, more than the total_steps, {total_steps}")
+        if not 0 <= cooldown_steps <= total_steps:
+            raise InputError(f"cooldown_steps is {cooldown_steps}; it must be from 0 to the total_steps, {total_steps}")
         if not 0 <= ema_decay < 1:
             raise InputError(f"ema_decay is {ema_decay}; it must be from 0 (no average) to below 1")
         self._variables = list(variables)
@@ -72,33 +73,39 @@ class Optimizer(tf.Module):
         for average, variable in zip(self.averages, self._variables, strict=True):
             average.assign(variable)
 
-    def learning_rate_of_next_step(self):
-        """[] float32: with the warm-up and the cool-down."""
-        step = tf.cast(self.steps + 1, tf.float32)
-        factor = tf.minimum(1.0, step / max(1, self._warmup_steps))
+    def learning_rate_of_next_step(self, batches=None):
+        """[] float32: with the warm-up and the cool-down.
+
+        Args:
+            batches: [] integer, seen before this step, by which the cool-down counts: a run ends after so many, also
+                where steps were left out. None: as many as steps.
+        """
+        factor = tf.minimum(1.0, tf.cast(self.steps + 1, tf.float32) / max(1, self._warmup_steps))
         if self._cooldown_steps:
-            left = tf.maximum(1.0, self._total_steps + 1.0 - step)  # this step included
-            factor = tf.minimum(factor, left / self._cooldown_steps)
+            seen = tf.cast(self.steps if batches is None else batches, tf.float32)
+            factor = tf.minimum(factor, tf.maximum(1.0, self._total_steps - seen) / self._cooldown_steps)
         return self.learning_rate * factor
 
-    def apply(self, gradients, is_finite):
+    def apply(self, gradients, is_finite, batches=None):
         """One step, in replica context; gradients are already summed over the replicas.
 
         Args:
             gradients: as the variables; None leaves a variable as it is.
             is_finite: [] bool; where false nothing changes.
+            batches: see `learning_rate_of_next_step`.
         """
-        tf.cond(is_finite, lambda: self._update(gradients), lambda: None)
+        rate = self.learning_rate_of_next_step(batches)
+        tf.cond(is_finite, lambda: self._update(gradients, rate), lambda: None)
 
-    def _update(self, gradients):
-        settings = {dtype: self._settings(dtype) for dtype in {v.dtype for v in self._variables}}
+    def _update(self, gradients, rate):
+        settings = {dtype: self._settings(dtype, rate) for dtype in {v.dtype for v in self._variables}}
         for slots in zip(self._variables, self._first, self._second, self.averages, gradients, strict=True):
             if slots[-1] is not None:
                 self._update_one(*slots, *settings[slots[0].dtype])
         # The handle is this replica's copy; every replica adds the same.
         tf.raw_ops.AssignAddVariableOp(resource=self.steps.handle, value=tf.constant(1, tf.int64))
 
-    def _settings(self, dtype):
+    def _settings(self, dtype, rate):
         """(the kernel's numbers of this step by name, 1 - decay of the moving average), [] of `dtype`."""
         step = tf.cast(self.steps + 1, tf.float32)
         decay = tf.cast(tf.minimum(self._ema_decay, (1.0 + step) / (10.0 + step)), dtype)
@@ -106,7 +113,7 @@ class Optimizer(tf.Module):
         beta_1, beta_2 = (tf.constant(value, dtype) for value in (self._beta_1, self._beta_2))
         numbers = {
             "beta1_power": beta_1**step,
-            "lr": tf.cast(self.learning_rate_of_next_step(), dtype),
+            "lr": tf.cast(rate, dtype),
             "beta1": beta_1,
             "beta2": beta_2,
             "epsilon": tf.constant(self._epsilon, dtype),

@@ -27,6 +27,9 @@ from glow_tf.weights import write_atomically
 
 PROBE_BYTES = 1 << 20  # a full or read-only disk shows on the first block, a quota on the first few
 
+# What runs had that were begun before there was such a setting: they go on.
+ADDED_SETTINGS = {"beta_2": 0.999}
+
 _TEMPORARY = re.compile(r".*\.tmp-(\d+)")
 _TENSORFLOW_TEMPORARY = re.compile(r"_temp|\.tempstate|\.tmp[0-9a-f]{32}$")
 
@@ -198,7 +201,8 @@ class RunDirectory:
                 raise ValueError("no JSON object")
         except (OSError, ValueError) as error:
             raise InputError(f"{file} cannot be read ({error}); move {self.path} away or give --fresh") from None
-        old, new = _flat(before), _flat(settings)
+        new = _flat(settings)
+        old = {key: value for key, value in ADDED_SETTINGS.items() if key in new} | _flat(before)
         differing = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
         if differing:
             shown = "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in differing)

@@ -36,6 +36,22 @@ def initial_images(config: GlowConfig) -> int:
     return min(INITIAL_IMAGES, max(FEWEST_INITIAL_IMAGES, INITIAL_IMAGES * 32 * 32 // (height * width)))
 
 
+def schedule(
+    epochs: int, warmup_epochs: float, cooldown_epochs: float, steps_per_epoch: int, max_steps: int | None = None
+) -> dict[str, int]:
+    """{argument of Trainer: steps} of the learning rate's rise and fall; the fall is at most half of the run.
+
+    >>> schedule(10, warmup_epochs=0.5, cooldown_epochs=3, steps_per_epoch=24)
+    {'warmup_steps': 12, 'cooldown_steps': 72, 'total_steps': 240}
+    """
+    total = min(epochs * steps_per_epoch, max_steps or sys.maxsize)
+    return {
+        "warmup_steps": round(warmup_epochs * steps_per_epoch),
+        "cooldown_steps": min(round(cooldown_epochs * steps_per_epoch), total // 2),
+        "total_steps": total,
+    }
+
+
 def default_strategy() -> tf.distribute.Strategy:
     """MirroredStrategy over all local accelerators, or over the logical CPUs where there is none."""
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
@@ -237,8 +253,8 @@ class Trainer:
         bits_per_dim = self.glow.pixels.bits_per_dim(-nll, self.glow.config.num_dims)
         norm = tf.linalg.global_norm([g for g in gradients if g is not None])
         is_finite = tf.math.is_finite(bits_per_dim) & tf.math.is_finite(norm)
-        rate = self.optimizer.learning_rate_of_next_step()
-        self.optimizer.apply(gradients, is_finite)
+        rate = self.optimizer.learning_rate_of_next_step(batch_number)
+        self.optimizer.apply(gradients, is_finite, batch_number)
         return {
             "bits_per_dim": bits_per_dim,
             "nll_nats": nll,
@@ -339,6 +355,8 @@ class Trainer:
             TrainingFailure: if gradients stay infinite.
             WorkerLost: if another worker is gone; of what was trained nothing is lost.
         """
+        if evaluate_every < 1:
+            raise InputError(f"evaluate_every is {evaluate_every}; it must be an integer from 1 up")
         if not self.workers.is_chief:
             stopped_by = self.workers.follow(self, train, flip)
             return Outcome(self.batches_seen, None, None, stopped_by, is_saved=True)

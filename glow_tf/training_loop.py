@@ -100,23 +100,23 @@ class TrainingLoop:
         stopped_by = None
         with self._signals:
             try:
-                while True:
-                    if self._is_to_be_evaluated():
-                        with self._reporter.pause():
-                            self._evaluate()
-                    if self._trainer.batches_seen >= self._total:
-                        break
+                self._evaluate_if_due()
+                while self._trainer.batches_seen < self._total:
                     self._train_to_end_of_epoch()
+                    self._save_state()
+                    self._evaluate_if_due()
             except Stopped:
                 stopped_by, self._result = self._signals.received, (None, None)
                 self._save_state()
         self._reporter.flush()
         return Outcome(self._trainer.batches_seen, *self._result, stopped_by, not self._unsaved)
 
-    def _is_to_be_evaluated(self):
-        """Whether an epoch that ends here has no finished evaluation yet, as after a stop during one, but needs it."""
+    def _evaluate_if_due(self):
+        """Where an epoch ends that needs an evaluation and has none that was finished, as after a stop during one."""
         seen = self._trainer.batches_seen
-        return seen > self._state.reported_step and (seen % self._steps_per_evaluation == 0 or seen >= self._total)
+        if seen > self._state.reported_step and (seen % self._steps_per_evaluation == 0 or seen >= self._total):
+            with self._reporter.pause():
+                self._evaluate()
 
     def _train_to_end_of_epoch(self):
         trainer = self._trainer
@@ -184,7 +184,6 @@ class TrainingLoop:
     def _evaluate(self):
         """Evaluates, draws and writes the weights; a signal ends it early, and the next start does it anew."""
         step = self._trainer.batches_seen
-        self._save_state()
         with self._trainer.averaged() as glow:
             bits, error, count = evaluation.bits_per_dim(glow, self._test, check=self._signals.check)
             self._report(glow, bits, error, count)

@@ -23,7 +23,9 @@ def runs(tmp_path, monkeypatch):
     [
         ("runs/clases/weights.h5", "runs/classes/weights.h5"),
         ("run/class/weight.h5", "runs/classes/weights.h5"),
-        ("./runs/classes", "runs/classes"),
+        ("./runs/classes", None),  # itself
+        ("./runs/clases", "runs/classes"),
+        ("", None),
         ("runs/classes/other.png", None),
         ("elsewhere/classes", None),
         ("runs/classes/weights.h5/more", None),
@@ -37,6 +39,19 @@ def test_nearest_of_an_absolute_path(runs):
     assert lookup.nearest(str(runs.parent.with_name("clases"))) == str(runs.parent)
 
 
+def test_a_dangling_link_is_not_suggested_for_itself(tmp_path):
+    (tmp_path / "weights.h5").symlink_to("nowhere")
+    assert lookup.suggestion(tmp_path / "weights.h5") == ""
+
+
+def test_full_folders_are_not_looked_through(tmp_path, monkeypatch):
+    for name in ("weights-1.h5", "weights-2.h5", "other"):
+        (tmp_path / name).touch()
+    assert lookup.nearest(tmp_path / "weights-3.h5") is not None
+    monkeypatch.setattr(lookup, "MOST_ENTRIES", 2)
+    assert lookup.nearest(tmp_path / "weights-3.h5") is None
+
+
 def test_the_message_names_it(runs):
     with pytest.raises(InputError, match=r"'runs/clases' does not exist; did you mean runs/classes\?"):
         lookup.check_folder("runs/clases")
@@ -46,6 +61,13 @@ def test_the_message_names_it(runs):
         lookup.check_file("runs")
     with pytest.raises(InputError, match="is not a folder"):
         lookup.check_folder("runs/classes/weights.h5")
+
+
+def test_a_folder_that_has_the_name_of_a_data_set_goes_behind_it(runs, monkeypatch):
+    for name in ("digits", "mnist"):
+        (runs.parent / name).mkdir()
+    monkeypatch.chdir(runs.parent)
+    assert [lookup.is_folder(name) for name in ("digits", "mnist", "./digits", "./mnist")] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "imagenet_resized/32x32", "mnist:3.0.1", "runs", "./runs"])
@@ -82,5 +104,18 @@ try:
     lookup.{call}
 except errors.InputError:
     sys.exit("tensorflow" in sys.modules)
+sys.exit("nothing was refused")
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_folder_is_the_one_of_the_training_by_its_place(tmp_path, monkeypatch):
+    for name in ("photographs", "digits", "other"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert lookup.is_same_folder("photographs", "~/photographs")
+    assert lookup.is_same_folder("~/photographs", "photographs")
+    assert not lookup.is_same_folder("photographs", "other")
+    assert not lookup.is_same_folder("digits", "digits")  # the data set, not the folder
+    assert not lookup.is_same_folder(None, "other")

@@ -21,6 +21,13 @@ def test_the_rate_rises_stays_and_falls():
     assert found == pytest.approx([0.4, 0.8, 0.8, 0.8, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2])
 
 
+def test_steps_that_were_left_out_count_for_the_fall():
+    optimizer = Optimizer([tf.Variable([1.0])], learning_rate=0.8, cooldown_steps=4, total_steps=8)
+    found = [float(optimizer.learning_rate_of_next_step(tf.constant(batches))) for batches in (3, 5, 7)]
+    assert int(optimizer.steps) == 0
+    assert found == pytest.approx([0.8, 0.6, 0.2])
+
+
 def test_without_a_cool_down_it_stays():
     assert rates(4, total_steps=2) == pytest.approx([0.8] * 4)
 

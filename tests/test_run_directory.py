@@ -169,3 +169,12 @@ def test_newest_weights(tmp_path):
     RunDirectory(tmp_path / "without weights").create()
     (tmp_path / "a file").write_text("x")
     assert newest_weights(tmp_path) == tmp_path / "b" / "checkpoints" / "weights.h5"
+
+
+def test_runs_from_before_a_setting_was_there_go_on_with_its_first_value(run):
+    run.create()
+    run.check_settings({"seed": 0})
+    run.weights.write_text("x")
+    run.check_settings({"seed": 0, "beta_2": 0.999})
+    with pytest.raises(InputError, match="beta_2 was 0.999, now 0.99"):
+        run.check_settings({"seed": 0, "beta_2": 0.99})

@@ -141,7 +141,8 @@ def test_a_batch_that_cannot_be_shared_is_refused(batch_size, two_replicas):
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0; it must be from 0"),
         ({"beta_2": 1.0}, "beta_2 is 1.0; it must be from 0 to below 1"),
-        ({"cooldown_steps": 9, "total_steps": 8}, "cooldown_steps is 9, more than the total_steps, 8"),
+        ({"cooldown_steps": -1}, "cooldown_steps is -1; it must be from 0"),
+        ({"cooldown_steps": 9, "total_steps": 8}, "cooldown_steps is 9; it must be from 0 to the total_steps, 8"),
         ({"optimizer": "sgd"}, "optimizer is 'sgd'; it can be adamax, adam"),
     ],
 )

@@ -145,7 +145,7 @@ def score_images(glow, path):
         scoring.write_html(FLAGS.html, scores, read.images, f"{FLAGS.images}, scored by {path}")
     bits, corrected = scores.columns["bits_per_dim"], scores.columns["corrected_bits_per_dim"]
     print(f"{bits.mean():.4f} bits/dim, {corrected.mean():+.4f} against PNG or WebP, {len(bits)} images ({path})")
-    if is_same_folder(glow.metadata.get("dataset"), FLAGS.images):
+    if lookup.is_same_folder(glow.metadata.get("dataset"), FLAGS.images):
         print("this model was trained on most of these images: new ones of their kind would score worse")
     if "typicality_p" not in scores.columns:
         print("no typicality: this weights file does not hold the bits/dim of its training images")
@@ -159,11 +159,6 @@ def score_images(glow, path):
     for written in (FLAGS.csv, FLAGS.html):
         if written:
             print(f"written: {written}")
-
-
-def is_same_folder(dataset, folder):
-    """Whether the data set of the weights, if they name one, is the folder that is scored."""
-    return isinstance(dataset, str) and os.path.isdir(dataset) and os.path.samefile(dataset, folder)
 
 
 def cell(title, value):

@@ -50,7 +50,7 @@ flags.DEFINE_integer("steps", None, "Stop after so many steps.", lower_bound=1)
 flags.DEFINE_float("learning_rate", None, "Between warm-up and cool-down.")
 flags.DEFINE_float("warmup_epochs", None, "Epochs until the learning rate is reached.", lower_bound=0, upper_bound=1e6)
 flags.DEFINE_float(
-    "cooldown_epochs", None, "The last epochs, over which the rate falls to 0; at most half of the run.", lower_bound=0
+    "cooldown_epochs", None, "The last epochs, over which the rate falls to 0; at most half of the run.", 0, 1e6
 )
 flags.DEFINE_string("optimizer", None, "adamax or adam.")
 flags.DEFINE_float("beta_2", None, "Of the optimizer's second moments: 0.99 learns faster in runs of few steps.")
@@ -72,9 +72,6 @@ flags.DEFINE_bool("fresh", False, "Start anew; what the run directory holds is m
 
 # Given again they may differ when a run goes on: when and how it ends, and what changes no result.
 MAY_CHANGE = ("epochs", "cooldown_epochs", "backprop")
-
-# What runs begun before there was such a flag had: recorded where it differs, so that those go on.
-ADDED = {"beta_2": 0.999}
 
 # Where a run lies and what it keeps: equal runs in two places write equal weights files.
 NOT_RECORDED = ("data_dir", "download", "evaluate_every", "fresh", "keep", "run_dir")
@@ -110,7 +107,7 @@ def main(arguments):
         raise InputError(f"{', '.join(given)} cannot be given with --weights: the file says what model it is")
     for name in ("warmup_epochs", "cooldown_epochs"):
         if not math.isfinite(settings[name]):
-            raise InputError(f"--{name} is {settings[name]}; it must be a number from 0 up, 1 is usual")
+            raise InputError(f"--{name} is {settings[name]}; it must be a number from 0 up")
     lookup.check_data_set(FLAGS.dataset, FLAGS.data_dir)
     weights = pretrained.find(FLAGS.weights, defaults.RUNS)[0] if FLAGS.weights else None
     run = RunDirectory(FLAGS.run_dir or os.path.join(defaults.RUNS, FLAGS.preset or run_name(FLAGS.dataset)))
@@ -144,16 +141,18 @@ def main(arguments):
         glow = Glow.load(weights) if weights else Glow(config_of(images, settings), seed=FLAGS.seed)
     config = glow.config
     check_data_fits(images, config)
-    steps_per_epoch = images.train.steps_per_epoch(settings["batch_size"])
-    total_steps = min(settings["epochs"] * steps_per_epoch, FLAGS.steps or sys.maxsize)
     trainer = training.Trainer(
         glow,
         batch_size=settings["batch_size"],
         learning_rate=settings["learning_rate"],
         optimizer=settings["optimizer"],
-        warmup_steps=round(settings["warmup_epochs"] * steps_per_epoch),
-        cooldown_steps=min(round(settings["cooldown_epochs"] * steps_per_epoch), total_steps // 2),
-        total_steps=total_steps,
+        **training.schedule(
+            settings["epochs"],
+            settings["warmup_epochs"],
+            settings["cooldown_epochs"],
+            images.train.steps_per_epoch(settings["batch_size"]),
+            FLAGS.steps,
+        ),
         beta_2=settings["beta_2"],
         ema_decay=settings["ema_decay"],
         backprop=settings["backprop"],
@@ -176,8 +175,7 @@ def main(arguments):
     )
     if is_chief and images.test.num_images < FEW_TEST_IMAGES:
         logging.warning(
-            "%d test images tell little: of their bits/dim and of z only a rough idea. A test folder beside the "
-            "training images brings more",
+            "%d test images give only a rough idea of bits/dim and z; more of them make it better",
             images.test.num_images,
         )
     outcome = trainer.fit(
@@ -196,7 +194,7 @@ def main(arguments):
         keep=FLAGS.keep,
         evaluate_every=FLAGS.evaluate_every,
         settings={"dataset": FLAGS.dataset, "seed": FLAGS.seed}
-        | {name: value for name, value in settings.items() if name not in MAY_CHANGE and ADDED.get(name) != value},
+        | {name: value for name, value in settings.items() if name not in MAY_CHANGE},
     )
     if outcome.stopped_by is not None:
         where = f"stopped at step {outcome.steps}"

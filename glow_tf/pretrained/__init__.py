@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+from glow_tf.errors import InputError
 from glow_tf.run_directory import RunDirectory, newest_weights
 from glow_tf.weights import open_weights
 
@@ -24,7 +25,9 @@ def find(given: str | os.PathLike | None, runs: str | os.PathLike) -> tuple[str 
     """
     if given is not None:
         of_run = RunDirectory(given).weights
-        found = of_run if of_run.is_file() else given, "as given"
+        if os.path.isdir(given) and not os.path.isfile(of_run):
+            raise InputError(f"{given} is a folder without checkpoints/weights.h5; name a file or a run's folder")
+        found = of_run if os.path.isfile(of_run) else given, "as given"
     else:
         newest = newest_weights(runs)
         found = (DIGITS, "the bundled digits") if newest is None else (newest, "the newest run")
