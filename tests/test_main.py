@@ -9,6 +9,8 @@ import time
 
 import pytest
 from commands import environment, run_many, start
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 from glow_tf.run_directory import RunDirectory
 
@@ -172,6 +174,10 @@ def test_other_settings_are_refused_and_fresh_moves_the_run_aside(folder):
     assert RunDirectory(folder / "my run.old-1").weights.exists()
     assert RunDirectory(folder / "my run").weights.exists()
     assert longer[0] == 0, longer
-    assert "step 3\n" in longer[2] and "epoch 2, step 6: " in longer[2]  # resumed, and cooled down in the end
+    assert "step 3\n" in longer[2] and "epoch 2, step 6: " in longer[2]
+    # Of the resumed steps 4 to 6 of 6: a warm-up of two epochs still rises while the cool-down of one falls.
+    rates = EventAccumulator(str(RunDirectory(folder / "my run").train_logs)).Reload().Tensors("learning_rate")
+    found = [float(make_ndarray(event.tensor_proto)) for event in rates[-3:]]
+    assert found == pytest.approx([4e-3 / 6, 2e-3 / 3, 1e-3 / 3])
     assert full[0] == 2
     assert "cannot write to /proc/self" in full[2]
