@@ -87,7 +87,7 @@ def is_folder(name: str) -> bool:
 
 
 def is_same_folder(dataset: object, folder: str) -> bool:
-    """Whether the data set that weights name, if they do, is a folder that is there."""
+    """Whether the data set that weights name, if they do, is that folder, which is there."""
     if not isinstance(dataset, str) or not is_folder(dataset):
         return False
     return os.path.samefile(*map(os.path.expanduser, (dataset, folder)))

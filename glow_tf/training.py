@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from glow_tf.reporting import Reporter
 from glow_tf.resume import ResumeState
 from glow_tf.run_directory import RunDirectory
 from glow_tf.splits import Split, StreamedSplit
-from glow_tf.training_loop import Outcome, TrainingLoop
+from glow_tf.training_loop import Outcome, TrainingLoop, count_steps
 from glow_tf.workers import Workers
 
 # Images for the data-dependent initialisation of 32x32 images: OpenAI's n_batch_init. Of larger ones OpenAI's code
@@ -44,7 +43,7 @@ def schedule(
     >>> schedule(10, warmup_epochs=0.5, cooldown_epochs=3, steps_per_epoch=24)
     {'warmup_steps': 12, 'cooldown_steps': 72, 'total_steps': 240}
     """
-    total = min(epochs * steps_per_epoch, max_steps or sys.maxsize)
+    total = count_steps(epochs, steps_per_epoch, max_steps)
     return {
         "warmup_steps": round(warmup_epochs * steps_per_epoch),
         "cooldown_steps": min(round(cooldown_epochs * steps_per_epoch), total // 2),
@@ -367,8 +366,9 @@ class Trainer:
             run.check_settings({"model": self.glow.config.to_dict(), **(settings or {})})
             run.create()
             state = ResumeState(self, run.state)
-            total = min(epochs * train.steps_per_epoch(self.batch_size), max_steps or sys.maxsize)
-            reporter = Reporter(run, total, self.batch_size, train.steps_per_epoch(self.batch_size) * evaluate_every)
+            steps_per_epoch = train.steps_per_epoch(self.batch_size)
+            total = count_steps(epochs, steps_per_epoch, max_steps)
+            reporter = Reporter(run, total, self.batch_size, steps_per_epoch * evaluate_every)
             self._initialize_or_restore(train, run, state, reporter)
             reporter.configuration(model=self.glow.config, training=settings or {})
             loop = TrainingLoop(

@@ -23,6 +23,11 @@ SAVE_SECONDS = 600.0
 MAX_SKIPPED = 10
 
 
+def count_steps(epochs, steps_per_epoch, max_steps=None):
+    """Of a run: those of its epochs, or `max_steps` where that is less."""
+    return epochs * steps_per_epoch if max_steps is None else min(epochs * steps_per_epoch, max_steps)
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """How a run ended.
@@ -76,9 +81,7 @@ class TrainingLoop:
         self._trainer, self._train, self._test = trainer, train, test
         self._run, self._state, self._reporter = run, state, reporter
         self._steps_per_epoch = train.steps_per_epoch(trainer.batch_size)
-        self._total = epochs * self._steps_per_epoch
-        if max_steps is not None:
-            self._total = min(self._total, max_steps)
+        self._total = count_steps(epochs, self._steps_per_epoch, max_steps)
         self._flip = flip
         self._metadata = metadata or {}
         self._keep = keep

@@ -23,14 +23,14 @@ def find(given: str | os.PathLike | None, runs: str | os.PathLike) -> tuple[str 
     >>> os.path.basename(path), which
     ('digits.h5', 'the bundled digits')
     """
-    if given is not None:
-        of_run = RunDirectory(given).weights
-        if os.path.isdir(given) and not os.path.isfile(of_run):
-            raise InputError(f"{given} is a folder without checkpoints/weights.h5; name a file or a run's folder")
-        found = of_run if os.path.isfile(of_run) else given, "as given"
-    else:
+    path: str | os.PathLike
+    if given is None:
         newest = newest_weights(runs)
-        found = (DIGITS, "the bundled digits") if newest is None else (newest, "the newest run")
-    with open_weights(found[0]):
+        path, which = (DIGITS, "the bundled digits") if newest is None else (newest, "the newest run")
+    else:
+        path, which = RunDirectory(given).weights if os.path.isdir(given) else given, "as given"
+        if os.path.isdir(given) and not os.path.isfile(path):
+            raise InputError(f"{given} is a folder without checkpoints/weights.h5; name a file or a run's folder")
+    with open_weights(path):
         pass
-    return found
+    return path, which
