@@ -1,3 +1,3 @@
-"""The defaults of the commands' flags, under the name they have at the top level: glow_tf/commands/defaults.py."""
+"""The defaults of the commands' flags, under the name they have at the top level: glow_tf/cli/defaults.py."""
 
-from glow_tf.commands.defaults import *  # noqa: F403
+from glow_tf.cli.defaults import *  # noqa: F403

@@ -1,6 +1,6 @@
-"""glow_tf/commands/convert.py, started from here; `python3 convert.py --help` says what it does."""
+"""glow_tf/cli/convert.py, started from here; `python3 convert.py --help` says what it does."""
 
-from glow_tf.commands import convert
+from glow_tf.cli import convert
 
 if __name__ == "__main__":
     convert.run()

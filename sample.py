@@ -1,6 +1,6 @@
-"""glow_tf/commands/sample.py, started from here; `python3 sample.py --help` says what it does."""
+"""glow_tf/cli/sample.py, started from here; `python3 sample.py --help` says what it does."""
 
-from glow_tf.commands import sample
+from glow_tf.cli import sample
 
 if __name__ == "__main__":
     sample.run()

@@ -18,7 +18,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from absl import flags
 
-from glow_tf import command_line
+from glow_tf.cli import app
 from glow_tf.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -46,13 +46,13 @@ POINTS = 8
 
 
 def main(_):
-    command_line.import_tensorflow()
+    app.import_tensorflow()
     import numpy as np
 
-    from glow_tf import data
+    from glow_tf.data import image_data
 
     with tempfile.TemporaryDirectory() as folder:
-        images = data.load(unpacked(FLAGS.photographs, folder), image_size=FLAGS.img_size)
+        images = image_data.load(unpacked(FLAGS.photographs, folder), image_size=FLAGS.img_size)
     curves = {}
     for model in MODELS:
         wall, cpu = time.monotonic(), time.process_time()
@@ -83,10 +83,10 @@ def unpacked(path, folder):
 
 def curve(images, coupling, permutation, pixels, seed):
     """[(step, bits/dim of the test images with averaged weights), ...] of one training."""
-    from glow_tf import evaluation
     from glow_tf.config import GlowConfig
+    from glow_tf.evaluation import metrics
     from glow_tf.glow import Glow
-    from glow_tf.training import INITIAL_IMAGES, Trainer
+    from glow_tf.training.trainer import INITIAL_IMAGES, Trainer
 
     config = GlowConfig(
         images.image_shape,
@@ -108,7 +108,7 @@ def curve(images, coupling, permutation, pixels, seed):
             trainer.train_step(batch)
             if trainer.batches_seen % every == 0 or trainer.batches_seen == FLAGS.steps:
                 with trainer.averaged() as glow:
-                    bits = evaluation.bits_per_dim(glow, images.test, limit=FLAGS.test_images)[0]
+                    bits = metrics.bits_per_dim(glow, images.test, limit=FLAGS.test_images)[0]
                 found.append((trainer.batches_seen, bits))
             if trainer.batches_seen == FLAGS.steps:
                 break
@@ -121,7 +121,7 @@ def plot(curves):
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
-    from glow_tf import pictures
+    from glow_tf.evaluation import visualization
 
     width, height, margin, legend = 640, 420, 60, 190
     picture = Image.new("RGB", (width + legend, height), "white")
@@ -142,11 +142,11 @@ def plot(curves):
     draw.text((width / 2, height - 12), "steps", "black", font, anchor="md")
     draw.text((8, 24), "bits/dim of the test images", "black", font)
     for index, (name, points) in enumerate(sorted(curves.items(), key=lambda item: -item[1][-1, 1])):
-        colour = pictures.COLOURS[index]
+        colour = visualization.COLOURS[index]
         draw.line([place(*point) for point in points], colour, 3)
         draw.text((width - 20, margin + 22 * index), f"{name} {points[-1, 1]:.3f}", colour, font)
-    pictures.save_png(FLAGS.out, np.asarray(picture))
+    visualization.save_png(FLAGS.out, np.asarray(picture))
 
 
 if __name__ == "__main__":
-    command_line.run(main, __doc__)
+    app.run(main, __doc__)

@@ -16,7 +16,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from absl import flags
 
-from glow_tf import command_line, pretrained
+from glow_tf import pretrained
+from glow_tf.cli import app
 from glow_tf.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -30,15 +31,16 @@ STRENGTHS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 
 def main(_):
-    command_line.import_tensorflow()
-    from glow_tf import data, editing
+    app.import_tensorflow()
+    from glow_tf.data import image_data
+    from glow_tf.evaluation import editing
     from glow_tf.glow import Glow
 
     mover, judge = Glow.load(FLAGS.weights), Glow.load(FLAGS.classes)
     if judge.config.num_classes != 10:
         raise InputError(f"--classes is a model of {judge.config.num_classes} classes; the digits are 10")
     height, width, channels = mover.config.image_shape
-    digits = data.load("digits", image_size=(height, width), channels=channels)
+    digits = image_data.load("digits", image_size=(height, width), channels=channels)
     train, test = digits.train, digits.test
 
     bold, thin = thirds_by_ink(train)
@@ -72,14 +74,14 @@ def thirds_by_ink(split):
 
 
 def direction_of(glow, having, lacking):
-    from glow_tf import editing
+    from glow_tf.evaluation import editing
 
     return editing.attribute_direction(glow, having, lacking, one_label(glow, having), one_label(glow, lacking))
 
 
 def move(glow, images, direction):
     """[strengths, N, H, W, C]."""
-    from glow_tf import editing
+    from glow_tf.evaluation import editing
 
     return editing.move(glow, images, direction, STRENGTHS, one_label(glow, images)).swapaxes(0, 1)
 
@@ -105,4 +107,4 @@ def show(title, values):
 
 
 if __name__ == "__main__":
-    command_line.run(main, __doc__)
+    app.run(main, __doc__)

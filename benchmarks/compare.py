@@ -328,14 +328,18 @@ def compare(names, size, batch, rounds):
             for child in children.values():
                 child.time(what)
     gflop = flops_of_step(*SIZES[size][:-1], batch) / 1e9
-    print(f"\n{size}: L={SIZES[size][0]} K={SIZES[size][1]} width {SIZES[size][2]} batch {batch}, {rounds} rounds; "
-          f"a step is {gflop:.0f} GFLOP; matrix product {matrix_product_rate():.0f} GFLOP/s")
+    print(
+        f"\n{size}: L={SIZES[size][0]} K={SIZES[size][1]} width {SIZES[size][2]} batch {batch}, {rounds} rounds; "
+        f"a step is {gflop:.0f} GFLOP; matrix product {matrix_product_rate():.0f} GFLOP/s"
+    )
     print("| | first step s | step s | CPU s a step | GFLOP/s | sample img/s | score img/s | peak MB | parameters |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, child in children.items():
         step, score, sample = (np.median(child.found[w][1:]) for w in ("step", "score", "sample"))
-        print(f"| {name} | {child.first_step:.1f} | {step:.3f} | {np.median(child.cpu[1:]):.3f} | {gflop / step:.0f} | "
-              f"{batch / sample:.1f} | {batch / score:.1f} | {child.peak_mb:.0f} | {child.parameters:,} |")
+        print(
+            f"| {name} | {child.first_step:.1f} | {step:.3f} | {np.median(child.cpu[1:]):.3f} | {gflop / step:.0f} | "
+            f"{batch / sample:.1f} | {batch / score:.1f} | {child.peak_mb:.0f} | {child.parameters:,} |"
+        )
 
 
 def compare_memory(names, size, batches):

@@ -34,13 +34,15 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from glow_tf import data, evaluation, image_folder, weights
+from glow_tf import weights
 from glow_tf.config import GlowConfig
+from glow_tf.data import image_data, image_folder
 from glow_tf.errors import InputError
+from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
-from glow_tf.resume import ResumeState
-from glow_tf.run_directory import RunDirectory
-from glow_tf.training import Trainer
+from glow_tf.training.checkpoint import ResumeState
+from glow_tf.training.run_directory import RunDirectory
+from glow_tf.training.trainer import Trainer
 
 FORK = multiprocessing.get_context("fork")
 
@@ -237,8 +239,8 @@ def _train_killed(path, epochs, connection):
     _silence(Path(f"{path}.log"))
     tf.config.run_functions_eagerly(True)
     rng = np.random.default_rng(0)
-    train = data.Split(rng.integers(0, 256, [8, 4, 4, 1]).astype(np.uint8))
-    test = data.Split(rng.integers(0, 256, [4, 4, 4, 1]).astype(np.uint8))
+    train = image_data.Split(rng.integers(0, 256, [8, 4, 4, 1]).astype(np.uint8))
+    test = image_data.Split(rng.integers(0, 256, [4, 4, 4, 1]).astype(np.uint8))
     trainer = Trainer(Glow(GlowConfig(**KILLED)), batch_size=4)
     if connection is not None:
         _announce(connection, trainer)
@@ -385,7 +387,7 @@ def fuzz_images(folder, count, seed):
         (pictures / f"{number:06d}{extension}").write_bytes(content)
     start = time.monotonic()
     rules = image_folder.ReadRules(max_bad_fraction=1.0)
-    images = data.load(str(pictures), image_size=8, channels=3, folder_rules=rules)
+    images = image_data.load(str(pictures), image_size=8, channels=3, folder_rules=rules)
     seconds = time.monotonic() - start
     trainer = Trainer(Glow(GlowConfig(image_shape=(8, 8, 3), num_levels=1, num_steps=2, width=8)), batch_size=16)
     outcome = trainer.fit(images.train, images.test, epochs=1, run_directory=folder / "fuzzed")
@@ -441,7 +443,7 @@ class SabotagedTrainer(Trainer):
 
 def train_with_nans(num_nans, most_nans, seed, is_small):
     """(bits/dim of the digits' test images, steps left out, steps)."""
-    images = data.load("digits")
+    images = image_data.load("digits")
     size = {"num_steps": 2, "width": 16} if is_small else {"num_steps": 8, "width": 64}
     glow = Glow(GlowConfig(image_shape=(8, 8, 1), num_levels=2, num_bits=4, **size))
     trainer = SabotagedTrainer(glow, batch_size=64, warmup_steps=48)
@@ -456,7 +458,7 @@ def train_with_nans(num_nans, most_nans, seed, is_small):
             if trainer.batches_seen == steps:
                 break
     with trainer.averaged():
-        bits = np.mean([evaluation.bits_per_dim(glow, images.test, seed=noise)[0] for noise in range(0, 100, 10)])
+        bits = np.mean([metrics.bits_per_dim(glow, images.test, seed=noise)[0] for noise in range(0, 100, 10)])
     return float(bits), skipped, steps
 
 

@@ -16,7 +16,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from absl import flags
 
-from glow_tf import command_line
+from glow_tf.cli import app
 from glow_tf.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -29,23 +29,23 @@ flags.DEFINE_integer("seed", 0, "Of the dequantisation noise.", lower_bound=0)
 
 
 def main(_):
-    command_line.import_tensorflow()
+    app.import_tensorflow()
     import numpy as np
 
-    from glow_tf import evaluation, scoring
+    from glow_tf.evaluation import metrics, ood
     from glow_tf.glow import Glow
 
     glow = Glow.load(FLAGS.weights)
     images = read(FLAGS.own, glow.config)
     both = [images, CHANGED.get(FLAGS.foreign, lambda _: read(FLAGS.foreign, glow.config))(images)]
-    own, foreign = (scoring.score(glow, images, range(len(images)), seed=FLAGS.seed).columns for images in both)
+    own, foreign = (ood.score(glow, images, range(len(images)), seed=FLAGS.seed).columns for images in both)
     print(f"{len(both[0])} images of {FLAGS.own}, {len(both[1])} of {FLAGS.foreign}")
     for title in ("bits_per_dim", "lossless_bits_per_dim", "corrected_bits_per_dim"):
         area = auroc(own[title], foreign[title])
         print(f"{title:>24}: {np.mean(own[title]):7.3f} own, {np.mean(foreign[title]):7.3f} foreign, AUROC {area:.3f}")
-    summary = scoring.training_summary(glow)
+    summary = ood.training_summary(glow)
     if summary is not None:
-        p = [-evaluation.typicality(columns["bits_per_dim"], summary) for columns in (own, foreign)]
+        p = [-metrics.typicality(columns["bits_per_dim"], summary) for columns in (own, foreign)]
         print(f"{'1 - typicality_p':>24}: AUROC {auroc(*p):.3f}")
 
 
@@ -60,11 +60,11 @@ def read(name, config):
     import numpy as np
     from PIL import Image
 
-    from glow_tf import data, image_folder
+    from glow_tf.data import image_data, image_folder
 
     size, channels = config.image_shape[:2], config.image_shape[2]
     if not name.endswith(".gz"):
-        return data.load(name, image_size=size, channels=channels).test.take(FLAGS.n, seed=0)[0]
+        return image_data.load(name, image_size=size, channels=channels).test.take(FLAGS.n, seed=0)[0]
     digits = read_idx(name)[: FLAGS.n]
     fitted = [image_folder.crop_and_resize(Image.fromarray(digit), size) for digit in digits]
     return np.repeat(np.stack(fitted)[..., np.newaxis], channels, axis=-1)
@@ -104,4 +104,4 @@ CHANGED = {"blurred": blurred, "constant": constant}
 
 
 if __name__ == "__main__":
-    command_line.run(main, __doc__)
+    app.run(main, __doc__)

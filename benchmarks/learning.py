@@ -32,15 +32,15 @@ def photographs(path, train, test, file):
     """Writes {train, test: uint8 [N, 32, 32, 3]}, drawn with a fixed seed, as an .npz file."""
     from ablation import unpacked
 
-    from glow_tf import data
+    from glow_tf.data import image_data
 
     with tempfile.TemporaryDirectory() as folder:
-        images = data.load(unpacked(path, folder), image_size=32)
+        images = image_data.load(unpacked(path, folder), image_size=32)
         np.savez(file, train=images.train.take(train, seed=0)[0], test=images.test.take(test, seed=0)[0])
 
 
 def rate_of(step, options):
-    """The rate of a step from 1 on: linear up to full and down again, as `glow_tf.optimizer` has it."""
+    """The rate of a step from 1 on: linear up to full and down again, as `glow_tf.training.optimizer` has it."""
     up, down = step / max(1, options.warmup_steps), (options.steps + 1 - step) / max(1, options.cooldown_steps)
     return options.learning_rate * min(1.0, up, down)
 

@@ -22,10 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import tensorflow as tf
 
-from glow_tf import data, doctor, evaluation, pixels
+from glow_tf import dequantization
 from glow_tf.config import GlowConfig
+from glow_tf.data import image_data
+from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
-from glow_tf.training import Trainer
+from glow_tf.training import diagnostics
+from glow_tf.training.trainer import Trainer
 
 BATCH = 64
 
@@ -38,16 +41,16 @@ def main():
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--images", type=int, default=10_000, help="of the round trip")
     options = parser.parse_args()
-    digits = data.load("digits")
+    digits = image_data.load("digits")
     config = GlowConfig(
         image_shape=(8, 8, 1), num_levels=options.l_glow, num_steps=options.k_glow, width=options.width, num_bits=4
     )
     glow = Glow(config)
     seconds = train(glow, digits.train, options.steps)
     print(f"{options.steps} steps in {seconds:.0f} s")
-    bits, error, count = evaluation.bits_per_dim(glow, digits.test)
+    bits, error, count = metrics.bits_per_dim(glow, digits.test)
     print(f"test: {bits:.4f} bits/dim, standard error {error:.4f}, {count} images")
-    for tag, value in doctor.examine(glow, digits.test.images).items():
+    for tag, value in diagnostics.examine(glow, digits.test.images).items():
         print(f"{tag}: {value:.4g}")
     try_the_round_trip(glow, np.concatenate([digits.train.images, digits.test.images]), options.images)
     compare_with_float64(glow, digits.test.images)
@@ -84,7 +87,7 @@ def compare_with_float64(glow, images):
     exact = Glow(dataclasses.replace(glow.config, dtype="float64"))
     for name, variable in exact.named_variables().items():
         variable.assign(tf.cast(glow.named_variables()[name], variable.dtype))
-    noise = pixels.uniform_noise(images.shape, [0, 0])
+    noise = dequantization.uniform_noise(images.shape, [0, 0])
     values = glow.pixels.to_continuous(images, noise)
     single = glow.log_prob(values).numpy().astype(np.float64)
     double = exact.log_prob(tf.cast(values, tf.float64)).numpy()

@@ -1,4 +1,4 @@
-"""How long the page of `glow_tf.explore` takes to answer.
+"""How long the page of `python3 -m glow_tf explore` takes to answer.
 
     python3 benchmarks/page.py                       the bundled digits
     python3 benchmarks/page.py --weights FILE
@@ -36,7 +36,7 @@ def main():
         else:
             weights = options.weights or os.path.join(ROOT, "glow_tf", "pretrained", "digits.h5")
             more = []
-        command = [sys.executable, "-m", "glow_tf.explore", "--weights", os.path.abspath(weights), *more]
+        command = [sys.executable, "-m", "glow_tf", "explore", "--weights", os.path.abspath(weights), *more]
         start = time.perf_counter()
         server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:

@@ -1,8 +1,8 @@
 """Rounding: gradients of each backprop mode in float32, training in bfloat16, and XLA's compile time against K.
 
-    python3 benchmarks/precision.py gradients     float32 against float64, level by level, at K=32
-    python3 benchmarks/precision.py bfloat16      bits/dim at equal steps and the round trip, on digits
-    python3 benchmarks/precision.py xla           seconds of a first step at K=4 and K=16, with and without
+python3 benchmarks/precision.py gradients     float32 against float64, level by level, at K=32
+python3 benchmarks/precision.py bfloat16      bits/dim at equal steps and the round trip, on digits
+python3 benchmarks/precision.py xla           seconds of a first step at K=4 and K=16, with and without
 """
 
 import os
@@ -17,10 +17,12 @@ import numpy as np
 import tensorflow as tf
 from scaling import photographs
 
-from glow_tf import data, doctor, evaluation
 from glow_tf.config import GlowConfig
+from glow_tf.data import image_data
+from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
-from glow_tf.training import Trainer
+from glow_tf.training import diagnostics
+from glow_tf.training.trainer import Trainer
 
 WIDTH = 32
 
@@ -73,7 +75,7 @@ def _gradient(glow, images, mode):
 
 
 def bfloat16(steps=300):
-    digits = data.load("digits")
+    digits = image_data.load("digits")
     print("| networks in training | last 20 steps | test | round trip, bins | the same with bfloat16 networks |")
     print("|---|---|---|---|---|")
     for mixed in (False, True):
@@ -84,7 +86,7 @@ def bfloat16(steps=300):
         while len(bits) < steps:
             for images, _ in digits.train.training_batches(64, 0, len(bits) // 24):
                 bits.append(float(trainer.train_step(images)["bits_per_dim"]))
-        test, error, _ = evaluation.bits_per_dim(glow, digits.test)
+        test, error, _ = metrics.bits_per_dim(glow, digits.test)
         images = digits.test.images
         values = glow.pixels.to_continuous(images, 0.5)
         low = glow.bijector(network_dtype=tf.bfloat16)
@@ -93,14 +95,14 @@ def bfloat16(steps=300):
         kind, last = "bfloat16" if mixed else "float32", np.mean(bits[steps - 20 : steps])
         print(
             f"| {kind} | {last:.4f} | {test:.4f} ± {error:.4f} | "
-            f"{doctor.round_trip_error(glow, images):.1e} | {rounded:.1e} |",
+            f"{diagnostics.round_trip_error(glow, images):.1e} | {rounded:.1e} |",
             flush=True,
         )
 
 
 def xla():
     print("| K | first step, s | with XLA, s | next step, s | with XLA, s |\n|---|---|---|---|---|")
-    images = data.load("digits").train.images[:16]
+    images = image_data.load("digits").train.images[:16]
     for num_steps in (4, 16):
         seconds = []
         for jit_compile in (False, True):

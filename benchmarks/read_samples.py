@@ -21,7 +21,8 @@ import numpy as np
 from sklearn.svm import SVC
 
 import glow_tf
-from glow_tf import data, pictures
+from glow_tf.data import image_data
+from glow_tf.evaluation import visualization
 
 TEMPERATURE = 0.7
 EACH = 5  # of a class and kind in the blind picture
@@ -37,7 +38,7 @@ def main():
     options = parser.parse_args()
     if options.read and not options.blind:
         parser.error("--read needs --blind")
-    glow, digits = glow_tf.Glow.load(options.weights), data.load("digits")
+    glow, digits = glow_tf.Glow.load(options.weights), image_data.load("digits")
     if options.blind:
         blind(glow, digits, options)
         return
@@ -62,7 +63,7 @@ def blind(glow, digits, options):
     images = np.concatenate([samples, digits.test.images[rows]])[order]
     answers = np.concatenate([labels, labels])[order]
     if options.read is None:
-        pictures.save_png(options.blind, pictures.grid(images, 2 * EACH))
+        visualization.save_png(options.blind, visualization.grid(images, 2 * EACH))
         return
     read = np.array([int(letter) for letter in options.read if letter.isdigit()])
     if len(read) != len(answers):

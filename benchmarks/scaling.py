@@ -86,7 +86,7 @@ def plot(path, measured):
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
-    from glow_tf import pictures
+    from glow_tf.evaluation import visualization
 
     side, margin = 300, 48
     picture = Image.new("RGB", (3 * side, side), "white")
@@ -106,13 +106,13 @@ def plot(path, measured):
             return left + span * x / most_x, side - margin - span * y / most_y
 
         draw.rectangle((*place(0, most_y), *place(most_x, 0)), outline="#808080")
-        draw.line([place(*point) for point in points], pictures.COLOURS[index], 3)
+        draw.line([place(*point) for point in points], visualization.COLOURS[index], 3)
         for x, y in points:
             draw.text((place(x, 0)[0], side - margin + 4), str(x), "black", font, anchor="ma")
             draw.text(place(x, y), f"{y:.2f}", "black", font, anchor="rb")
         draw.text((left + span / 2, side - 14), title, "black", font, anchor="md")
         draw.text((left + span / 2, 20), "CPU s a step", "black", font, anchor="md")
-    pictures.save_png(path, np.asarray(picture))
+    visualization.save_png(path, np.asarray(picture))
     print(path)
 
 
@@ -123,7 +123,7 @@ def trace_graphs():
 
     from glow_tf.config import GlowConfig
     from glow_tf.glow import Glow
-    from glow_tf.training import Trainer
+    from glow_tf.training.trainer import Trainer
 
     images = tf.constant(np.zeros([8, 32, 32, 3], np.uint8))
     print("| K | tracing s | CPU s | nodes | variables | parameters |\n|" + "---|" * 6)
@@ -144,7 +144,7 @@ def measure(round_trip, initial, batch, size, channels, steps, backprop, mixed_p
 
     from glow_tf.config import GlowConfig
     from glow_tf.glow import Glow
-    from glow_tf.training import Trainer
+    from glow_tf.training.trainer import Trainer
 
     config = GlowConfig(image_shape=(size, size, channels), **model)
     glow = Glow(config)
@@ -192,11 +192,11 @@ def measure(round_trip, initial, batch, size, channels, steps, backprop, mixed_p
 
 def read_batches():
     """How fast the input pipeline shuffles, gathers, mirrors and hands over images that are in memory."""
-    from glow_tf import data
+    from glow_tf.data import image_data
 
     for size, count, batch in ((32, 8192, 512), (256, 512, 32)):
         crops = photographs(64, size)
-        split = data.Split(crops.repeat(count // 64, axis=0))
+        split = image_data.Split(crops.repeat(count // 64, axis=0))
         list(split.training_batches(batch, 0, 0, flip=True).take(1))
         start = time.perf_counter()
         steps = sum(1 for _ in split.training_batches(batch, 0, 1, flip=True))

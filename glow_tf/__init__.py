@@ -11,13 +11,13 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from glow_tf.collector import importing
+from glow_tf._gc import importing
 
 if TYPE_CHECKING:
     from glow_tf.config import GlowConfig
     from glow_tf.errors import InputError
     from glow_tf.glow import Glow
-    from glow_tf.training import Trainer
+    from glow_tf.training.trainer import Trainer
 
 # Both are read when TensorFlow is imported. oneDNN's kernels, which TensorFlow leaves off on some processors,
 # bring a training step from 1.07 s to 0.75 s; TFP is built on tf_keras.
@@ -27,7 +27,7 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 _HOMES = {
     "Glow": "glow_tf.glow",
     "GlowConfig": "glow_tf.config",
-    "Trainer": "glow_tf.training",
+    "Trainer": "glow_tf.training.trainer",
     "InputError": "glow_tf.errors",
 }
 

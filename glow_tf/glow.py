@@ -10,18 +10,19 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from absl import logging
 
-from glow_tf import networks, pixels, weights
-from glow_tf.architectures import ARCHITECTURES
+from glow_tf import dequantization, weights
+from glow_tf._gc import paused
 from glow_tf.bijectors.base import EVENT_NDIMS, batch_shape, event_sum
 from glow_tf.bijectors.gaussian import to_standard
 from glow_tf.bijectors.logit import Logit
 from glow_tf.bijectors.split import Split
 from glow_tf.bijectors.squeeze import Squeeze
-from glow_tf.collector import paused
 from glow_tf.config import GlowConfig
+from glow_tf.dequantization import Array, Labels
 from glow_tf.errors import InputError
-from glow_tf.levels import Classifier, FlowSteps
-from glow_tf.pixels import Array, Labels
+from glow_tf.nn import openai
+from glow_tf.nn.architectures import ARCHITECTURES
+from glow_tf.nn.steps import Classifier, FlowSteps
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -60,7 +61,7 @@ class Glow(tf.Module):
     def __init__(self, config: GlowConfig, seed: int = 0, network: Any = None) -> None:
         super().__init__(name="glow")
         self.config = config
-        self.pixels = pixels.PixelScale(config.num_bits, *config.pixel_range)
+        self.pixels = dequantization.PixelScale(config.num_bits, *config.pixel_range)
         self.metadata: dict[str, Any] = {}
         # Whether the actnorms are set: by `initialize`, or with all other weights from a file.
         self.is_initialized = False
@@ -240,7 +241,7 @@ class Glow(tf.Module):
             seed: of the noise.
         """
         images = self._bytes(images)
-        noise = pixels.uniform_noise(images.shape, [seed, 0], self._dtype)
+        noise = dequantization.uniform_noise(images.shape, [seed, 0], self._dtype)
         if labels is None and self.config.num_classes:
             log_prob = self.log_prob(self.pixels.to_continuous(images, noise, self._dtype))
             return self.pixels.bits_per_dim(log_prob, self.config.num_dims)
@@ -283,7 +284,7 @@ class Glow(tf.Module):
         classifier = self._needed_classifier()
         deepest = self._top.bijector(labels).forward(self.per_level(z)[-1])
         parameters = {key: classifier[key] for key in ("kernel", "bias", "log_scale")}
-        return networks.zero_linear(parameters, tf.reduce_mean(deepest, axis=[1, 2]))
+        return openai.zero_linear(parameters, tf.reduce_mean(deepest, axis=[1, 2]))
 
     def _needed_classifier(self) -> Classifier:
         if self._classifier is None:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 import h5py
 import numpy as np
 
-from glow_tf import lookup
+from glow_tf.data import registry
 from glow_tf.errors import InputError
 
 MAX_FILE_BYTES = 4_400_000_000  # 1e9 parameters in float32 and a tenth for tables; bounds the time of a digest
@@ -501,7 +501,9 @@ def open_regular(path: str | os.PathLike) -> io.FileIO:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         file = io.FileIO(descriptor, "rb")
     except FileNotFoundError as error:
-        raise InputError(f"{shown(path)} does not exist; a weights file is wanted{lookup.suggestion(path)}") from error
+        raise InputError(
+            f"{shown(path)} does not exist; a weights file is wanted{registry.suggestion(path)}"
+        ) from error
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise

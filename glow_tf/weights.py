@@ -250,9 +250,7 @@ def read_foreign(path: str | os.PathLike) -> dict[str, np.ndarray]:
         return h5.load({name: h5.stored(name, data_set) for name, data_set in found.items()})
 
 
-def _check_names(
-    h5: H5File, found: Iterable[str], expected: Iterable[str], what: str, owner: str
-) -> None:
+def _check_names(h5: H5File, found: Iterable[str], expected: Iterable[str], what: str, owner: str) -> None:
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected]
     problems = [f"lacks {what}{listed(missing)}"] if missing else []

@@ -12,8 +12,8 @@ _MANY = """
 import contextlib, importlib, io, json, sys
 from absl import flags
 from absl.testing import flagsaver
-from glow_tf import command_line
-command = importlib.import_module(f"glow_tf.commands.{sys.argv[1]}")
+from glow_tf.cli import app
+command = importlib.import_module(f"glow_tf.cli.{sys.argv[1]}")
 answers = []
 for arguments in json.load(sys.stdin):
     output, errors = io.StringIO(), io.StringIO()
@@ -21,7 +21,7 @@ for arguments in json.load(sys.stdin):
     sys.argv = [command.__file__, *arguments]
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         try:
-            command_line.run(command.main, command.__doc__)
+            app.run(command.main, command.__doc__)
         except SystemExit as end:
             status = end.code or 0
         except BaseException as error:

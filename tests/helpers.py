@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from glow_tf.config import GlowConfig
 from glow_tf.glow import Glow
-from glow_tf.networks import OpenAINetwork
+from glow_tf.nn.openai import OpenAINetwork
 
 # Values computed with other programs; not part of the repository.
 REFERENCE = pathlib.Path(__file__).parents[2] / "shared" / "reference"

@@ -5,10 +5,10 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from glow_tf import data
 from glow_tf.config import GlowConfig
+from glow_tf.data import image_data
 from glow_tf.glow import Glow
-from glow_tf.training import Trainer
+from glow_tf.training.trainer import Trainer
 
 CONFIG = {"image_shape": (8, 8, 1), "num_levels": 2, "num_steps": 2, "width": 8, "num_bits": 4}
 BATCH = 8
@@ -66,7 +66,7 @@ def images():
     rng = np.random.default_rng(1)
     blots = rng.integers(0, 256, [38, 2, 2, 1]).repeat(4, axis=1).repeat(4, axis=2)
     noisy = np.clip(blots + rng.integers(-20, 21, [38, 8, 8, 1]), 0, 255).astype(np.uint8)
-    return data.Split(noisy[:26]), data.Split(noisy[26:])
+    return image_data.Split(noisy[:26]), image_data.Split(noisy[26:])
 
 
 def after_step(trainer, number, act):

@@ -6,7 +6,7 @@ import tensorflow as tf
 from helpers import CountingNetwork, make_glow, random_images, values_of
 
 from glow_tf.errors import InputError
-from glow_tf.training import Trainer
+from glow_tf.training.trainer import Trainer
 
 
 def test_all_classes_at_once_are_each_class_alone(conditional_glow, rng):

@@ -10,11 +10,16 @@ import tensorflow as tf
 from glow_tf.config import GlowConfig
 from glow_tf.glow import Glow
 
-BIJECTORS = ("actnorm", "coupling", "flow_step", "gaussian", "invertible_conv", "logit", "permutation", "repeated")
 MODULES = (
-    *("collector", "config", "data", "editing", "errors", "evaluation", "glow", "image_folder", "inspect"),
-    *("keras_model", "pictures", "pixels", "pretrained", "scoring", "splits", "training", "weights"),
-    *(f"bijectors.{name}" for name in (*BIJECTORS, "squeeze")),
+    *("_gc", "config", "dequantization", "errors", "glow", "pretrained", "weights"),
+    *(
+        f"bijectors.{name}"
+        for name in ("actnorm", "coupling", "flow_step", "gaussian", "invertible_conv", "logit", "permutation")
+    ),
+    *("bijectors.scan", "bijectors.squeeze"),
+    *(f"data.{name}" for name in ("dataset", "image_data", "image_folder", "registry")),
+    *(f"evaluation.{name}" for name in ("editing", "metrics", "ood", "visualization")),
+    *("cli.inspect", "integrations.keras", "training.trainer"),
 )
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
 

@@ -15,12 +15,12 @@ from helpers import (
 from naive import NaiveGlow
 
 import glow_tf.glow
-from glow_tf import networks
-from glow_tf.bijectors.repeated import BACKPROP_MODES
+from glow_tf.bijectors.scan import BACKPROP_MODES
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
-from glow_tf.networks import OpenAINetwork
+from glow_tf.nn import openai
+from glow_tf.nn.openai import OpenAINetwork
 
 tfd = tfp.distributions
 
@@ -361,8 +361,8 @@ def convolutions_of_one_sweep():
         total += count(lambda kept, p=parameters: network.output(p, kept), h, w, channels // 2)
         if level < 2:
             parameters = under(f"split{level}/")
-            total += count(lambda kept, p=parameters: networks.zero_conv(p, kept), h, w, channels // 2)
-    return total + count(lambda z: z + networks.zero_conv_of_zeros(under("top/"), h, w), h, w, 2 * channels)
+            total += count(lambda kept, p=parameters: openai.zero_conv(p, kept), h, w, channels // 2)
+    return total + count(lambda z: z + openai.zero_conv_of_zeros(under("top/"), h, w), h, w, 2 * channels)
 
 
 @every_backprop

@@ -14,12 +14,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {
-    "glow-train": "glow_tf.commands.train:run",
-    "glow-sample": "glow_tf.commands.sample:run",
-    "glow-evaluate": "glow_tf.commands.evaluate:run",
-    "glow-convert": "glow_tf.commands.convert:run",
-    "glow-inspect": "glow_tf.inspect:run",
-    "glow-explore": "glow_tf.explore:run",
+    "glow-train": "glow_tf.cli.train:run",
+    "glow-sample": "glow_tf.cli.sample:run",
+    "glow-evaluate": "glow_tf.cli.evaluate:run",
+    "glow-convert": "glow_tf.cli.convert:run",
+    "glow-inspect": "glow_tf.cli.inspect:run",
+    "glow-explore": "glow_tf.cli.explore:run",
 }
 BUILD = (
     "import os, sys; from setuptools import build_meta as b; out = sys.argv[1]; os.makedirs(out);"
@@ -72,7 +72,7 @@ def test_commands_run_from_the_wheel(unpacked, tmp_path, command):
 
 
 def test_bundled_weights_are_found_from_the_wheel(unpacked, tmp_path):
-    answer = _run(unpacked, tmp_path, ["-m", "glow_tf.inspect"])
+    answer = _run(unpacked, tmp_path, ["-m", "glow_tf", "inspect"])
     assert str(unpacked) in answer
     assert "294,756 trained" in answer
 

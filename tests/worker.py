@@ -15,22 +15,23 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from glow_tf import data, workers
 from glow_tf.config import GlowConfig
+from glow_tf.data import image_data
 from glow_tf.glow import Glow
-from glow_tf.training import Trainer, default_strategy
+from glow_tf.training import distributed
+from glow_tf.training.trainer import Trainer, default_strategy
 
 BATCH = 16
 
 
 def main(output, devices, steps=20):
     if "TF_CONFIG" in os.environ:
-        strategy = workers.multi_worker_strategy("ring")
+        strategy = distributed.multi_worker_strategy("ring")
     else:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices))
         strategy = default_strategy()
-    split = data.load("digits").train
+    split = image_data.load("digits").train
     with strategy.scope():
         glow = Glow(GlowConfig((8, 8, 1), num_levels=1, num_steps=3, width=16, num_bits=4))
     trainer = Trainer(glow, batch_size=BATCH, warmup_steps=10)

@@ -28,9 +28,9 @@ import numpy as np
 from glow_tf import weights
 from glow_tf.config import MAX_LEVELS, GlowConfig
 from glow_tf.errors import InputError
-from glow_tf.glow_tf2_parts import KERNEL_SIDE, exchanged_halves
-from glow_tf.importers.assemble import conv1x1_values, glow_from, prefixed, sign_and_log_abs, stacked
-from glow_tf.networks import LOG_SCALE_FACTOR
+from glow_tf.importers.common import conv1x1_values, glow_from, prefixed, sign_and_log_abs, stacked
+from glow_tf.nn.glow_tf2 import KERNEL_SIDE, exchanged_halves
+from glow_tf.nn.openai import LOG_SCALE_FACTOR
 
 # A byte v is 0.05 + 0.95 v / 255 there: the middle of its bin in this range.
 _STEP = 0.95 / 255

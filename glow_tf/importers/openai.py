@@ -47,7 +47,7 @@ import tensorflow as tf
 from glow_tf.bijectors.invertible_conv import plu_weight
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
-from glow_tf.importers.assemble import (
+from glow_tf.importers.common import (
     check_finite,
     check_shapes,
     conv1x1_values,
@@ -55,7 +55,7 @@ from glow_tf.importers.assemble import (
     prefixed,
     stacked,
 )
-from glow_tf.levels import PLU_NAMES
+from glow_tf.nn.steps import PLU_NAMES
 
 AVERAGED = "/ExponentialMovingAverage"
 

@@ -30,7 +30,7 @@ import numpy as np
 
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
-from glow_tf.importers.assemble import (
+from glow_tf.importers.common import (
     check_finite,
     check_shapes,
     conv1x1_values,
@@ -39,7 +39,7 @@ from glow_tf.importers.assemble import (
     sign_and_log_abs,
     stacked,
 )
-from glow_tf.networks import LOG_SCALE_FACTOR
+from glow_tf.nn.openai import LOG_SCALE_FACTOR
 
 
 def read(path, image_size, num_bits):

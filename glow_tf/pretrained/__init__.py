@@ -4,7 +4,7 @@ import os
 import pathlib
 
 from glow_tf.errors import InputError
-from glow_tf.run_directory import RunDirectory, newest_weights
+from glow_tf.training.run_directory import RunDirectory, newest_weights
 from glow_tf.weights import open_weights
 
 DIGITS = pathlib.Path(__file__).parent / "digits.h5"

@@ -19,8 +19,8 @@ from glow_tf.bijectors.permutation import ChannelPermutation
 from glow_tf.bijectors.split import Split
 from glow_tf.bijectors.squeeze import Squeeze
 from glow_tf.config import GlowConfig
-from glow_tf.levels import FlowSteps
-from glow_tf.networks import OpenAINetwork
+from glow_tf.nn.openai import OpenAINetwork
+from glow_tf.nn.steps import FlowSteps
 
 tfb = tfp.bijectors
 

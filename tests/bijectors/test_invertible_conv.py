@@ -4,7 +4,7 @@ import tensorflow as tf
 from naive import dense
 
 from glow_tf.bijectors.invertible_conv import InvertibleConv1x1, plu_decompose, plu_inverse, plu_weight
-from glow_tf.levels import PLU_NAMES
+from glow_tf.nn.steps import PLU_NAMES
 
 
 def random_factors(rng, stack=3, channels=6):

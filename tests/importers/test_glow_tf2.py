@@ -13,7 +13,7 @@ from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
 from glow_tf.importers import glow_tf2
-from glow_tf.training import Trainer
+from glow_tf.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
 from glow_tf.importers import openai
-from glow_tf.training import Trainer
+from glow_tf.training.trainer import Trainer
 
 # (image size, bits) of each reference, which their checkpoints do not hold.
 REFERENCES = {"a": (16, 8), "b": (16, 5), "c": (16, 8), "d": (32, 8)}

@@ -1,0 +1,25 @@
+"""Every command of the package under one name: `python3 -m glow_tf train|sample|evaluate|convert|inspect|explore`."""
+
+import importlib
+import sys
+
+COMMANDS = ("train", "sample", "evaluate", "convert", "inspect", "explore")
+
+USAGE = f"usage: python3 -m glow_tf {{{','.join(COMMANDS)}}} [flags]; --help after a command shows its flags"
+
+
+def run() -> None:
+    """Runs the command that the first argument names; does not return."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in ("--help", "-h", "help"):
+        print(USAGE)
+        sys.exit(0)
+    if command not in COMMANDS:
+        print(f"error: {command!r} is not a command of glow_tf; {USAGE}", file=sys.stderr)
+        sys.exit(2)
+    del sys.argv[1]
+    importlib.import_module(f"glow_tf.cli.{command}").run()
+
+
+if __name__ == "__main__":
+    run()

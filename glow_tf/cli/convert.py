@@ -1,0 +1,108 @@
+"""Reads other programs' weights into weights.h5, and writes weights.h5 for other programs.
+
+python3 convert.py --from openai PREFIX --img_size 32 --out weights.h5
+python3 convert.py --from glow-tf2 FILE --out weights.h5
+python3 convert.py --from rosinality FILE.pt --img_size 64 --n_bits 5 --out weights.h5
+python3 convert.py --to openai weights.h5 --out PREFIX
+python3 convert.py --to saved-model weights.h5 --out FOLDER     runs without this package; see glow_tf/export.py
+"""
+
+import os
+
+from absl import flags
+
+from glow_tf.cli import app
+from glow_tf.errors import InputError
+
+FLAGS = flags.FLAGS
+
+PROGRAMS = ("openai", "glow-tf2", "rosinality")
+
+flags.DEFINE_enum("from", None, PROGRAMS, "Whose weights are read: openai/glow, GLOW-tf2 or rosinality/glow-pytorch.")
+flags.DEFINE_enum("to", None, ["openai", "saved-model"], "The format that a weights.h5 is written in.")
+flags.DEFINE_string("out", None, "The weights.h5 to write; with --to, the checkpoint's prefix or the folder.")
+flags.DEFINE_integer("img_size", None, "Side of the images, which openai and rosinality do not store.", lower_bound=1)
+flags.DEFINE_integer("n_bits", 8, "Bits a channel, which openai and rosinality do not store.", 1, 8)
+flags.DEFINE_bool("ema", False, "Of an OpenAI checkpoint take the averaged weights.")
+
+
+def main(arguments):
+    program, target = FLAGS["from"].value, FLAGS.to
+    _check_flags(arguments, program, target)
+    source = arguments[0]
+    app.import_tensorflow()
+    try:
+        if target == "saved-model":
+            _write_saved_model(source)
+        elif target:
+            _write_openai(source)
+        else:
+            _write_weights(program, source)
+    except OSError as error:
+        raise InputError(f"{FLAGS.out} cannot be written: {error.strerror or error}") from error
+
+
+def _check_flags(arguments, program, target):
+    if bool(program) == bool(target):
+        raise InputError(f"give either --from, one of {', '.join(PROGRAMS)}, or --to openai or saved-model")
+    if len(arguments) != 1:
+        raise InputError(f"give one path to read; {len(arguments)} were given")
+    if not FLAGS.out:
+        raise InputError("name the file to write with --out")
+    if program in ("openai", "rosinality") and FLAGS.img_size is None:
+        raise InputError(f"{program}'s files do not say how large the images are: give --img_size")
+    if program == "glow-tf2" and FLAGS["n_bits"].present:
+        raise InputError("GLOW-tf2's models have 8 bits a channel; leave --n_bits away")
+    if FLAGS.ema and program != "openai":
+        raise InputError("--ema is for --from openai: only its checkpoints hold averaged weights")
+    if os.path.isdir(FLAGS.out):
+        raise InputError(f"--out {FLAGS.out} is a folder; a file's name is needed")
+
+
+def _write_weights(program, source):
+    glow = _read(program, source)
+    glow.save_weights(FLAGS.out)
+    c = glow.config
+    print(
+        f"{FLAGS.out}: images {'x'.join(map(str, c.image_shape))} of {c.num_bits} bits, L={c.num_levels} levels of "
+        f"K={c.num_steps} steps, width {c.width}, {c.coupling}, {c.permutation}"
+        + (f", {c.num_classes} classes" if c.num_classes else "")
+        + f", {glow.num_parameters:,} parameters"
+    )
+
+
+def _read(program, source):
+    if program == "openai":
+        from glow_tf.importers import openai
+
+        return openai.read(source, FLAGS.img_size, FLAGS.n_bits, averaged=FLAGS.ema)
+    if program == "glow-tf2":
+        from glow_tf.importers import glow_tf2
+
+        return glow_tf2.read(source, FLAGS.img_size)
+    from glow_tf.importers import rosinality
+
+    return rosinality.read(source, FLAGS.img_size, FLAGS.n_bits)
+
+
+def _write_openai(source):
+    from glow_tf.glow import Glow
+    from glow_tf.importers import openai
+
+    glow = Glow.load(source)
+    openai.write(glow, FLAGS.out)
+    size = glow.config.image_shape[0]
+    print(f"{FLAGS.out}.index and its data; read them with --img_size {size} --n_bits {glow.config.num_bits}")
+
+
+def _write_saved_model(source):
+    from glow_tf.glow import Glow
+    from glow_tf.integrations import saved_model
+
+    saved_model.save_model(Glow.load(source), FLAGS.out)
+    print(f"{FLAGS.out}: a SavedModel with the signatures sample, bits_per_dim, log_prob, encode and decode")
+
+
+def run():
+    """The command, from the command line; does not return."""
+    app.run(main, __doc__)

@@ -1,0 +1,282 @@
+"""Training by several processes: who takes part, and how the others follow the chief.
+
+Every worker runs the same command on the same data. The chief alone decides, evaluates and writes: before each
+step it tells the others what comes next, and they do it on their part of the batch. Whatever ends the chief's
+run, a signal or an error, ends theirs, and a signal to any of them stops all.
+
+A collective operation cannot go on without one of its processes. When one dies, each of the others raises
+`WorkerLost`; all are started again and go on from the chief's last state, which the chief sends around: the
+other workers need no shared folder.
+"""
+
+import contextlib
+import json
+import os
+
+import tensorflow as tf
+
+from glow_tf.errors import InputError, TrainingFailure, WorkerLost
+from glow_tf.training.signals import SignalWatch
+
+COMMUNICATIONS = ("auto", "ring", "nccl")
+
+# What the chief announces.
+_STEP, _TAKE_VALUES, _END, _FAILED = range(1, 5)
+
+# Variables are sent around in pieces of this size, which bounds the copies.
+_PIECE_BYTES = 256 * 2**20
+
+
+def multi_worker_strategy(communication="auto"):
+    """A MultiWorkerMirroredStrategy from TF_CONFIG, else from Slurm; waits until all workers are there.
+
+    Must come before TensorFlow's first operation, even before it lists its devices.
+
+    Args:
+        communication: "auto", "ring" (any device) or "nccl" (NVIDIA GPUs).
+    Raises:
+        InputError: if there is neither, or TF_CONFIG makes no sense.
+        WorkerLost: if another worker dies meanwhile.
+    """
+    if communication not in COMMUNICATIONS:
+        raise InputError(f"communication is {communication!r}; it can be {', '.join(COMMUNICATIONS)}")
+    if communication == "nccl" and not tf.config.list_physical_devices("GPU"):
+        raise InputError("communication is 'nccl', but TensorFlow sees no GPU here; 'ring' works on CPUs")
+    implementation = getattr(tf.distribute.experimental.CommunicationImplementation, communication.upper())
+    options = tf.distribute.experimental.CommunicationOptions(implementation=implementation)
+    resolver = _cluster()
+    with _noticing_losses():
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+
+
+class Workers:
+    """The processes of a strategy; with any other than a multi-worker strategy, this one process.
+
+    Args:
+        strategy: a tf.distribute.Strategy.
+
+    Attributes:
+        index, count: of this worker, the chief being 0, and of all.
+        first_replica, num_local_replicas: of this worker.
+    """
+
+    def __init__(self, strategy):
+        self._strategy = strategy
+        ids = strategy.experimental_local_results(
+            strategy.experimental_distribute_values_from_function(lambda context: context.replica_id_in_sync_group)
+        )
+        self.first_replica, self.num_local_replicas = int(ids[0]), len(ids)
+        self.count = strategy.num_replicas_in_sync // len(ids)
+        self.index = self.first_replica // len(ids)
+        self._summed = tf.function(self._sum_over_workers, autograph=False)
+        self._senders = None
+
+    @property
+    def is_chief(self):
+        """Whether this is the worker that evaluates and writes."""
+        return self.index == 0
+
+    @contextlib.contextmanager
+    def noticing_losses(self):
+        """Turns what TensorFlow raises when another worker is gone into WorkerLost."""
+        if self.count == 1:
+            yield
+            return
+        with _noticing_losses():
+            yield
+
+    def share(self, variables):
+        """Gives all workers the chief's values, bit for bit; all call it."""
+        if self.count == 1:
+            return
+        if self._senders is None:
+            pieces = _pieces({id(variable): variable for variable in variables}.values())
+            self._senders = [tf.function(self._sender(piece), autograph=False) for piece in pieces]
+        with self.noticing_losses():
+            for send in self._senders:
+                send()
+
+    def announce_step(self, trainer):
+        """The chief's part before a step; a signal that another worker received is sent to this process, too."""
+        if not trainer.workers_agree:
+            self._exchange(_TAKE_VALUES)
+            trainer.share_values()
+        received = self._exchange(_STEP, trainer.batches_seen)[2:].max()
+        if received:
+            os.kill(os.getpid(), int(received))
+
+    def announce_end(self, stopped_by):
+        """The chief's last word after a run that was trained to its end or stopped by a signal."""
+        if self.count > 1:
+            self._exchange(_END, stopped_by or 0)
+
+    def announce_failure(self):
+        """The chief's last word when it ends by an error of its own; never raises."""
+        with contextlib.suppress(WorkerLost):
+            self._exchange(_FAILED)
+
+    def follow(self, trainer, train, flip):
+        """Every other worker's run.
+
+        Args:
+            trainer: this worker's Trainer.
+            train: the training split, the same as the chief's.
+            flip: as the chief's.
+        Returns:
+            the number of the signal that stopped the run, or None.
+        Raises:
+            TrainingFailure: if the chief ended by an error.
+        """
+        batches = _Batches(trainer, train, flip)
+        with SignalWatch() as signals:
+            while True:
+                message = self._exchange(signal_received=signals.received or 0)
+                action, number = int(message[0]), int(message[1])
+                if action == _STEP:
+                    trainer.batches_seen = number
+                    trainer.train_step(*batches.batch(number))
+                elif action == _TAKE_VALUES:
+                    trainer.share_values()
+                elif action == _END:
+                    return number or None
+                else:
+                    raise TrainingFailure("the chief ended by an error; its own output names it")
+
+    def _exchange(self, action=0, number=0, signal_received=0):
+        """[2 + count] integers that every worker gets: the chief's action and number, and each one's signal."""
+        message = [action, number, *(signal_received if i == self.index else 0 for i in range(self.count))]
+        with self.noticing_losses():
+            return self._summed(tf.constant(message, tf.int64)).numpy()
+
+    def _sum_over_workers(self, message):
+        def in_replica(message):
+            context = tf.distribute.get_replica_context()
+            speaks = tf.equal(context.replica_id_in_sync_group % self.num_local_replicas, 0)
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(speaks, message, tf.zeros_like(message)))
+
+        result = self._strategy.run(in_replica, args=(message,))
+        return self._strategy.experimental_local_results(result)[0]
+
+    def _sender(self, variables):
+        """A function that overwrites these variables with the chief's: a sum to which the others add nothing."""
+
+        def in_replica():
+            context = tf.distribute.get_replica_context()
+            is_chief = tf.equal(context.replica_id_in_sync_group, 0)
+            values = []
+            for variable in variables:
+                value = tf.convert_to_tensor(variable)
+                # -0.0 changes no float, not even another -0.0.
+                value = value if value.dtype.is_floating else tf.cast(value, tf.int64)
+                nothing = tf.constant(-0.0 if value.dtype.is_floating else 0, value.dtype)
+                values.append(tf.where(is_chief, value, nothing))
+            sums = [context.all_reduce(tf.distribute.ReduceOp.SUM, value) for value in values]
+            for variable, total in zip(variables, sums, strict=True):
+                tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tf.cast(total, variable.dtype))
+
+        return lambda: self._strategy.run(in_replica)
+
+
+class _Batches:
+    """This worker's part of the batches of a split, by their numbers over all epochs."""
+
+    def __init__(self, trainer, train, flip):
+        self._trainer, self._train, self._flip = trainer, train, flip
+        self._steps_per_epoch = train.steps_per_epoch(trainer.batch_size)
+        self._next: int | None = None
+        self._iterator = iter(())
+
+    def batch(self, number):
+        """(images, labels); batches that follow each other are read from one iterator."""
+        epoch, done = divmod(number, self._steps_per_epoch)
+        if number != self._next or not done:
+            trainer = self._trainer
+            self._iterator = iter(
+                self._train.training_batches(
+                    trainer.batch_size, trainer.seed, epoch, flip=self._flip, skip=done, shard=trainer.shard
+                )
+            )
+        self._next = number + 1
+        return next(self._iterator)
+
+
+@contextlib.contextmanager
+def _noticing_losses():
+    try:
+        yield
+    except (tf.errors.ResourceExhaustedError, tf.errors.InvalidArgumentError):
+        raise
+    except tf.errors.OpError as error:
+        raise WorkerLost(
+            f"another worker is gone ({type(error).__name__}); start every worker again: the run goes on from its "
+            f"last state"
+        ) from error
+
+
+def _pieces(variables):
+    """The variables in lists of about `_PIECE_BYTES`."""
+    pieces: list[list] = [[]]
+    size = 0
+    for variable in variables:
+        own = variable.shape.num_elements() * variable.dtype.size
+        if pieces[-1] and size + own > _PIECE_BYTES:
+            pieces.append([])
+            size = 0
+        pieces[-1].append(variable)
+        size += own
+    return pieces
+
+
+def _cluster():
+    """The ClusterResolver of the environment."""
+    if os.environ.get("TF_CONFIG"):
+        _check_tf_config(os.environ["TF_CONFIG"])
+        return tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    if "SLURM_STEP_NODELIST" in os.environ:
+        return _slurm_cluster()
+    raise InputError(
+        "several workers need TF_CONFIG, or a Slurm step (srun); for the devices of this machine alone leave "
+        "--strategy out"
+    )
+
+
+def _check_tf_config(text):
+    example = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
+    try:
+        config = json.loads(text)
+        tasks = {kind: list(addresses) for kind, addresses in config["cluster"].items()}
+        kind, index = config["task"]["type"], int(config["task"]["index"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(f"TF_CONFIG cannot be read ({what}); it looks like {example}") from None
+    unknown = sorted(set(tasks) - {"chief", "worker"})
+    if unknown:
+        raise InputError(f"TF_CONFIG names tasks of type {', '.join(unknown)}; it can be chief and worker")
+    if not 0 <= index < len(tasks.get(kind, [])):
+        raise InputError(
+            f"TF_CONFIG says that this is task {index} of type {kind!r}, but lists {len(tasks.get(kind, []))} of them"
+        )
+
+
+def _slurm_cluster():
+    """The tasks of this Slurm step, one worker each, with the GPUs that Slurm lets each of them see.
+
+    The resolver itself deals out GPUs by setting CUDA_VISIBLE_DEVICES, which goes wrong where Slurm has done so,
+    and divides by zero where there are none: it is asked for the addresses only.
+    """
+    try:
+        slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(
+            port_base=_slurm_port(), gpus_per_node=2**16, gpus_per_task=1, auto_set_gpu=False
+        )
+        spec = slurm.cluster_spec()
+    except (RuntimeError, ValueError, KeyError, AssertionError) as error:
+        raise InputError(f"Slurm's variables make no cluster: {error}") from error
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        spec, task_type=slurm.task_type, task_id=slurm.task_id, num_accelerators={"GPU": gpus}, rpc_layer="grpc"
+    )
+
+
+def _slurm_port():
+    """Two jobs that share a node must not meet."""
+    return 20_000 + 16 * (int(os.environ.get("SLURM_JOB_ID", 0)) % 1000)

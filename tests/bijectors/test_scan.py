@@ -1,0 +1,104 @@
+"""`Repeated` against the chain of K steps that it stands for."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from helpers import SMALL, randomize
+
+from glow_tf.bijectors.actnorm import ActNorm
+from glow_tf.bijectors.scan import BACKPROP_MODES, Repeated
+from glow_tf.config import GlowConfig
+from glow_tf.nn.openai import OpenAINetwork
+from glow_tf.nn.steps import FlowSteps
+
+tfb = tfp.bijectors
+
+NUM_STEPS = 4
+EVENT = (2, 4, 8)
+
+KINDS = [("affine", "conv1x1"), ("additive", "shuffle")]
+
+
+def make_steps(coupling, permutation):
+    rng = np.random.default_rng(5)
+    config = GlowConfig(**SMALL | {"num_steps": NUM_STEPS, "coupling": coupling, "permutation": permutation})
+    steps = FlowSteps(config, EVENT[-1], OpenAINetwork(8), rng, "level0")
+    randomize(steps, rng)
+    return steps
+
+
+def chain(steps):
+    """The K steps, each with its slice, as TFP's own chain."""
+    variables = {name.removeprefix("level0/"): tf.convert_to_tensor(v) for name, v in steps.named_variables().items()}
+    prepared = steps.prepare(variables, ("forward", "inverse"))
+    # Chain's inverse begins with its first bijector.
+    return tfb.Chain([steps.step({name: value[k] for name, value in prepared.items()}) for k in range(NUM_STEPS)])
+
+
+def value_log_det_and_gradients(make_bijector, direction, values, weights, variables):
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        bijector = make_bijector()
+        result = getattr(bijector, direction)(values)
+        log_det = getattr(bijector, f"{direction}_log_det_jacobian")(values, event_ndims=3)
+        loss = tf.reduce_sum(weights * result) + tf.reduce_sum(log_det * log_det)
+    return [result, log_det, *tape.gradient(loss, [values, *variables])]
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["graph", "eager"])
+@pytest.mark.parametrize("direction", ["inverse", "forward"])
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_equals_the_chain_of_its_steps(kind, direction, compiled, rng):
+    steps = make_steps(*kind)
+    variables = steps.trainable_variables
+    values, weights = (tf.constant(rng.standard_normal((3, *EVENT))) for _ in range(2))
+    expected = value_log_det_and_gradients(lambda: chain(steps), direction, tf.identity(values), weights, variables)
+    names = ["value", "log-det", "gradient of values", *(v.name for v in variables)]
+    for backprop in BACKPROP_MODES:
+
+        def run(values, backprop=backprop):
+            return value_log_det_and_gradients(lambda: steps.bijector(backprop), direction, values, weights, variables)
+
+        found = (tf.function(run, autograph=False) if compiled else run)(tf.identity(values))
+        for name, got, wanted in zip(names, found, expected, strict=True):
+            assert np.max(np.abs(wanted)) > 1e-3, f"{name} is no test: it is about zero"
+            scale = np.max(np.abs(wanted))
+            np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12 * scale, err_msg=f"{name}, {backprop}")
+
+
+@pytest.mark.parametrize("backprop", BACKPROP_MODES)
+def test_gradients_may_be_asked_for_twice(backprop, rng):
+    bijector = make_steps("affine", "conv1x1").bijector(backprop)
+    images = tf.constant(rng.standard_normal((2, *EVENT)))
+    with tf.GradientTape(persistent=True) as tape:
+        log_det = bijector.inverse_and_log_det(images)[1]
+    first, second = (tape.gradient(log_det, bijector.trainable_variables) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("backprop", BACKPROP_MODES)
+def test_plain_tensors_and_no_preparation(backprop):
+    shift, log_scale = tf.constant([[1.0], [2.0], [-4.0]]), tf.math.log([[2.0], [3.0], [0.5]])
+    repeated = Repeated(
+        lambda p, memory: ActNorm(p["shift"], p["log_scale"]),
+        {"shift": shift, "log_scale": log_scale},
+        num_steps=3,
+        backprop=backprop,
+    )
+    image = tf.constant([[[5.0], [0.0]]])
+    # ((5 + 1) * 2 + 2) * 3 = 42, (42 - 4) / 2 = 19; ((0 + 1) * 2 + 2) * 3 = 12, (12 - 4) / 2 = 4
+    np.testing.assert_allclose(repeated.inverse(image), [[[19.0], [4.0]]], rtol=1e-6)
+    np.testing.assert_allclose(repeated.inverse_log_det_jacobian(image, 3), 2 * np.log(3.0), rtol=1e-6)
+    np.testing.assert_allclose(repeated.forward(tf.constant([[[19.0], [4.0]]])), image, rtol=1e-6, atol=1e-6)
+
+
+def test_a_wrong_leading_axis_is_an_error():
+    with pytest.raises(ValueError, match="parameter shift holds 3 steps, not 2"):
+        Repeated(lambda p, memory: ActNorm(p["shift"], p["shift"]), {"shift": tf.zeros([3, 1])}, num_steps=2)
+
+
+def test_an_unknown_way_back_is_an_error():
+    with pytest.raises(ValueError, match="backprop is 'cheap'; it can be stored, recompute, reversible"):
+        Repeated(lambda p, memory: ActNorm(p["shift"], p["shift"]), {"shift": tf.zeros([2, 1])}, 2, backprop="cheap")

@@ -1,0 +1,109 @@
+"""`python3 -m glow_tf inspect`: what a weights file says, without TensorFlow, and one line for bad files."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from commands import environment
+from helpers import make_glow
+
+from glow_tf import pretrained, weights
+from glow_tf.cli import inspect
+from glow_tf.nn import steps
+
+
+def started(*arguments, cwd):
+    command = [sys.executable, "-m", "glow_tf", "inspect", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd, env=environment(), check=False)
+
+
+@pytest.fixture
+def file(tmp_path, small_glow):
+    path = tmp_path / "weights.h5"
+    small_glow.save_weights(
+        path, dataset="digits", command="python3 main.py", step=7, epoch=2, seed=3, class_names=["a", "b"],
+        test_bits_per_dim=2.5, test_standard_error=0.25, test_images=12,
+    )  # fmt: skip
+    return path
+
+
+def test_everything_that_the_file_says(file, small_glow):
+    shown = inspect.describe(file)
+    assert shown["model"] == "images 4x8x2 of 8 bits; L=2, K=2, width 8"
+    assert shown["parameters"].startswith(f"{small_glow.num_parameters:,} trained")
+    assert shown["data set"] == "digits, 2 classes"
+    assert shown["trained"] == "step 7, epoch 2, seed 3"
+    assert shown["bits/dim"] == "2.5000, standard error 0.2500, on 12 test images"
+    assert shown["command"] == "python3 main.py"
+    assert file.read_bytes().endswith(shown["SHA-256"].encode() + b"\n")
+
+
+@pytest.mark.parametrize("changes", [{"permutation": "shuffle"}, {"num_classes": 3, "classifier": True}])
+def test_the_count_is_that_of_the_trained(tmp_path, changes):
+    glow = make_glow(**changes)
+    glow.save_weights(tmp_path / "w.h5")
+    assert inspect.describe(tmp_path / "w.h5")["parameters"].startswith(f"{glow.num_parameters:,} trained")
+    assert inspect._FIXED == steps.FIXED
+
+
+def test_bundled_weights_in_ten_lines(tmp_path):
+    done = started(cwd=tmp_path)
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 10)
+    assert str(pretrained.DIGITS) in done.stdout
+    assert "2.1885" in done.stdout
+    assert "294,756 trained" in done.stdout
+
+
+def test_needs_no_tensorflow(file):
+    program = "import sys, glow_tf.cli.inspect as i; i.describe(sys.argv[1]); print('tensorflow' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(file)], capture_output=True, text=True, env=environment(), check=True
+    )
+    assert done.stdout == "False\n"
+
+
+def test_metadata_of_strangers_stays_on_its_lines(tmp_path, small_glow):
+    odd = {"dataset": "a\nb", "command": {"x": 1}, "step": "1\x1b[2J", "test_bits_per_dim": "nan", "class_names": 4}
+    small_glow.save_weights(tmp_path / "w.h5", **odd)
+    done = started("w.h5", cwd=tmp_path)
+    assert (done.returncode, done.stdout.count("\n")) == (0, 10)
+    assert "\x1b" not in done.stdout
+
+
+def flipped(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def without_a_model(path):
+    weights.write(path, {"a": np.zeros(3, np.float32)}, {"image_shape": [4, 4]})
+
+
+BAD = {
+    "missing": (lambda path: path.unlink(), "does not exist"),
+    "empty": (lambda path: path.write_bytes(b""), "is empty"),
+    "text": (lambda path: path.write_text("hello"), "is a text file"),
+    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:2000]), "cut short"),
+    "one bit": (flipped, "is damaged"),
+    "no digest": (lambda path: path.write_bytes(path.read_bytes()[:-80]), "has lost the digest"),
+    "no model": (without_a_model, "image_shape"),
+    "folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_files_are_one_line(file, kind):
+    spoil, message = BAD[kind]
+    spoil(file)
+    done = started(file.name, cwd=file.parent)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+
+
+def test_one_file_at_a_time(tmp_path):
+    done = started("a.h5", "b.h5", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "error: 2 files were named; name one\n")

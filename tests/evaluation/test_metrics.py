@@ -1,0 +1,89 @@
+import math
+
+import numpy as np
+import pytest
+from helpers import make_glow
+
+from glow_tf.data import image_data
+from glow_tf.errors import InputError
+from glow_tf.evaluation import metrics
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(5).integers(0, 256, (9, 4, 8, 2)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def labels():
+    return np.array([0, 1, 2, 0, 1, 2, 2, 1, 0], np.int32)
+
+
+def test_bits_of_a_split_are_those_of_its_images(small_glow, pixels):
+    bits, error, count = metrics.bits_per_dim(small_glow, image_data.Split(pixels), batch_size=4, seed=3)
+    expected = np.concatenate(
+        [small_glow.bits_per_dim(pixels[start : start + 4], seed=3 + i) for i, start in enumerate((0, 4, 8))]
+    )
+    assert count == 9
+    assert bits == pytest.approx(expected.mean(), rel=1e-12)
+    assert error == pytest.approx(expected.std(ddof=1) / 3, rel=1e-12)
+    result = metrics.evaluate(small_glow, image_data.Split(pixels), batch_size=4, seed=3)
+    np.testing.assert_allclose(result.bits_per_dim, expected, rtol=1e-12)
+    np.testing.assert_allclose(result.level_bits_per_dim.sum(axis=1), expected, rtol=1e-12)
+    assert result.classes is None
+    assert metrics.standard_error(expected) == pytest.approx(error)
+    assert math.isnan(metrics.standard_error(expected[:1]))
+
+
+def test_of_a_conditional_model_given_the_label_and_with_the_classifiers_accuracy(conditional_glow, pixels, labels):
+    result = metrics.evaluate(conditional_glow, image_data.Split(pixels, labels))
+    np.testing.assert_allclose(result.bits_per_dim, conditional_glow.bits_per_dim(pixels, labels), rtol=1e-12)
+    middle = conditional_glow.pixels.to_continuous(pixels, 0.5)
+    best = np.argmax([conditional_glow.log_prob(middle, [label] * 9) for label in range(3)], axis=0)
+    np.testing.assert_array_equal(result.classes, best)
+    assert result.accuracy == pytest.approx(np.mean(best == labels))
+
+
+def test_more_draws_average_the_probability_and_not_its_logarithm(small_glow, pixels):
+    one, two, three = (small_glow.bits_per_dim(pixels, seed=2 + i * metrics.DRAW_STRIDE).numpy() for i in range(3))
+    found = metrics.image_bits(small_glow, pixels, seed=2, draws=3)
+    probabilities = np.mean(np.exp2(-64 * (np.array([one, two, three]) - one)), axis=0)
+    np.testing.assert_allclose(found, one - np.log2(probabilities) / 64, rtol=1e-10)
+    assert np.all(found <= np.mean([one, two, three], axis=0))
+    np.testing.assert_allclose(metrics.image_bits(small_glow, pixels, seed=2), one, rtol=1e-12)
+    with pytest.raises(InputError, match="draws is 0"):
+        metrics.image_bits(small_glow, pixels, draws=0)
+
+
+def test_latents_of_levels_are_all_dimensions(small_glow):
+    assert metrics.latents_of_levels(small_glow.config) == [32, 32]
+    sizes = metrics.latents_of_levels(make_glow(image_shape=(8, 8, 3), num_levels=3).config)
+    assert sizes == [96, 48, 48]
+
+
+def test_typicality_is_the_share_as_far_out(rng):
+    seen = rng.normal(3.0, 0.2, 1000)
+    summary = metrics.distribution_summary(seen)
+    assert summary["count"] == 1000 and len(summary["quantiles"]) == metrics.NUM_QUANTILES
+    p = metrics.typicality(np.array([3.0, 3.2, 2.8, 3.392, 1.0, 9.0]), summary)
+    np.testing.assert_allclose(p, [1.0, 0.317, 0.317, 0.05, 1 / 1001, 1 / 1001], atol=0.08)
+    # Of other values of the same distribution the p-values are even.
+    others = metrics.typicality(rng.normal(3.0, 0.2, 2000), summary)
+    np.testing.assert_allclose(np.quantile(others, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.06)
+
+
+def test_normality_of_known_distributions(rng):
+    n = metrics.normality(rng.standard_normal((100, 20, 20)))
+    np.testing.assert_allclose([n.mean, n.variance, n.skewness, n.kurtosis], [0, 1, 0, 0], atol=0.06)
+    assert n.distance < 0.01
+    uniform = metrics.normality(rng.uniform(-math.sqrt(3), math.sqrt(3), 40_000))
+    np.testing.assert_allclose([uniform.variance, uniform.skewness, uniform.kurtosis], [1, 0, -1.2], atol=0.05)
+    assert uniform.distance == pytest.approx(0.0577, abs=0.01)
+    assert metrics.normality(rng.exponential(1.0, 40_000)).skewness == pytest.approx(2.0, abs=0.2)
+    assert metrics.normality(rng.standard_normal(10_000) + 1).distance == pytest.approx(0.383, abs=0.02)
+
+
+def test_round_trip_is_exact_in_bytes(small_glow, pixels):
+    error, wrong = metrics.round_trip(small_glow, pixels)
+    assert 0 < error < 1e-9
+    assert wrong == 0

@@ -1,0 +1,102 @@
+import csv
+import io
+import re
+
+import numpy as np
+import pytest
+from helpers import make_glow
+from PIL import Image
+
+from glow_tf.evaluation import metrics, ood
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(6).integers(0, 256, (6, 4, 8, 2)).astype(np.uint8)
+
+
+@pytest.fixture
+def glow(small_glow):
+    small_glow.metadata = {}
+    yield small_glow
+    small_glow.metadata = {}
+
+
+def test_scores_are_the_parts_they_name(glow, pixels):
+    scores = ood.score(glow, pixels, "abcdef", seed=1)
+    assert scores.names == tuple("abcdef")
+    columns = scores.columns
+    np.testing.assert_allclose(columns["bits_per_dim"], glow.bits_per_dim(pixels, seed=1), rtol=1e-12)
+    np.testing.assert_allclose(columns["log_likelihood"], -columns["bits_per_dim"] * 64 * np.log(2), rtol=1e-12)
+    lossless = [ood.lossless_bits(image) / 64 for image in pixels]
+    np.testing.assert_allclose(columns["corrected_bits_per_dim"], columns["bits_per_dim"] - lossless, rtol=1e-12)
+    assert "typicality_p" not in columns and "most_likely_class" not in columns
+
+
+def test_typicality_is_there_when_the_weights_file_knows_it(glow, pixels):
+    bits = glow.bits_per_dim(pixels).numpy()
+    glow.metadata = {"train_bits_per_dim": metrics.distribution_summary(bits)}
+    p = ood.score(glow, pixels, "abcdef").columns["typicality_p"]
+    assert np.all(p > 0) and p[np.argmax(bits)] == pytest.approx(1 / 7) and np.max(p) > 0.7
+    for broken in ({}, {"quantiles": []}, {"quantiles": [2, 1], "count": 3}, {"quantiles": [1, 2], "count": 0}, 3, "x"):
+        glow.metadata = {"train_bits_per_dim": broken}
+        assert ood.training_summary(glow) is None
+
+
+def test_classes_have_their_names(pixels):
+    glow = make_glow(num_classes=3)
+    glow.metadata = {"class_names": ["cat", "dog", "owl"]}
+    found = ood.score(glow, pixels, "abcdef").columns["most_likely_class"]
+    expected = np.argmax(glow.class_log_probs(glow.pixels.to_continuous(pixels, 0.5)), axis=1)
+    assert list(found) == [["cat", "dog", "owl"][i] for i in expected]
+    glow.metadata = {}
+    assert ood.class_name(glow, 2) == "2"
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_lossless_bits_tell_simple_from_noisy(channels, rng):
+    flat = np.full((32, 32, channels), 7, np.uint8)
+    noise = rng.integers(0, 256, (32, 32, channels)).astype(np.uint8)
+    assert ood.lossless_bits(flat) < 0.2 * flat.size
+    assert 7.5 * noise.size < ood.lossless_bits(noise) < 8.6 * noise.size
+    # Five bits: the lower three are not part of what the model sees.
+    assert ood.lossless_bits(noise, 5) < 5.8 * noise.size
+    assert ood.lossless_bits(noise, 5) == ood.lossless_bits(noise & 0xF8, 5)
+
+
+def test_csv_holds_any_name(tmp_path, glow, pixels):
+    names = ["a b.png", 'quo"te, comma.png', "new\nline.png", "ünï.png", "-x.png", "bad\udcff.png"]
+    ood.write_csv(tmp_path / "new" / "s.csv", ood.score(glow, pixels, names))
+    text = (tmp_path / "new" / "s.csv").read_bytes().decode()
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert rows[0] == ["file", "log_likelihood", "bits_per_dim", "lossless_bits_per_dim", "corrected_bits_per_dim"]
+    assert [row[0] for row in rows[1:]] == [*names[:5], "bad\\udcff.png"]
+    bits = np.array([float(row[2]) for row in rows[1:]])
+    np.testing.assert_allclose(bits, glow.bits_per_dim(pixels), rtol=1e-5)
+
+
+def test_html_escapes_names_and_shows_both_ends(tmp_path, glow, pixels):
+    names = ["<script>alert(1)</script>", '"><img src=x onerror=y>', "&amp;", "c", "d", "bad\udcff"]
+    glow.metadata = {"train_bits_per_dim": metrics.distribution_summary(glow.bits_per_dim(pixels).numpy())}
+    scores = ood.score(glow, pixels, names)
+    ood.write_html(tmp_path / "s.html", scores, pixels, "<b>title</b>")
+    text = (tmp_path / "s.html").read_text()
+    assert "<script" not in text and "<img src=x" not in text and "<b>" not in text
+    assert "&lt;script&gt;" in text and "&amp;amp;" in text
+    assert re.findall("<h2>(.*?)</h2>", text) == ["Least likely", "Most likely", "Least typical"]
+    least = text[text.index("Least likely") : text.index("Most likely")]
+    order = np.argsort(-scores.columns["bits_per_dim"])
+    captions = re.findall("<figcaption>(.*?)<br>", least)
+    assert captions[names.index("c") if order[0] == 3 else 0]
+    assert len(captions) == 6
+    assert "likelihood alone" in text
+
+
+def test_lossless_bits_are_those_of_the_files(rng):
+    image = rng.integers(0, 4, (16, 16, 3)).astype(np.uint8) * 64
+    sizes = []
+    for kind, options in (("PNG", {"optimize": True}), ("WEBP", {"lossless": True, "quality": 100})):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, kind, **options)
+        sizes.append(8 * len(file.getvalue()))
+    assert min(sizes) - 8 * 100 < ood.lossless_bits(image) < min(sizes)

@@ -1,0 +1,88 @@
+"""The training doctor: known matrices and scales are measured, and a NaN is found in the layer that makes it."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import make_glow
+
+from glow_tf.training import diagnostics
+
+
+@pytest.fixture
+def glow():
+    return make_glow(dtype="float32", num_bits=5)
+
+
+@pytest.fixture
+def images(rng):
+    return rng.integers(0, 256, [6, 4, 8, 2]).astype(np.uint8)
+
+
+def set_row(glow, name, index, value):
+    variable = glow.named_variables()[name]
+    values = variable.numpy()
+    values[index] = value
+    variable.assign(values)
+
+
+def test_a_healthy_model_has_no_complaints(glow, images):
+    found = diagnostics.examine(glow, images)
+    assert set(found) == {
+        f"doctor/level{level}/{name}" for level in (0, 1) for name in ("smallest_s", "condition", "actnorm_scale")
+    } | {"doctor/round_trip_error"}
+    assert diagnostics.complaints(found | {"z/mean": 0.1, "z/level1/variance": 0.9}) == []
+    assert 0 < found["doctor/round_trip_error"] < 1e-3
+
+
+def test_numbers_are_those_of_the_matrices(glow, images):
+    found = diagnostics.examine(glow, images)
+    for level, steps in enumerate(glow.flow_steps):
+        weights = steps.prepared(("inverse",))["conv1x1/weight"].numpy()
+        singular = np.linalg.svd(weights.astype(np.float64), compute_uv=False)
+        expected = np.max(singular[:, 0] / singular[:, -1])
+        assert found[f"doctor/level{level}/condition"] == pytest.approx(expected, rel=1e-5)
+        scale = 3 * glow.named_variables()[f"level{level}/actnorm/log_scale"].numpy()
+        assert found[f"doctor/level{level}/actnorm_scale"] == pytest.approx(np.exp(scale.max()), rel=1e-5)
+
+
+def test_what_leaves_its_range_is_named_with_its_level(glow, images):
+    set_row(glow, "level1/conv1x1/log_abs_s", (1, 3), math.log(1e-5))
+    set_row(glow, "level0/actnorm/log_scale", (0, 2), math.log(1e5) / 3)
+    lines = diagnostics.complaints(
+        diagnostics.examine(glow, images) | {"z/level0/mean": float("nan"), "z/variance": 3.0}
+    )
+    text = "\n".join(lines)
+    assert "smallest |s| of the 1x1 matrices in level 1 is 1e-05; a healthy model has at least 0.001" in text
+    assert "largest scale of the actnorms in level 0 is 1e+05; a healthy model has 0 to 10000" in text
+    assert "mean of z in level 0 is nan; a healthy model has -0.5 to 0.5" in text
+    assert "variance of z is 3; a healthy model has 0.5 to 2" in text
+    assert "condition number of the 1x1 matrices in level 1" in text
+
+
+def test_a_matrix_that_is_not_finite_is_a_complaint_not_an_error(glow, images):
+    set_row(glow, "level0/conv1x1/upper", (0, 0, 1), np.nan)
+    assert any(
+        "condition" in line and "level 0" in line for line in diagnostics.complaints(diagnostics.examine(glow, images))
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "index", "place"),
+    [
+        ("level0/actnorm/shift", (1, 0), "level 0, step 1, actnorm"),
+        ("level1/conv1x1/lower", (0, 1, 0), "level 1, step 0, permutation"),
+        ("level1/coupling/conv3_bias", (1, 0), "level 1, step 1, coupling"),
+        ("top/bias", (0,), "the Gaussians of the latents"),
+    ],
+)
+def test_the_first_layer_that_is_not_finite_is_found(glow, rng, name, index, place):
+    values = tf.constant(rng.uniform(-0.5, 0.5, [3, 4, 8, 2]), tf.float32)
+    assert diagnostics.first_not_finite(glow, values) is None
+    set_row(glow, name, index, np.inf)
+    assert diagnostics.first_not_finite(glow, values) == place
+
+
+def test_pixels_that_are_not_finite_are_found(glow):
+    assert diagnostics.first_not_finite(glow, tf.fill([1, 4, 8, 2], np.nan)) == "the pixels"

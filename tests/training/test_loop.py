@@ -1,0 +1,407 @@
+"""The loop: stopped anywhere it goes on to the same bytes; it outlives NaN, signals and full disks."""
+
+import contextlib
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_training import STEPS_PER_EPOCH, after_step, fit, images, trainer_at_start
+
+from glow_tf import weights
+from glow_tf.errors import InputError, TrainingFailure
+from glow_tf.evaluation import metrics
+from glow_tf.glow import Glow
+from glow_tf.training import checkpoint, loop, signals
+from glow_tf.training.run_directory import RunDirectory
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the package may catch it."""
+
+
+def die(*_, **__):
+    raise Killed
+
+
+@pytest.fixture(params=["one replica", "two replicas"])
+def strategy(request, two_replicas):
+    return two_replicas if request.param == "two replicas" else None
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run"
+
+
+_undisturbed = {}
+
+
+@pytest.fixture
+def undisturbed(strategy, tmp_path_factory):
+    """(variables, files) of three epochs that nothing disturbed."""
+    return _run_undisturbed(strategy, tmp_path_factory)
+
+
+@pytest.fixture
+def undisturbed_alone(tmp_path_factory):
+    """The same on one replica."""
+    return _run_undisturbed(None, tmp_path_factory)
+
+
+def _run_undisturbed(strategy, tmp_path_factory):
+    if strategy not in _undisturbed:
+        trainer = trainer_at_start(strategy)
+        path = tmp_path_factory.mktemp("undisturbed") / "run"
+        assert fit(trainer, path).is_saved
+        _undisturbed[strategy] = ends(trainer, path)
+    return _undisturbed[strategy]
+
+
+def ends(trainer, path):
+    """Everything a run leaves, as bytes."""
+    run = RunDirectory(path)
+    return [value.tobytes() for value in trainer.values()], run.weights.read_bytes(), run.best_weights.read_bytes()
+
+
+def metadata(file):
+    with weights.open_weights(file) as opened:
+        return opened.metadata
+
+
+# ------------------------------------------------------------------------------------------------ stops
+
+
+def test_the_same_seed_gives_the_same_bytes(strategy, undisturbed, path):
+    trainer = trainer_at_start(strategy)
+    fit(trainer, path)
+    assert ends(trainer, path) == undisturbed
+
+
+def test_evaluated_every_second_epoch_it_trains_the_same(strategy, undisturbed, path):
+    """Killed in the evaluation of the second epoch, it is made at the next start; the last epoch has one, too."""
+    for dies in (True, False):
+        trainer = trainer_at_start(strategy)
+        with pytest.MonkeyPatch.context() as patch:
+            if dies:
+                patch.setattr(metrics, "bits_per_dim", die)
+            with pytest.raises(Killed) if dies else contextlib.nullcontext():
+                fit(trainer, path, evaluate_every=2)
+    assert trainer.batches_seen == 3 * STEPS_PER_EPOCH
+    assert [value.tobytes() for value in trainer.values()] == undisturbed[0]
+    drawn = {file.name for file in RunDirectory(path).results.glob("samples-*")}
+    assert drawn == {"samples-epoch0002.png", "samples-epoch0003.png"}
+
+
+# (where, in which of its calls in one life): one run dies of them one after the other.
+DEATHS = [
+    ("step", 1),
+    (checkpoint, "_seal", 1),  # in the first save of all: nothing complete is there
+    (metrics, "bits_per_dim", 1),
+    (Glow, "sample", 3),
+    (Glow, "save_weights", 1),
+    (Glow, "save_weights", 2),  # between the newest and the best
+    ("step", 5),
+    (checkpoint, "_seal", 1),
+    (Glow, "save_weights", 2),
+    (checkpoint, "write_atomically", 1),
+    ("step", 8),
+    (Glow, "save_weights", 1),
+]
+
+
+def test_killed_anywhere_it_goes_on_to_the_same_bytes(undisturbed, strategy, path):
+    for death in DEATHS:
+        trainer = trainer_at_start(strategy)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            if death[0] == "step":
+                after_step(trainer, death[1], die)
+            else:
+                patch.setattr(death[0], death[1], deadly(*death))
+            fit(trainer, path)
+    trainer = trainer_at_start(strategy)
+    fit(trainer, path)
+    assert ends(trainer, path) == undisturbed
+
+
+def deadly(owner, name, nth):
+    original, calls = getattr(owner, name), []
+
+    def call(*arguments, **options):
+        calls.append(name)
+        return (die if len(calls) == nth else original)(*arguments, **options)
+
+    return call
+
+
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 2), (signal.SIGTERM, 6), (signal.SIGHUP, 4)])
+def test_a_signal_saves_between_steps(undisturbed_alone, path, number, step, monkeypatch):
+    trainer = trainer_at_start()
+    handler = signal.getsignal(number)
+    told = []
+    monkeypatch.setattr(signals, "_tell", told.append)
+
+    def send():
+        os.kill(os.getpid(), number)
+        deadline = time.monotonic() + 20
+        while not told:
+            assert time.monotonic() < deadline  # the listening thread takes it in its own time
+        assert f"{signal.Signals(number).name}: finishing this step" in told[0]
+
+    after_step(trainer, step, send)
+    outcome = fit(trainer, path)
+    assert (outcome.steps, outcome.stopped_by, outcome.bits_per_dim, outcome.is_saved) == (step, number, None, True)
+    assert signal.getsignal(number) is handler
+    assert (RunDirectory(path).state / f"ckpt-{step}.sha256").exists()
+    trainer = trainer_at_start()
+    fit(trainer, path)
+    assert ends(trainer, path) == undisturbed_alone
+
+
+def test_a_signal_ends_an_evaluation(path, monkeypatch):
+    """The state was saved before; the evaluation is made anew at the next start."""
+    trainer = trainer_at_start()
+    sample = Glow.sample
+
+    def slow_sample(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.sched_yield()
+        return sample(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Glow, "sample", slow_sample)
+        outcome = fit(trainer, path)
+    assert (outcome.steps, outcome.stopped_by, outcome.is_saved) == (STEPS_PER_EPOCH, signal.SIGTERM, True)
+    outcome = fit(trainer_at_start(), path, epochs=1)
+    assert outcome.steps == STEPS_PER_EPOCH
+    assert outcome.bits_per_dim is not None
+
+
+def test_ignored_signals_stay_ignored(path):
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        trainer = trainer_at_start()
+        after_step(trainer, 2, lambda: os.kill(os.getpid(), signal.SIGHUP))
+        assert fit(trainer, path, epochs=1).stopped_by is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_can_be_made_longer(path, tmp_path):
+    outcome = fit(trainer_at_start(), path, max_steps=4)
+    assert outcome.steps == 4
+    assert outcome.bits_per_dim is not None
+    trainer = trainer_at_start()
+    assert fit(trainer, path, epochs=2).steps == 2 * STEPS_PER_EPOCH
+    whole = trainer_at_start()
+    fit(whole, tmp_path / "whole", epochs=2)
+    assert all(np.array_equal(a, b) for a, b in zip(trainer.values(), whole.values(), strict=True))
+    assert metadata(RunDirectory(path).weights)["step"] == 2 * STEPS_PER_EPOCH
+
+
+def test_a_finished_run_is_evaluated_again_and_no_more(path):
+    first = fit(trainer_at_start(), path, epochs=2)
+    assert fit(trainer_at_start(), path, epochs=2) == first
+
+
+def test_snapshots_and_the_best_weights_are_kept(path, monkeypatch):
+    results = iter([3.0, 1.0, 2.0, float("nan")])
+    monkeypatch.setattr(metrics, "bits_per_dim", lambda *_, **__: (next(results), 0.1, 12))
+    fit(trainer_at_start(), path, epochs=4, keep=2)
+    names = {file.name for file in RunDirectory(path).checkpoints.glob("*.h5")}
+    assert names == {"weights.h5", "weights-best.h5", "weights-epoch0003.h5", "weights-epoch0004.h5"}
+    assert metadata(RunDirectory(path).best_weights)["epoch"] == 2
+    assert metadata(RunDirectory(path).weights)["test_bits_per_dim"] is None  # a NaN result is none
+    assert metadata(RunDirectory(path).weights)["epoch"] == 4
+
+
+# -------------------------------------------------------------------------------------------------- NaN
+
+
+def test_a_nan_step_is_left_out_counted_and_survives_a_stop(path, capfd):
+    trainer = trainer_at_start()
+    trainer.nan_from.assign(1)
+    trainer.nan_to.assign(3)
+    outcome = fit(trainer, path, epochs=2)
+    assert outcome.steps == 2 * STEPS_PER_EPOCH
+    assert int(trainer.optimizer.steps) == outcome.steps - 2
+    assert "step 3: the loss or its gradient is not finite; the step was left out (2 so far)" in capfd.readouterr().err
+    trainer = trainer_at_start()
+    state = checkpoint.ResumeState(trainer, RunDirectory(path).state)
+    state.restore()
+    assert (state.skipped, state.skipped_in_a_row) == (2, 0)
+
+
+def test_ten_in_a_row_go_back_and_halve_the_rate_and_ten_more_end_the_run(path, capfd):
+    trainer = trainer_at_start()
+    trainer.nan_from.assign(5)
+    trainer.nan_to.assign(15)
+    assert fit(trainer, path, epochs=5).steps == 15
+    error = capfd.readouterr().err
+    assert "10 steps in a row had no finite gradient, first in the pixels; went back to " in error
+    assert "ckpt-12 and halved the learning rate to 0.0005" in error
+    trainer = trainer_at_start()
+    trainer.nan_from.assign(15)
+    trainer.nan_to.assign(100)
+    message = "10 steps up to step 25 .* again after the rate was halved; first in the pixels. Start anew .*--fresh"
+    with pytest.raises(TrainingFailure, match=message):
+        fit(trainer, path, epochs=20)
+
+
+def test_going_back_takes_the_state_that_was_saved(path):
+    trainer = trainer_at_start()
+    fit(trainer, path, epochs=1)
+    good = trainer.values()
+    trainer = trainer_at_start()
+    after_step(trainer, 4, lambda: [v.assign(tf.zeros_like(v)) for v in trainer.glow.trainable_variables])
+    trainer.nan_from.assign(4)
+    trainer.nan_to.assign(100)
+    found = []
+    original = loop.TrainingLoop._go_back_and_halve_the_rate
+
+    def go_back(loop, *arguments):
+        original(loop, *arguments)
+        found.extend(trainer.values())
+        die()
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop.TrainingLoop, "_save_state", lambda loop: None)
+        patch.setattr(loop.TrainingLoop, "_go_back_and_halve_the_rate", go_back)
+        fit(trainer, path, epochs=20)
+    rate = next(i for i, v in enumerate(trainer.variables()) if v is trainer.optimizer.learning_rate)
+    assert found[rate] == good[rate] / 2
+    good[rate] = found[rate]
+    assert all(np.array_equal(a, b) for a, b in zip(found, good, strict=True))
+    assert trainer.batches_seen == 14
+
+
+# ------------------------------------------------------------------------------------------------- disk
+
+
+def block(path):
+    """Nothing can be written to the checkpoints: a stand-in for a full disk that also stops the superuser."""
+    path.rename(path.with_name("away"))
+    path.write_text("in the way")
+
+
+def unblock(path):
+    path.unlink()
+    path.with_name("away").rename(path)
+
+
+def test_a_disk_that_cannot_be_written_does_not_end_the_run(path, caplog):
+    trainer, checkpoints = trainer_at_start(), RunDirectory(path).checkpoints
+    after_step(trainer, 5, lambda: block(checkpoints))
+    outcome = fit(trainer, path)
+    assert outcome.steps == 3 * STEPS_PER_EPOCH
+    assert not outcome.is_saved
+    assert "the state could not be saved, the older files stay" in caplog.text
+    assert "the weights could not be saved, the older files stay" in caplog.text
+    unblock(checkpoints)
+    assert metadata(RunDirectory(path).weights)["epoch"] == 1
+    trainer = trainer_at_start()
+    after_step(trainer, 3, die)  # it goes on from there and does not begin anew
+    assert fit(trainer, path).is_saved
+    assert metadata(RunDirectory(path).weights)["epoch"] == 3
+
+
+def test_the_next_save_is_tried_and_makes_it_good(path):
+    trainer, checkpoints = trainer_at_start(), RunDirectory(path).checkpoints
+    after_step(trainer, 5, lambda: block(checkpoints))
+    train_step = trainer.train_step
+
+    def step(*arguments):
+        if trainer.batches_seen == 6:
+            unblock(checkpoints)
+        return train_step(*arguments)
+
+    trainer.train_step = step
+    assert fit(trainer, path).is_saved
+
+
+def test_one_of_two_failed_saves_is_enough(path):
+    (path / "checkpoints" / "weights-best.h5").mkdir(parents=True)
+    outcome = fit(trainer_at_start(), path, epochs=1)
+    assert not outcome.is_saved
+    assert (RunDirectory(path).state / f"ckpt-{STEPS_PER_EPOCH}.sha256").exists()
+
+
+def test_pictures_that_cannot_be_written_are_told_once(path, caplog):
+    trainer = trainer_at_start()
+    results = RunDirectory(path).results
+    after_step(trainer, 1, lambda: (results.rmdir(), results.write_text("in the way")))
+    assert fit(trainer, path, epochs=2).is_saved
+    assert caplog.text.count("logs and pictures cannot be written, training goes on") == 1
+
+
+# ------------------------------------------------------------------------------------------- other runs
+
+
+def test_another_configuration_is_refused_and_named(path):
+    fit(trainer_at_start(), path, epochs=1, settings={"dataset": "blots", "batch_size": 8})
+    before = RunDirectory(path).weights.read_bytes()
+    with pytest.raises(InputError, match="dataset was 'blots', now 'digits'; .*--fresh"):
+        fit(trainer_at_start(), path, settings={"dataset": "digits", "batch_size": 8})
+    assert RunDirectory(path).weights.read_bytes() == before
+
+
+def test_a_run_that_saved_nothing_may_begin_with_other_settings(path):
+    trainer = trainer_at_start()
+    after_step(trainer, 1, die)
+    with pytest.raises(Killed):
+        fit(trainer, path, settings={"batch_size": 8})
+    fit(trainer_at_start(), path, epochs=1, settings={"batch_size": 4})
+
+
+def test_weights_without_a_state_are_not_overwritten(path):
+    fit(trainer_at_start(), path, epochs=1)
+    for file in RunDirectory(path).state.iterdir():
+        file.unlink()
+    before = RunDirectory(path).weights.read_bytes()
+    with pytest.raises(InputError, match="holds weights but no state to go on from"):
+        fit(trainer_at_start(), path)
+    assert RunDirectory(path).weights.read_bytes() == before
+
+
+def test_states_that_cannot_be_read_are_not_overwritten(path):
+    fit(trainer_at_start(), path, epochs=1)
+    for file in RunDirectory(path).state.glob("*.index"):
+        file.write_bytes(b"garbage")
+    with pytest.raises(InputError, match="none of the 1 states"):
+        fit(trainer_at_start(), path)
+
+
+def test_a_lack_of_memory_names_what_to_lower_and_keeps_what_was_saved(path):
+    trainer = trainer_at_start()
+
+    def run_out():
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    after_step(trainer, 4, run_out)
+    with pytest.raises(InputError, match="out of memory at batch size 8 and images of 8x8x1: .*--backprop recompute"):
+        fit(trainer, path, epochs=2)
+    assert fit(trainer_at_start(), path, epochs=1).steps == STEPS_PER_EPOCH
+
+
+def test_the_doctor_speaks_up(path, capfd):
+    trainer = trainer_at_start()
+    log_abs_s = trainer.glow.named_variables()["level1/conv1x1/log_abs_s"]
+
+    def spoil():
+        for variable in (log_abs_s, *trainer.optimizer.averages):
+            if variable.shape == log_abs_s.shape:
+                variable.assign(tf.fill(variable.shape, -9.0))
+
+    after_step(trainer, STEPS_PER_EPOCH, spoil)
+    fit(trainer, path, epochs=1)
+    error = capfd.readouterr().err
+    assert "warning: smallest |s| of the 1x1 matrices in level 1 is 0.000123; a healthy model has at least" in error
+    logs = b"".join(file.read_bytes() for file in RunDirectory(path).test_logs.iterdir())
+    assert all(tag in logs for tag in (b"doctor/level1/smallest_s", b"doctor/round_trip_error", b"z/level1/variance"))
+
+
+def test_images_are_not_changed():
+    assert images()[0].num_images == 26

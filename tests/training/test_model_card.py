@@ -1,0 +1,63 @@
+"""The card beside the weights: what it says, that nothing escapes its table, and that it never ends a run."""
+
+import pytest
+from small_training import fit, trainer_at_start
+
+from glow_tf import pretrained
+from glow_tf.cli import inspect
+from glow_tf.config import GlowConfig
+from glow_tf.training import model_card
+from glow_tf.training.run_directory import RunDirectory
+
+CONFIG = GlowConfig((8, 8, 1), num_levels=2, num_steps=2, width=8)
+METADATA = {"dataset": "digits", "command": "python3 main.py", "step": 9, "epoch": 3, "seed": 0}
+RESULT = {"test_bits_per_dim": 2.5, "test_standard_error": 0.25, "test_images": 12}
+
+
+def test_says_what_the_weights_are():
+    card = model_card.text(CONFIG, 1234, METADATA | RESULT, "2 CPU cores")
+    for row in ("| data | digits, 8x8x1", "| command | `python3 main.py` |", "| steps | 9, epoch 3, seed 0 |",
+                "| test bits/dim | 2.5000, standard error 0.2500, on 12 test images |", "| hardware | 2 CPU cores |"):  # fmt: skip  # noqa: E501
+        assert row in card
+    assert "1,234 parameters" in card
+    assert "Glow.load" in card
+
+
+def test_names_stay_in_their_cells():
+    card = model_card.text(CONFIG, 1, {"dataset": "a|b\n# <script>`", "test_bits_per_dim": None}, "")
+    assert "<script>" not in card
+    assert "\n# &lt;" not in card
+    assert "a\\|b # &lt;script>'" in card
+    assert "not finite" in card
+
+
+def test_hardware_in_words():
+    assert model_card.hardware_of(["H100", "H100", "T4"]) == "2 x H100, 1 x T4"
+    assert "CPU cores" in model_card.hardware_of([])
+
+
+def test_every_run_writes_one(tmp_path):
+    outcome = fit(trainer_at_start(), tmp_path, epochs=1, metadata={"dataset": "blots"})
+    card = RunDirectory(tmp_path).model_card.read_text()
+    assert f"{outcome.bits_per_dim:.4f}, standard error {outcome.standard_error:.4f}, on 12 test images" in card
+    assert card.startswith("# Glow of blots")
+    assert inspect.describe(RunDirectory(tmp_path).weights)["bits/dim"] in card
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), RuntimeError("a fault")])
+def test_never_ends_a_run(tmp_path, monkeypatch, caplog, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(model_card, "write_atomically", fail)
+    assert fit(trainer_at_start(), tmp_path, epochs=1).is_saved
+    assert "the model card could not be written" in caplog.text
+    assert not RunDirectory(tmp_path).model_card.exists()
+
+
+def test_the_bundled_card_agrees_with_the_bundled_weights():
+    shown = inspect.describe(pretrained.DIGITS)
+    card = (pretrained.DIGITS.parent / "MODEL_CARD.md").read_text()
+    assert shown["bits/dim"].split(",")[0] in card
+    assert shown["parameters"].split()[0] in card
+    assert shown["trained"].removeprefix("step ") in card

@@ -1,0 +1,180 @@
+"""The run directory: one trainer at a time, no litter, and a clear word before a disk is full."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from glow_tf.errors import InputError
+from glow_tf.training.run_directory import RunDirectory, newest_weights
+
+HOLD = """
+import sys
+from glow_tf.training.run_directory import RunDirectory
+with RunDirectory(sys.argv[1]).lock():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory(tmp_path / "run")
+
+
+@pytest.fixture
+def other_trainer(run):
+    """Another process that holds the lock."""
+    command = [sys.executable, "-c", HOLD, str(run.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+def test_paths(run):
+    assert run.weights == run.path / "checkpoints" / "weights.h5"
+    assert run.best_weights == run.path / "checkpoints" / "weights-best.h5"
+    run.create()
+    for folder in (run.state, run.train_logs, run.test_logs, run.results):
+        assert folder.is_dir()
+
+
+def test_create_says_what_stands_in_the_way(run):
+    run.path.mkdir()
+    run.results.write_text("a file")
+    with pytest.raises(InputError, match="results cannot be made: File exists"):
+        run.create()
+
+
+def test_a_second_trainer_is_refused_at_once(run, other_trainer):
+    start = time.monotonic()
+    with pytest.raises(InputError, match=f"is in use by pid {other_trainer.pid};"), run.lock():
+        pass
+    assert time.monotonic() - start < 1
+
+
+def test_a_killed_trainer_lets_go(run, other_trainer):
+    other_trainer.send_signal(signal.SIGKILL)
+    other_trainer.wait()
+    with run.lock():
+        assert (run.path / ".lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_the_lock_holds_inside_one_process_and_ends_with_the_block(run):
+    with run.lock(), pytest.raises(InputError, match=f"pid {os.getpid()}"), run.lock():
+        pass
+    with run.lock():
+        pass
+
+
+def test_a_lock_file_that_is_a_link_is_not_followed(run, tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("text")
+    run.path.mkdir()
+    (run.path / ".lock").symlink_to(precious)
+    with pytest.raises(InputError, match="cannot be used"), run.lock():
+        pass
+    assert precious.read_text() == "text"
+
+
+def test_litter_of_dead_writers_goes_and_all_else_stays(run):
+    run.create()
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    litter = [
+        run.checkpoints / f"weights.h5.tmp-{dead.pid}",
+        run.results / f"samples.png.tmp-{dead.pid}",
+        run.state / "ckpt-3_temp" / "part-00000-of-00001.data-00000-of-00001",
+        run.state / "ckpt-3.index.tempstate1234567",
+        run.state / f"checkpoint.tmp{'0a' * 16}",
+    ]
+    kept = [
+        run.checkpoints / f"weights.h5.tmp-{os.getpid()}",
+        run.weights,
+        run.state / "checkpoint",
+        run.state / "ckpt-3.index",
+        run.path / "notes.tmp-draft",
+    ]
+    for file in litter + kept:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("x")
+    assert len(run.remove_litter()) == len(litter)
+    assert not any(file.exists() for file in litter)
+    assert not (run.state / "ckpt-3_temp").exists()
+    assert all(file.exists() for file in kept)
+
+
+def test_litter_that_is_a_link_is_removed_and_its_target_kept(run, tmp_path):
+    run.create()
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("text")
+    (run.state / "ckpt_temp").symlink_to(precious)
+    run.remove_litter()
+    assert os.listdir(run.state) == []
+    assert (precious / "file").exists()
+
+
+def test_remove_litter_needs_no_folder(run):
+    assert run.remove_litter() == []
+
+
+def test_check_writable_leaves_nothing_behind(run, tmp_path):
+    run.check_writable(1000)
+    assert os.listdir(tmp_path) == []
+    run.create()
+    run.check_writable(1000)
+    assert [path for path in run.path.rglob("*") if path.is_file()] == []
+
+
+def test_check_writable_names_both_numbers(run):
+    with pytest.raises(InputError, match=r"has [\d,.]+ MB free; this run needs 1,000,000,000\.0 MB"):
+        run.check_writable(10**15)
+
+
+def test_check_writable_refuses_a_file_in_the_place_of_a_folder(run):
+    run.path.write_text("a file")
+    with pytest.raises(InputError, match="cannot write to .*run: Not a directory"):
+        run.check_writable(0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists() or not os.path.isdir("/proc/self"), reason="needs Linux's /proc")
+def test_check_writable_refuses_a_folder_that_takes_no_files():
+    with pytest.raises(InputError, match="cannot write to /proc/self"):
+        RunDirectory("/proc/self/run").check_writable(0)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_check_writable_refuses_a_read_only_folder(run):
+    run.create()
+    run.checkpoints.chmod(0o500)
+    run.state.chmod(0o500)
+    with pytest.raises(InputError, match="cannot write to .*state: Permission denied"):
+        run.check_writable(0)
+
+
+def test_newest_weights(tmp_path):
+    assert newest_weights(tmp_path / "missing") is None
+    assert newest_weights(tmp_path) is None
+    for age, name in enumerate(["b", "a", "c"]):
+        run = RunDirectory(tmp_path / name)
+        run.create()
+        run.weights.write_text("x")
+        os.utime(run.weights, (1000 - age, 1000 - age))
+    RunDirectory(tmp_path / "without weights").create()
+    (tmp_path / "a file").write_text("x")
+    assert newest_weights(tmp_path) == tmp_path / "b" / "checkpoints" / "weights.h5"
+
+
+def test_runs_from_before_a_setting_was_there_go_on_with_its_first_value(run):
+    run.create()
+    run.check_settings({"seed": 0})
+    run.weights.write_text("x")
+    run.check_settings({"seed": 0, "beta_2": 0.999})
+    with pytest.raises(InputError, match="beta_2 was 0.999, now 0.99"):
+        run.check_settings({"seed": 0, "beta_2": 0.99})

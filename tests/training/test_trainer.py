@@ -1,0 +1,156 @@
+"""A training step: one replica or two, and what a step without a finite gradient leaves untouched."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_training import BATCH, CONFIG, images, make_trainer, trainer_at_start
+
+from glow_tf.config import GlowConfig
+from glow_tf.errors import InputError
+from glow_tf.glow import Glow
+from glow_tf.training.trainer import Trainer
+
+
+@pytest.fixture(params=[1, 2])
+def trainer(request, two_replicas):
+    return initialized(two_replicas if request.param == 2 else None)
+
+
+def initialized(strategy=None):
+    trainer = trainer_at_start(strategy)
+    trainer.initialize(images()[0].images)
+    return trainer
+
+
+def batch(number=0):
+    return images()[0].images[number : number + BATCH]
+
+
+def bits_of_steps(trainer, count):
+    return [float(trainer.train_step(batch(i % 3))["bits_per_dim"]) for i in range(count)]
+
+
+def same(found, expected):
+    return all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_training_lowers_bits_per_dim(trainer):
+    bits = bits_of_steps(trainer, 30)
+    assert np.mean(bits[-3:]) < np.mean(bits[:3]) - 0.2
+
+
+def test_two_replicas_compute_what_one_does(two_replicas):
+    one, two = bits_of_steps(initialized(), 6), bits_of_steps(initialized(two_replicas), 6)
+    assert one == pytest.approx(two, rel=1e-4)
+
+
+def test_loss_and_gradients_of_two_replicas_are_those_of_one(two_replicas):
+    one, two = initialized(), initialized(two_replicas)
+    assert copies_are_equal(two)
+    for trainer in (one, two):
+        trainer.first_bits = bits_of_steps(trainer, 1)[0]
+    assert one.first_bits == pytest.approx(two.first_bits, abs=1e-5)
+    # After one step the first moment is a tenth of the gradient.
+    for a, b in zip(first_moments(one), first_moments(two), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(1e-3, np.abs(a).max()))
+    assert max(np.abs(a).max() for a in first_moments(one)) > 1e-3
+    bits_of_steps(two, 2)
+    assert copies_are_equal(two)
+
+
+def first_moments(trainer):
+    return [v.numpy() for v in trainer.optimizer.variables if "first_moment" in v.name]
+
+
+def copies_are_equal(trainer):
+    """Whether both replicas hold the same weights, bit by bit."""
+    return all(same([v.values[0].numpy()], [v.values[1].numpy()]) for v in trainer.glow.trainable_variables)
+
+
+def test_the_same_seed_gives_the_same_bytes(trainer):
+    start = trainer.values()
+    runs = []
+    for _ in range(2):
+        for variable, value in zip(trainer.variables(), start, strict=True):
+            variable.assign(value)
+        trainer.batches_seen = 0
+        bits = bits_of_steps(trainer, 8)
+        runs.append((bits, trainer.values()))
+    assert runs[0][0] == runs[1][0]
+    assert same(runs[0][1], runs[1][1])
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing(trainer):
+    """Of two replicas only one meets the NaN; both must leave the step out."""
+    bits_of_steps(trainer, 2)
+    before = trainer.values()
+    trainer.nan_from.assign(2)
+    trainer.nan_to.assign(3)
+    metrics = trainer.train_step(batch())
+    assert not metrics["is_finite"]
+    assert same(trainer.values(), before)
+    replicas = [local for v in trainer.variables() for local in trainer.strategy.experimental_local_results(v)]
+    assert all(np.isfinite(local.numpy()).all() for local in replicas)
+    metrics = trainer.train_step(batch())
+    assert metrics["is_finite"]
+    assert not same(trainer.values(), before)
+
+
+@pytest.mark.parametrize("backprop", ["recompute", "reversible"])
+def test_every_backprop_leaves_a_nan_step_out(backprop):
+    trainer = make_trainer(backprop=backprop)
+    trainer.initialize(images()[0].images)
+    before = trainer.values()
+    trainer.nan_to.assign(1)
+    assert not trainer.train_step(batch())["is_finite"]
+    assert same(trainer.values(), before)
+
+
+def test_diagnose_names_the_place():
+    trainer = initialized()
+    trainer.nan_to.assign(1)
+    trainer.train_step(batch())
+    assert trainer.diagnose(batch()) == "the pixels"
+    trainer.nan_to.assign(0)
+    assert trainer.diagnose(batch()) == "nothing: the batch is finite when it is run again"
+    trainer.glow.named_variables()["level1/actnorm/shift"].assign(tf.fill([2, 8], np.inf))
+    assert trainer.diagnose(batch()) == "level 1, step 0, actnorm"
+
+
+def test_averaged_weights_are_lent(trainer):
+    bits_of_steps(trainer, 3)
+    before = trainer.values()
+    with pytest.raises(KeyError), trainer.averaged() as glow:
+        assert not same([v.numpy() for v in glow.trainable_variables], before[: len(glow.trainable_variables)])
+        raise KeyError
+    assert same(trainer.values(), before)
+
+
+@pytest.mark.parametrize("batch_size", [-4, 0, 1, 7])
+def test_a_batch_that_cannot_be_shared_is_refused(batch_size, two_replicas):
+    with two_replicas.scope():
+        glow = Glow(GlowConfig(**CONFIG))
+    with pytest.raises(InputError, match=f"batch_size {batch_size} .* 2 devices; it must be a multiple of 2 above 0"):
+        Trainer(glow, batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": float("nan")}, "learning_rate is nan; it must be a number above 0, 0.001 is usual"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0; it must be from 0"),
+        ({"beta_2": 1.0}, "beta_2 is 1.0; it must be from 0 to below 1"),
+        ({"cooldown_steps": -1}, "cooldown_steps is -1; it must be from 0"),
+        ({"cooldown_steps": 9, "total_steps": 8}, "cooldown_steps is 9; it must be from 0 to the total_steps, 8"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd'; it can be adamax, adam"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        make_trainer(**options)
+
+
+def test_a_batch_of_another_size_is_refused():
+    with pytest.raises(InputError, match="a batch has 3 images; this trainer's batch_size is 8"):
+        initialized().train_step(batch()[:3])
