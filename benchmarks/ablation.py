@@ -103,14 +103,14 @@ def curve(images, coupling, permutation, pixels, seed):
     trainer.initialize(images.train.take(INITIAL_IMAGES, seed=seed)[0])
     found, every = [], max(1, FLAGS.steps // POINTS)
     epoch = 0
-    while trainer.batches_seen < FLAGS.steps:
+    while trainer.step_count < FLAGS.steps:
         for batch, _ in images.train.training_batches(FLAGS.batch_size, seed, epoch):
             trainer.train_step(batch)
-            if trainer.batches_seen % every == 0 or trainer.batches_seen == FLAGS.steps:
-                with trainer.averaged() as glow:
+            if trainer.step_count % every == 0 or trainer.step_count == FLAGS.steps:
+                with trainer.ema_weights() as glow:
                     bits = metrics.bits_per_dim(glow, images.test, limit=FLAGS.test_images)[0]
-                found.append((trainer.batches_seen, bits))
-            if trainer.batches_seen == FLAGS.steps:
+                found.append((trainer.step_count, bits))
+            if trainer.step_count == FLAGS.steps:
                 break
         epoch += 1
     return found

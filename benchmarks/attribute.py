@@ -73,10 +73,10 @@ def thirds_by_ink(split):
     return np.concatenate(bold), np.concatenate(thin)
 
 
-def direction_of(glow, having, lacking):
+def direction_of(glow, positive, negative):
     from glow_tf.evaluation import editing
 
-    return editing.attribute_direction(glow, having, lacking, one_label(glow, having), one_label(glow, lacking))
+    return editing.attribute_direction(glow, positive, negative, one_label(glow, positive), one_label(glow, negative))
 
 
 def move(glow, images, direction):
@@ -95,7 +95,7 @@ def probability(judge, images, labels):
     import numpy as np
     from scipy import special
 
-    values = judge.pixels.to_continuous(images, 0.5, judge.config.dtype)
+    values = judge.dequantizer.dequantize(images, 0.5, judge.config.dtype)
     posterior = special.softmax(np.asarray(judge.class_log_probs(values), np.float64), axis=1)
     return posterior[np.arange(len(images)), labels].mean()
 

@@ -40,7 +40,7 @@ from glow_tf.data import image_data, image_folder
 from glow_tf.errors import InputError
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
-from glow_tf.training.checkpoint import ResumeState
+from glow_tf.training.checkpoint import Checkpointer
 from glow_tf.training.run_directory import RunDirectory
 from glow_tf.training.trainer import Trainer
 
@@ -258,22 +258,22 @@ def _announce(connection, trainer):
 
     def telling(what, method):
         def told(*arguments, **options):
-            connection.send(("begin", what, trainer.batches_seen, time.monotonic()))
+            connection.send(("begin", what, trainer.step_count, time.monotonic()))
             result = method(*arguments, **options)
-            connection.send(("end", what, trainer.batches_seen, time.monotonic()))
+            connection.send(("end", what, trainer.step_count, time.monotonic()))
             return result
 
         return told
 
-    restore = ResumeState.restore
+    restore = Checkpointer.restore
 
     def restored(state):
         result = restore(state)
-        connection.send(("restored", "state", trainer.batches_seen, time.monotonic()))
+        connection.send(("restored", "state", trainer.step_count, time.monotonic()))
         return result
 
-    ResumeState.restore = restored
-    ResumeState.save = telling("state", ResumeState.save)
+    Checkpointer.restore = restored
+    Checkpointer.save = telling("state", Checkpointer.save)
     Glow.save_weights = telling("weights", Glow.save_weights)
 
 
@@ -451,13 +451,13 @@ def train_with_nans(num_nans, most_nans, seed, is_small):
     trainer.nan_batches = random.Random(seed).sample(range(steps), num_nans)
     trainer.initialize(images.train.take(256, seed=0)[0])
     skipped = 0
-    while trainer.batches_seen < steps:
-        epoch, done = divmod(trainer.batches_seen, images.train.steps_per_epoch(64))
+    while trainer.step_count < steps:
+        epoch, done = divmod(trainer.step_count, images.train.steps_per_epoch(64))
         for batch, _ in images.train.training_batches(64, 0, epoch, skip=done):
             skipped += not bool(trainer.train_step(batch)["is_finite"])
-            if trainer.batches_seen == steps:
+            if trainer.step_count == steps:
                 break
-    with trainer.averaged():
+    with trainer.ema_weights():
         bits = np.mean([metrics.bits_per_dim(glow, images.test, seed=noise)[0] for noise in range(0, 100, 10)])
     return float(bits), skipped, steps
 

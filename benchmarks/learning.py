@@ -75,7 +75,7 @@ def learn(name, file, seed, options):
         if step % (steps // points) == 0:
             averaged = ""
             if hasattr(model, "trainer"):
-                with model.trainer.averaged():
+                with model.trainer.ema_weights():
                     averaged = bits()[0]
             print(json.dumps([step, *bits(), averaged, *(f"{s:.0f}" for s in seconds)]), flush=True)
 

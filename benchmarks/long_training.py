@@ -61,9 +61,9 @@ def train(glow, train_split, steps):
     trainer = Trainer(glow, batch_size=BATCH, warmup_steps=48)
     trainer.initialize(train_split.take(256, seed=0)[0])
     start = time.monotonic()
-    while trainer.batches_seen < steps:
-        epoch, done = divmod(trainer.batches_seen, train_split.steps_per_epoch(BATCH))
-        for images, _ in train_split.training_batches(BATCH, 0, epoch, skip=done).take(steps - trainer.batches_seen):
+    while trainer.step_count < steps:
+        epoch, done = divmod(trainer.step_count, train_split.steps_per_epoch(BATCH))
+        for images, _ in train_split.training_batches(BATCH, 0, epoch, skip=done).take(steps - trainer.step_count):
             trainer.train_step(images)
     return time.monotonic() - start
 
@@ -75,10 +75,10 @@ def try_the_round_trip(glow, digits, count):
     noisy = np.clip(digits[np.arange(count) % len(digits)] + 16 * rng.integers(-1, 2, shape), 0, 255)
     for name, images in {"noisy digits": noisy, "noise": rng.integers(0, 256, shape)}.items():
         images = images.astype(np.uint8) // 16 * 16  # 4 bits
-        values = glow.pixels.to_continuous(images, 0.5, glow.config.dtype)
+        values = glow.dequantizer.dequantize(images, 0.5, glow.config.dtype)
         again = glow.decode(tf.identity(glow.encode(values)))
-        wrong = int(np.sum(glow.pixels.to_uint8(again).numpy() != images))
-        error = float(tf.reduce_max(tf.abs(again - values))) / glow.pixels.bin_width
+        wrong = int(np.sum(glow.dequantizer.quantize(again).numpy() != images))
+        error = float(tf.reduce_max(tf.abs(again - values))) / glow.dequantizer.bin_width
         print(f"round trip of {len(images)} images ({name}): {wrong} bytes wrong, largest error {error:.2e} bins")
 
 
@@ -88,7 +88,7 @@ def compare_with_float64(glow, images):
     for name, variable in exact.named_variables().items():
         variable.assign(tf.cast(glow.named_variables()[name], variable.dtype))
     noise = dequantization.uniform_noise(images.shape, [0, 0])
-    values = glow.pixels.to_continuous(images, noise)
+    values = glow.dequantizer.dequantize(images, noise)
     single = glow.log_prob(values).numpy().astype(np.float64)
     double = exact.log_prob(tf.cast(values, tf.float64)).numpy()
     error = np.abs(single - double)

@@ -62,13 +62,13 @@ def _gradient(glow, images, mode):
     named = {name: v for name, v in glow.named_variables().items() if v.trainable}
     # In float32 for both, so that they see the same pixels: the rounding of these would hide every other.
     noise = tf.random.stateless_uniform(images.shape, [0, 1])
-    values = tf.cast(glow.pixels.to_continuous(images, noise, tf.float32), glow.config.dtype)
+    values = tf.cast(glow.dequantizer.dequantize(images, noise, tf.float32), glow.config.dtype)
 
     @tf.function(autograph=False)
     def gradient():
         with tf.GradientTape() as tape:
             log_prob = glow.transformed_distribution(backprop=mode).log_prob(values)
-            loss = tf.reduce_mean(glow.pixels.bits_per_dim(log_prob, glow.config.num_dims))
+            loss = tf.reduce_mean(glow.dequantizer.bits_per_dim(log_prob, glow.config.num_dims))
         return tape.gradient(loss, list(named.values()))
 
     return {name: g.numpy().astype(np.float64) for name, g in zip(named, gradient(), strict=True)}
@@ -88,10 +88,10 @@ def bfloat16(steps=300):
                 bits.append(float(trainer.train_step(images)["bits_per_dim"]))
         test, error, _ = metrics.bits_per_dim(glow, digits.test)
         images = digits.test.images
-        values = glow.pixels.to_continuous(images, 0.5)
+        values = glow.dequantizer.dequantize(images, 0.5)
         low = glow.bijector(network_dtype=tf.bfloat16)
         again = low.forward(tf.identity(low.inverse(values)))
-        rounded = float(tf.reduce_max(tf.abs(again - values))) / glow.pixels.bin_width
+        rounded = float(tf.reduce_max(tf.abs(again - values))) / glow.dequantizer.bin_width
         kind, last = "bfloat16" if mixed else "float32", np.mean(bits[steps - 20 : steps])
         print(
             f"| {kind} | {last:.4f} | {test:.4f} ± {error:.4f} | "

@@ -27,15 +27,15 @@ def main():
     options = parser.parse_args()
     images = np.pad(read_idx(options.mnist), [[0, 0], [2, 2], [2, 2]])[..., np.newaxis]
     glow = glow_tf.Glow(glow_tf.GlowConfig((32, 32, 1), num_levels=3, num_steps=8, width=32))
-    glow.initialize(glow.pixels.to_continuous(images[:256], 0.5))
+    glow.initialize(glow.dequantizer.dequantize(images[:256], 0.5))
     rng = np.random.default_rng(0)
     for variable in glow.trainable_variables:
         variable.assign_add(MOVED_BY * rng.standard_normal(variable.shape).astype(np.float32))
     for title, noise in (("middle", 0.5), ("random place", rng.random(images.shape, np.float32))):
-        values = glow.pixels.to_continuous(images, noise)
+        values = glow.dequantizer.dequantize(images, noise)
         again = glow.decode(glow.encode(values).numpy())
-        wrong = int(np.sum(glow.pixels.to_uint8(again).numpy() != images))
-        error = float(np.max(np.abs(again - values))) / glow.pixels.bin_width
+        wrong = int(np.sum(glow.dequantizer.quantize(again).numpy() != images))
+        error = float(np.max(np.abs(again - values))) / glow.dequantizer.bin_width
         print(f"{title} of the bin: {wrong:,} of {images.size:,} bytes differ, largest error {error:.4f} bins")
 
 

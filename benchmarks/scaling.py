@@ -181,12 +181,12 @@ def measure(round_trip, initial, batch, size, channels, steps, backprop, mixed_p
         "gradient norm": norm,
     }
     if round_trip:
-        values = glow.pixels.to_continuous(images[:batch], 0.5)
+        values = glow.dequantizer.dequantize(images[:batch], 0.5)
         again = glow.decode(glow.encode(values))
         found["bytes that differ after the round trip"] = int(
-            np.sum(glow.pixels.to_uint8(again).numpy() != glow.pixels.to_uint8(values).numpy())
+            np.sum(glow.dequantizer.quantize(again).numpy() != glow.dequantizer.quantize(values).numpy())
         )
-        found["largest error, bins"] = float(np.max(np.abs(again - values)) / glow.pixels.bin_width)
+        found["largest error, bins"] = float(np.max(np.abs(again - values)) / glow.dequantizer.bin_width)
     return found
 
 

@@ -23,17 +23,17 @@ Labels: TypeAlias = Sequence[int] | np.ndarray | tf.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class PixelScale:
+class Dequantizer:
     """How bytes lie in the model's pixel range.
 
     Args:
         num_bits: 1 to 8; the low 8 - num_bits bits of each byte are dropped.
         low, high: the range that all bins together cover; [-0.5, 0.5) in OpenAI's code.
 
-    >>> scale = PixelScale(num_bits=1)
-    >>> scale.to_continuous(np.array([0, 127, 128, 255], np.uint8), noise=0.5).numpy().tolist()
+    >>> scale = Dequantizer(num_bits=1)
+    >>> scale.dequantize(np.array([0, 127, 128, 255], np.uint8), noise=0.5).numpy().tolist()
     [-0.25, -0.25, 0.25, 0.25]
-    >>> scale.to_uint8(np.array([-0.25, 0.25, 9.0])).numpy().tolist()
+    >>> scale.quantize(np.array([-0.25, 0.25, 9.0])).numpy().tolist()
     [0, 128, 255]
     >>> float(scale.bits_per_dim(tf.constant(0.0), num_dims=64))
     1.0
@@ -53,7 +53,7 @@ class PixelScale:
         """Of one bin, in the units of the model's pixel range."""
         return (self.high - self.low) / self.num_bins
 
-    def to_continuous(self, images: Array, noise: float | Array = 0.0, dtype: tf.DType | str = tf.float32) -> tf.Tensor:
+    def dequantize(self, images: Array, noise: float | Array = 0.0, dtype: tf.DType | str = tf.float32) -> tf.Tensor:
         """low + (bin + noise) * bin_width.
 
         Args:
@@ -65,7 +65,7 @@ class PixelScale:
         bins = tf.cast(tf.cast(images, tf.int32) // 2 ** (8 - self.num_bits), dtype)
         return self.low + (bins + noise) * self.bin_width
 
-    def to_uint8(self, values: Array) -> tf.Tensor:
+    def quantize(self, values: Array) -> tf.Tensor:
         """The byte of the bin that holds each value; what is outside the range becomes black or white.
 
         Bytes are the bins' lower edges, multiples of 2**(8 - num_bits), but 255 above the range; NaN becomes 0.

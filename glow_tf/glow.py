@@ -12,8 +12,8 @@ from absl import logging
 
 from glow_tf import dequantization, weights
 from glow_tf._gc import paused
-from glow_tf.bijectors.base import EVENT_NDIMS, batch_shape, event_sum
-from glow_tf.bijectors.gaussian import to_standard
+from glow_tf.bijectors.base import EVENT_NDIMS, batch_shape, sum_except_batch
+from glow_tf.bijectors.gaussian import standardize
 from glow_tf.bijectors.logit import Logit
 from glow_tf.bijectors.split import Split
 from glow_tf.bijectors.squeeze import Squeeze
@@ -53,15 +53,15 @@ class Glow(tf.Module):
     (TensorShape([3, 4, 4, 1]), 'uint8')
     >>> glow.bits_per_dim(images).shape
     TensorShape([3])
-    >>> z = glow.encode(glow.pixels.to_continuous(images, noise=0.5))
-    >>> bool((glow.pixels.to_uint8(glow.decode(z)) == images).numpy().all())
+    >>> z = glow.encode(glow.dequantizer.dequantize(images, noise=0.5))
+    >>> bool((glow.dequantizer.quantize(glow.decode(z)) == images).numpy().all())
     True
     """
 
     def __init__(self, config: GlowConfig, seed: int = 0, network: Any = None) -> None:
         super().__init__(name="glow")
         self.config = config
-        self.pixels = dequantization.PixelScale(config.num_bits, *config.pixel_range)
+        self.dequantizer = dequantization.Dequantizer(config.num_bits, *config.pixel_range)
         self.metadata: dict[str, Any] = {}
         # Whether the actnorms are set: by `initialize`, or with all other weights from a file.
         self.is_initialized = False
@@ -70,8 +70,8 @@ class Glow(tf.Module):
         network = network or architecture.coupling_network(config)
         shapes = config.squeezed_shapes()
         self._steps = [FlowSteps(config, s[-1], network, rng, f"level{i}") for i, s in enumerate(shapes)]
-        self._splits = [architecture.split_gaussian(config, s[-1], f"split{i}") for i, s in enumerate(shapes[:-1])]
-        self._top = architecture.top_gaussian(config, shapes[-1], "top")
+        self._splits = [architecture.split_prior(config, s[-1], f"split{i}") for i, s in enumerate(shapes[:-1])]
+        self._top = architecture.top_prior(config, shapes[-1], "top")
         low, high = config.pixel_range
         self._logit = Logit(low, high, dtype=tf.as_dtype(config.dtype)) if config.pixels == "logit" else None
         self._classifier = Classifier(config, shapes[-1][-1], "classifier") if config.classifier else None
@@ -80,11 +80,11 @@ class Glow(tf.Module):
 
     @property
     def distribution(self) -> tfp.distributions.TransformedDistribution:
-        """The tfd.TransformedDistribution of images; of a class-conditional model use `conditioned_on`."""
+        """The tfd.TransformedDistribution of images; of a class-conditional model use `conditional_distribution`."""
         self._check_labels(None)
         return self.transformed_distribution()
 
-    def conditioned_on(self, labels: Labels) -> tfp.distributions.TransformedDistribution:
+    def conditional_distribution(self, labels: Labels) -> tfp.distributions.TransformedDistribution:
         """The distribution of images of the given classes, batch shape [B].
 
         Args:
@@ -92,7 +92,7 @@ class Glow(tf.Module):
         Raises:
             InputError: if the model is not class-conditional, or a label is out of range.
 
-        >>> glow.conditioned_on([0])
+        >>> glow.conditional_distribution([0])
         Traceback (most recent call last):
         ...
         glow_tf.errors.InputError: labels were given to a model that is not class-conditional
@@ -111,7 +111,7 @@ class Glow(tf.Module):
         Args:
             labels: [B] integer tensor for a class-conditional model, else None.
             temperature: standard deviation of z.
-            backprop: see `Repeated`. The default keeps little, since a gradient is not always asked for; a trainer,
+            backprop: see `Scan`. The default keeps little, since a gradient is not always asked for; a trainer,
                 which always asks, is faster with "stored".
             network_dtype: that the couplings' networks compute in, such as bfloat16; None: the model's. It belongs
                 to a computation, not to a model: the weights stay what they are.
@@ -156,7 +156,7 @@ class Glow(tf.Module):
         if not len(images):
             raise InputError("0 images were given to initialize from; it needs 1 or more")
         chunk = self._chunk
-        batches = [self.into_flow(images[i : i + chunk])[0] for i in range(0, len(images), chunk)]
+        batches = [self.preprocess(images[i : i + chunk])[0] for i in range(0, len(images), chunk)]
         for level, steps in enumerate(self._steps):
             batches = [Squeeze(dtype=self._dtype).inverse_and_log_det(batch)[0] for batch in batches]
             batches = steps.initialize(batches)
@@ -164,7 +164,7 @@ class Glow(tf.Module):
                 batches = [tf.split(batch, 2, axis=-1)[0] for batch in batches]
         self.is_initialized = True
 
-    def into_flow(self, images: Array) -> tuple[tf.Tensor, tf.Tensor]:
+    def preprocess(self, images: Array) -> tuple[tf.Tensor, tf.Tensor]:
         """(what the first squeeze sees of continuous images, the log-det [...] of that): see `config.pixels`."""
         if self._logit is None:
             return images, tf.zeros(batch_shape(images), images.dtype)
@@ -175,7 +175,7 @@ class Glow(tf.Module):
 
         Of a class-conditional model without labels it is that of the mixture of all classes in equal parts.
 
-        >>> x = glow.pixels.to_continuous(images, noise=0.5)
+        >>> x = glow.dequantizer.dequantize(images, noise=0.5)
         >>> glow.log_prob(x).shape
         TensorShape([6])
         >>> bool(np.allclose(glow.log_prob(x), glow.distribution.log_prob(x), rtol=1e-4))
@@ -216,7 +216,7 @@ class Glow(tf.Module):
         """Continuous images [B, H, W, C] from z: the inverse of `encode`."""
         return self._in_chunks(self._decode, [self._images(z, "z")], labels)
 
-    def draw(self, z: Array, labels: Labels | None = None) -> tf.Tensor:
+    def decode_to_uint8(self, z: Array, labels: Labels | None = None) -> tf.Tensor:
         """uint8 images [B, H, W, C] of z.
 
         Latents too far from those of any training image can overflow: NaN is drawn black, and a warning says so.
@@ -230,7 +230,7 @@ class Glow(tf.Module):
                 broken,
                 len(images),
             )
-        return self.pixels.to_uint8(images)
+        return self.dequantizer.quantize(images)
 
     def bits_per_dim(self, images: Array, labels: Labels | None = None, seed: int = 0) -> tf.Tensor:
         """[B], bits/dim of uint8 images, dequantised with uniform noise.
@@ -243,8 +243,8 @@ class Glow(tf.Module):
         images = self._bytes(images)
         noise = dequantization.uniform_noise(images.shape, [seed, 0], self._dtype)
         if labels is None and self.config.num_classes:
-            log_prob = self.log_prob(self.pixels.to_continuous(images, noise, self._dtype))
-            return self.pixels.bits_per_dim(log_prob, self.config.num_dims)
+            log_prob = self.log_prob(self.dequantizer.dequantize(images, noise, self._dtype))
+            return self.dequantizer.bits_per_dim(log_prob, self.config.num_dims)
         return self._in_chunks(self._bits_per_dim, [images, noise], labels)
 
     def sample(
@@ -266,7 +266,7 @@ class Glow(tf.Module):
         if labels is None and self.config.num_classes:
             labels = np.arange(num_images) % self.config.num_classes
         noise = tf.random.stateless_normal([num_images, *self.config.image_shape], [seed, 1], dtype=self._dtype)
-        return self.draw(noise * temperature, labels)
+        return self.decode_to_uint8(noise * temperature, labels)
 
     def classify(self, images: Array) -> tf.Tensor:
         """Class logits [B, num_classes] of continuous images, by the classifier of the deepest latents.
@@ -282,16 +282,16 @@ class Glow(tf.Module):
     def class_logits(self, z: Array, labels: Labels) -> tf.Tensor:
         """[B, num_classes], the classifier's, of latents z [B, H, W, C] that were encoded under these labels."""
         classifier = self._needed_classifier()
-        deepest = self._top.bijector(labels).forward(self.per_level(z)[-1])
+        deepest = self._top.bijector(labels).forward(self.split_latents(z)[-1])
         parameters = {key: classifier[key] for key in ("kernel", "bias", "log_scale")}
-        return openai.zero_linear(parameters, tf.reduce_mean(deepest, axis=[1, 2]))
+        return openai.linear_zeros(parameters, tf.reduce_mean(deepest, axis=[1, 2]))
 
     def _needed_classifier(self) -> Classifier:
         if self._classifier is None:
             raise InputError("this model has no classifier: its configuration says classifier=False")
         return self._classifier
 
-    def per_level(self, z: Array) -> list[tf.Tensor]:
+    def split_latents(self, z: Array) -> list[tf.Tensor]:
         """The latents level by level, level 0 (the finest) first: OpenAI's eps.
 
         Args:
@@ -300,7 +300,7 @@ class Glow(tf.Module):
             [[..., H/2, W/2, 2C], [..., H/4, W/4, 4C], ..., the deepest [..., H/2^L, W/2^L, 2^(L+1) C]].
 
         >>> two = Glow(GlowConfig((8, 8, 1), num_levels=2, num_steps=1, width=4))
-        >>> [tuple(level.shape) for level in two.per_level(np.zeros([1, 8, 8, 1]))]
+        >>> [tuple(level.shape) for level in two.split_latents(np.zeros([1, 8, 8, 1]))]
         [(1, 4, 4, 2), (1, 2, 2, 8)]
         """
         z = tf.convert_to_tensor(z)
@@ -310,8 +310,8 @@ class Glow(tf.Module):
             levels.append(leaving)
         return [*levels, Squeeze(dtype=z.dtype).inverse_and_log_det(z)[0]]
 
-    def from_levels(self, levels: Sequence[Array]) -> tf.Tensor:
-        """z from the latents level by level: the inverse of `per_level`."""
+    def merge_latents(self, levels: Sequence[Array]) -> tf.Tensor:
+        """z from the latents level by level: the inverse of `split_latents`."""
         *leaving, deepest = map(tf.convert_to_tensor, levels)
         z = Squeeze(dtype=deepest.dtype).forward_and_log_det(deepest)[0]
         for level in reversed(leaving):
@@ -396,23 +396,23 @@ class Glow(tf.Module):
         def class_log_probs(images: tf.Tensor) -> tf.Tensor:
             flow = self._above(tfb.Identity())
             z = flow.inverse(images)
-            *leaving, deepest = self.per_level(z)
+            *leaving, deepest = self.split_latents(z)
             log_dets = flow.inverse_log_det_jacobian(images, event_ndims=EVENT_NDIMS)
             shared = sum((_log_prob_of_standard(level) for level in leaving), log_dets)
             gaussians = self._top.mean_and_log_scale(tf.range(self.config.num_classes))
             per_class = tf.repeat(deepest[:, tf.newaxis], self.config.num_classes, axis=1)
-            top, log_det = to_standard(per_class, *gaussians)
+            top, log_det = standardize(per_class, *gaussians)
             return shared[:, tf.newaxis] + _log_prob_of_standard(top) + log_det
 
         def level_log_probs(images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-            images, log_det = self.into_flow(images)
+            images, log_det = self.preprocess(images)
             found = []
             for level, steps in enumerate(self._steps):
                 images = Squeeze(dtype=self._dtype).inverse_and_log_det(images)[0]
                 images, of_steps = steps.bijector().inverse_and_log_det(images)
                 if level < len(self._splits):
                     images, leaving = tf.split(images, 2, axis=-1)
-                    leaving, of_gaussian = to_standard(leaving, *self._splits[level](images))
+                    leaving, of_gaussian = standardize(leaving, *self._splits[level](images))
                 else:
                     leaving, of_gaussian = self._top.bijector(labels).inverse_and_log_det(images)
                 found.append(log_det + of_steps + of_gaussian + _log_prob_of_standard(leaving))
@@ -420,8 +420,8 @@ class Glow(tf.Module):
             return tf.stack(found, axis=-1)
 
         def bits_per_dim(images: tf.Tensor, noise: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-            values = self.pixels.to_continuous(images, noise, self._dtype)
-            return self.pixels.bits_per_dim(log_prob(values, labels), self.config.num_dims)
+            values = self.dequantizer.dequantize(images, noise, self._dtype)
+            return self.dequantizer.bits_per_dim(log_prob(values, labels), self.config.num_dims)
 
         def log_prob(images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
             return self.transformed_distribution(labels).log_prob(images)
@@ -471,7 +471,7 @@ class Glow(tf.Module):
         # By way of numpy, which takes Python numbers as float64.
         values = tf.convert_to_tensor(values if tf.is_tensor(values) else np.asarray(values))
         if not values.dtype.is_floating:
-            raise InputError(f"{name} are {values.dtype.name}; continuous values are needed (`pixels.to_continuous`)")
+            raise InputError(f"{name} are {values.dtype.name}; continuous values are needed (`pixels.dequantize`)")
         return self._checked(tf.cast(values, self._dtype), name)
 
     def _bytes(self, images: Array) -> tf.Tensor:
@@ -489,7 +489,7 @@ class Glow(tf.Module):
 
 def _log_prob_of_standard(values: tf.Tensor) -> tf.Tensor:
     """[...], nats: the log density of values [..., H, W, C] under the standard Normal."""
-    return event_sum(-0.5 * tf.square(values) - 0.5 * math.log(2 * math.pi))
+    return sum_except_batch(-0.5 * tf.square(values) - 0.5 * math.log(2 * math.pi))
 
 
 def _of_mixture(class_log_probs: tf.Tensor) -> tf.Tensor:

@@ -525,7 +525,7 @@ def _check_regular(path, status: os.stat_result):
         raise InputError(f"{shown(path)} has {status.st_size} bytes; at most {MAX_FILE_BYTES} are read")
 
 
-def listed(names) -> str:
+def format_names(names) -> str:
     """Up to 3 names and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(shown(name) for name in names[:3]) + more

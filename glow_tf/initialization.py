@@ -7,7 +7,7 @@ import tensorflow as tf
 STD_EPSILON = 1e-6
 
 
-def standardizing_shift_and_log_scale(batches):
+def actnorm_init(batches):
     """shift = -mean and log_scale = -log(std + 1e-6), a channel, of all batches taken together. For eager code.
 
     Args:

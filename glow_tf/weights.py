@@ -32,7 +32,7 @@ from glow_tf.h5_reader import (
     MAX_NAME_BYTES,
     H5File,
     H5Object,
-    listed,
+    format_names,
     number_encodings,
     open_regular,
     seal,
@@ -253,8 +253,8 @@ def read_foreign(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def _check_names(h5: H5File, found: Iterable[str], expected: Iterable[str], what: str, owner: str) -> None:
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected]
-    problems = [f"lacks {what}{listed(missing)}"] if missing else []
-    problems += [f"has {what}{listed(extra)}, which {owner} has not"] if extra else []
+    problems = [f"lacks {what}{format_names(missing)}"] if missing else []
+    problems += [f"has {what}{format_names(extra)}, which {owner} has not"] if extra else []
     if problems:
         raise h5.error(" and ".join(problems))
 

@@ -30,7 +30,7 @@ def edge_conv(images, kernel, edge):
     return sum(padded[:, dy : dy + h, dx : dx + w] @ whole[dy, dx] for dy in range(3) for dx in range(3))
 
 
-def zero_conv(images, p):
+def conv2d_zeros(images, p):
     return (edge_conv(images, p["kernel"], p["edge"]) + p["bias"]) * np.exp(3 * p["log_scale"])
 
 
@@ -66,7 +66,7 @@ class NaiveGlow:
                 objective = objective + log_det
             if level < self.config.num_levels - 1:
                 z, leaving = np.split(z, 2, axis=-1)
-                h = zero_conv(z, self.part(f"split{level}/"))
+                h = conv2d_zeros(z, self.part(f"split{level}/"))
                 mean, log_scale = np.split(h, 2, axis=-1)
                 objective = objective + log_normal(leaving, mean, log_scale)
                 eps.append((leaving - mean) / np.exp(log_scale))
@@ -79,7 +79,7 @@ class NaiveGlow:
         outputs = np.zeros((b, h, w, 2 * n))
         p = self.part("top/")
         if self.config.learned_top:
-            outputs += zero_conv(np.zeros((b, h, w, 2 * n)), p | {"kernel": np.zeros((3, 3, 2 * n, 2 * n))})
+            outputs += conv2d_zeros(np.zeros((b, h, w, 2 * n)), p | {"kernel": np.zeros((3, 3, 2 * n, 2 * n))})
         if self.config.num_classes:
             one_hot = np.eye(self.config.num_classes)[labels]
             embedded = (one_hot @ p["class_kernel"] + p["class_bias"]) * np.exp(3 * p["class_log_scale"])
@@ -116,7 +116,7 @@ class NaiveGlow:
         hidden, _ = self.actnorm(np.maximum(hidden, 0) @ p["conv2_kernel"], prefix, "actnorm2_", k)
         self.standardised.append(hidden)
         last = {name.removeprefix("conv3_"): p[name] for name in p if name.startswith("conv3_")}
-        return zero_conv(np.maximum(hidden, 0), last)
+        return conv2d_zeros(np.maximum(hidden, 0), last)
 
     def actnorm(self, x, prefix, name, k):
         shift, log_scale = self.values[f"{prefix}{name}shift"], self.values[f"{prefix}{name}log_scale"]

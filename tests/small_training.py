@@ -52,7 +52,7 @@ def trainer_at_start(strategy=None):
     trainer, values = _traced(strategy)
     for variable, value in zip(trainer.variables(), values, strict=True):
         variable.assign(value)
-    trainer.batches_seen = 0
+    trainer.step_count = 0
     trainer.glow.is_initialized = False
     trainer.nan_from.assign(0)
     trainer.nan_to.assign(0)
@@ -75,7 +75,7 @@ def after_step(trainer, number, act):
 
     def step(*arguments):
         metrics = train_step(trainer, *arguments)
-        if trainer.batches_seen == number:
+        if trainer.step_count == number:
             act()
         return metrics
 

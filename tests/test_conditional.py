@@ -50,8 +50,8 @@ def test_logit_pixels_change_the_density_and_nothing_else(rng):
     images = random_images(rng, glow, 4)
     np.testing.assert_allclose(glow.decode(glow.encode(images)), images, rtol=0, atol=1e-12)
     pixels = rng.integers(0, 256, (4, 4, 8, 2)).astype(np.uint8)
-    again = glow.decode(glow.encode(glow.pixels.to_continuous(pixels, 0.5)))
-    np.testing.assert_array_equal(glow.pixels.to_uint8(again), pixels)
+    again = glow.decode(glow.encode(glow.dequantizer.dequantize(pixels, 0.5)))
+    np.testing.assert_array_equal(glow.dequantizer.quantize(again), pixels)
     assert glow.sample(2, seed=1).dtype == tf.uint8
     plain = make_glow()
     for name, variable in plain.named_variables().items():
@@ -83,10 +83,10 @@ def test_the_classifiers_loss_is_the_references(one_step):
     for name, variable in reference.named_variables().items():
         np.testing.assert_array_equal(variable, before[name])
     noise = tf.random.stateless_uniform(pixels.shape, [0, 0], dtype=tf.float64)
-    values = reference.pixels.to_continuous(pixels, noise, tf.float64)
+    values = reference.dequantizer.dequantize(pixels, noise, tf.float64)
     labels = [0, 2, 1, 1]
     log_prob = tf.reduce_mean(reference.log_prob(values, labels))
-    np.testing.assert_allclose(metrics["bits_per_dim"], reference.pixels.bits_per_dim(log_prob, 64), rtol=1e-10)
+    np.testing.assert_allclose(metrics["bits_per_dim"], reference.dequantizer.bits_per_dim(log_prob, 64), rtol=1e-10)
     logits = reference.classify(values).numpy()
     bits = np.mean([np.log2(np.sum(np.exp(row))) - row[k] / np.log(2) for row, k in zip(logits, labels, strict=True)])
     np.testing.assert_allclose(metrics["class_bits"], bits, rtol=1e-9)

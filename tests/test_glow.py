@@ -55,7 +55,7 @@ def test_density_latents_and_round_trip(kind, rng):
     expected, eps = NaiveGlow(glow.config, values_of(glow)).encode(images.numpy())
     np.testing.assert_allclose(log_prob, expected, rtol=1e-11)
     z = glow.encode(images)
-    levels = glow.per_level(z)
+    levels = glow.split_latents(z)
     assert [level.shape[1:] for level in levels] == [e.shape[1:] for e in eps]
     for found, wanted in zip(levels, eps, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-11)
@@ -70,12 +70,12 @@ def test_density_latents_and_round_trip(kind, rng):
     np.testing.assert_allclose(glow.decode(z), images, rtol=0, atol=1e-11)
     noise = tf.constant(rng.standard_normal(z.shape))
     np.testing.assert_allclose(glow.encode(glow.decode(noise)), noise, rtol=0, atol=1e-10)
-    np.testing.assert_array_equal(glow.from_levels(levels), z)
+    np.testing.assert_array_equal(glow.merge_latents(levels), z)
 
 
 def test_levels_hold_every_latent_once(small_glow):
     z = tf.reshape(tf.range(2 * 64, dtype=tf.float64), [2, 4, 8, 2])
-    levels = small_glow.per_level(z)
+    levels = small_glow.split_latents(z)
     assert [level.shape for level in levels] == [(2, 2, 4, 4), (2, 1, 2, 16)]
     together = np.concatenate([np.reshape(level, [2, -1]) for level in levels], axis=1)
     np.testing.assert_array_equal(np.sort(together), np.reshape(z, [2, -1]))
@@ -144,7 +144,7 @@ def test_distribution_and_glow_see_every_variable():
         named = glow.named_variables()
         assert {id(v) for v in glow.variables} == {id(v) for v in named.values()}
         assert len(named) == len(glow.variables)
-        distribution = glow.conditioned_on([0]) if kind.get("num_classes") else glow.distribution
+        distribution = glow.conditional_distribution([0]) if kind.get("num_classes") else glow.distribution
         trained = {id(v) for v in named.values() if v.trainable}
         assert {id(v) for v in distribution.trainable_variables} == trained
         assert {id(v) for v in distribution.variables} == {id(v) for v in named.values()}
@@ -180,7 +180,7 @@ def test_temperature_zero_is_one_image(small_glow):
     np.testing.assert_array_equal(samples, np.broadcast_to(samples[0], samples.shape))
     np.testing.assert_array_equal(samples, small_glow.sample(3, temperature=0, seed=2))
     mode = small_glow.decode(tf.zeros([1, 4, 8, 2], tf.float64))
-    np.testing.assert_array_equal(samples[:1], small_glow.pixels.to_uint8(mode))
+    np.testing.assert_array_equal(samples[:1], small_glow.dequantizer.quantize(mode))
 
 
 def test_temperature_of_a_sample_is_the_deviation_of_its_latents():
@@ -190,7 +190,7 @@ def test_temperature_of_a_sample_is_the_deviation_of_its_latents():
         samples = glow.sample(100, temperature=temperature, seed=1)
         assert samples.numpy().min() > 0
         assert samples.numpy().max() < 255
-        z = glow.encode(glow.pixels.to_continuous(samples, 0.5, tf.float64))
+        z = glow.encode(glow.dequantizer.dequantize(samples, 0.5, tf.float64))
         np.testing.assert_allclose(np.std(z), temperature, rtol=0.05)
         np.testing.assert_allclose(np.mean(z), 0, atol=0.03)
 
@@ -199,11 +199,11 @@ def test_samples_that_overflow_are_black_and_said(caplog):
     glow = make_glow(dtype="float32")
     z = np.zeros([3, *glow.config.image_shape], np.float32)
     z[1] = np.inf
-    images = glow.draw(z).numpy()
+    images = glow.decode_to_uint8(z).numpy()
     assert "1 of 3 images have pixels that are not finite" in caplog.text
     assert not images[1].any() and images[[0, 2]].any()
     caplog.clear()
-    glow.draw(z[:1])
+    glow.decode_to_uint8(z[:1])
     assert not caplog.text
 
 
@@ -231,7 +231,7 @@ def test_conditional_density_and_samples(rng, conditional_glow):
 
     mixed = [2, 0, 1, 2]
     expected = [by_class[label][i] for i, label in enumerate(mixed)]
-    distribution = conditional_glow.conditioned_on(mixed)
+    distribution = conditional_glow.conditional_distribution(mixed)
     assert distribution.batch_shape == (4,)
     assert distribution.event_shape == (4, 8, 2)
     np.testing.assert_allclose(distribution.log_prob(tf.identity(images)), expected, rtol=1e-11)
@@ -361,8 +361,8 @@ def convolutions_of_one_sweep():
         total += count(lambda kept, p=parameters: network.output(p, kept), h, w, channels // 2)
         if level < 2:
             parameters = under(f"split{level}/")
-            total += count(lambda kept, p=parameters: openai.zero_conv(p, kept), h, w, channels // 2)
-    return total + count(lambda z: z + openai.zero_conv_of_zeros(under("top/"), h, w), h, w, 2 * channels)
+            total += count(lambda kept, p=parameters: openai.conv2d_zeros(p, kept), h, w, channels // 2)
+    return total + count(lambda z: z + openai.conv2d_zeros_constant(under("top/"), h, w), h, w, 2 * channels)
 
 
 @every_backprop
@@ -433,14 +433,14 @@ def test_ways_back_agree(images):
         (lambda g, c: g.sample(2, temperature=float("inf")), ["inf", "from 0 up"]),
         (lambda g, c: g.sample(0), ["0 images", "1 or more"]),
         (lambda g, c: g.log_prob(tf.zeros([1, 4, 8, 2]), [0]), ["not class-conditional"]),
-        (lambda g, c: g.conditioned_on([0]), ["not class-conditional"]),
+        (lambda g, c: g.conditional_distribution([0]), ["not class-conditional"]),
         (lambda g, c: g.classify(tf.zeros([1, 4, 8, 2])), ["classifier=False"]),
         (lambda g, c: c.encode(tf.zeros([1, 4, 8, 2])), ["give labels", "from 0 to 2"]),
         (lambda g, c: g.class_log_probs(tf.zeros([1, 4, 8, 2])), ["not class-conditional"]),
         (lambda g, c: c.distribution, ["give labels", "from 0 to 2"]),
-        (lambda g, c: c.conditioned_on([0, 3]), ["from 0 to 2"]),
-        (lambda g, c: c.conditioned_on([-1]), ["from 0 to 2"]),
-        (lambda g, c: c.conditioned_on(1), ["from 0 to 2"]),
+        (lambda g, c: c.conditional_distribution([0, 3]), ["from 0 to 2"]),
+        (lambda g, c: c.conditional_distribution([-1]), ["from 0 to 2"]),
+        (lambda g, c: c.conditional_distribution(1), ["from 0 to 2"]),
         (lambda g, c: c.log_prob(tf.zeros([3, 4, 8, 2]), [0, 1]), ["2 labels", "3 images"]),
         (lambda g, c: c.sample(3, labels=[0, 1]), ["2 labels", "3 images"]),
     ],

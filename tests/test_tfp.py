@@ -44,7 +44,7 @@ def test_shapes(small_glow, conditional_glow, rng):
     assert distribution.event_shape == (4, 8, 2) and distribution.batch_shape == ()
     assert distribution.sample([3, 2], seed=1).shape == (3, 2, 4, 8, 2)
     assert distribution.log_prob(tf.reshape(random_images(rng, small_glow, 6), [3, 2, 4, 8, 2])).shape == (3, 2)
-    of_classes = conditional_glow.conditioned_on([0, 2])
+    of_classes = conditional_glow.conditional_distribution([0, 2])
     assert of_classes.event_shape == (4, 8, 2) and of_classes.batch_shape == (2,)
     assert of_classes.sample(3, seed=1).shape == (3, 2, 4, 8, 2)
     images = random_images(rng, conditional_glow, 5)[:, tf.newaxis]
@@ -54,7 +54,7 @@ def test_shapes(small_glow, conditional_glow, rng):
 
 def test_a_mixture_of_classes_is_the_density_without_labels(conditional_glow, rng):
     mixture = tfd.MixtureSameFamily(
-        tfd.Categorical(logits=tf.zeros(3, tf.float64)), conditional_glow.conditioned_on([0, 1, 2])
+        tfd.Categorical(logits=tf.zeros(3, tf.float64)), conditional_glow.conditional_distribution([0, 1, 2])
     )
     images = random_images(rng, conditional_glow, 4)
     np.testing.assert_allclose(mixture.log_prob(images), conditional_glow.log_prob(images), rtol=1e-11)
@@ -82,7 +82,7 @@ def test_a_joint_distribution(small_glow, conditional_glow):
     np.testing.assert_allclose(joint.log_prob([images, brightness]), expected, rtol=1e-12)
 
     named = tfd.JointDistributionNamed(
-        {"a": small_glow.distribution, "b": conditional_glow.conditioned_on([1])}, batch_ndims=0
+        {"a": small_glow.distribution, "b": conditional_glow.conditional_distribution([1])}, batch_ndims=0
     )
     drawn = named.sample(seed=(1, 2))
     assert drawn["a"].shape == (4, 8, 2) and drawn["b"].shape == (1, 4, 8, 2)

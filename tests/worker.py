@@ -37,11 +37,11 @@ def main(output, devices, steps=20):
     trainer = Trainer(glow, batch_size=BATCH, warmup_steps=10)
     if trainer.workers.is_chief:
         trainer.initialize(split.take(64, seed=0)[0])
-    trainer.share_values()
+    trainer.broadcast_variables()
     bits = []
     for images, _ in split.training_batches(BATCH, 0, 0, shard=trainer.shard).take(int(steps)):
         bits.append(float(trainer.train_step(images)["bits_per_dim"]))
-    copies = [strategy.experimental_local_results(v) for v in [*glow.variables, *trainer.optimizer.averages]]
+    copies = [strategy.experimental_local_results(v) for v in [*glow.variables, *trainer.optimizer.ema]]
     assert all(np.array_equal(copy.numpy(), first.numpy()) for first, *rest in copies for copy in rest)
     weights = np.concatenate([np.ravel(first.numpy()) for first, *_ in copies]).astype(np.float64)
     np.savez(output, bits=bits, weights=weights, replicas=trainer.num_replicas, shard=trainer.shard)

@@ -2,10 +2,10 @@
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import OneSweepBijector, constant_log_det
+from glow_tf.bijectors.base import ImageBijector, constant_log_det
 
 
-class ActNorm(OneSweepBijector):
+class ActNorm(ImageBijector):
     """Shifts and scales each channel.
 
     inverse: x = (y + shift) * exp(log_scale)

@@ -20,7 +20,7 @@ EVENT_NDIMS = 3
 EVENT_AXES = [-3, -2, -1]
 
 
-class OneSweepBijector(tfb.Bijector, metaclass=abc.ABCMeta):
+class ImageBijector(tfb.Bijector, metaclass=abc.ABCMeta):
     """A bijector of images whose subclasses write one method a direction.
 
     A subclass defines `_forward_and_log_det` and `_inverse_and_log_det`. TFP asks for a value and for its
@@ -57,7 +57,7 @@ class OneSweepBijector(tfb.Bijector, metaclass=abc.ABCMeta):
         """The latent side and log|det dx/dy|, in one sweep that neither reads nor writes TFP's cache."""
         return self._inverse_and_log_det(y)
 
-    def inverse_backward(self, x, dx, dlog_det, parameters):
+    def inverse_vjp(self, x, dx, dlog_det, parameters):
         """Goes back through `inverse` knowing its result only.
 
         This default computes y again and then `inverse` under a tape; a subclass that can do with less
@@ -117,7 +117,7 @@ class OneSweepBijector(tfb.Bijector, metaclass=abc.ABCMeta):
         return attributes["ildj"]
 
 
-def event_sum(values):
+def sum_except_batch(values):
     """The sum over an image: [..., H, W, C] -> [...]."""
     return tf.reduce_sum(values, axis=EVENT_AXES)
 

@@ -4,10 +4,10 @@ import abc
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import OneSweepBijector, batch_shape, event_sum
+from glow_tf.bijectors.base import ImageBijector, batch_shape, sum_except_batch
 
 
-class _Coupling(OneSweepBijector):
+class _Coupling(ImageBijector):
     """Keeps the first half of the channels and moves the second.
 
     Args:
@@ -36,7 +36,7 @@ class _Coupling(OneSweepBijector):
         moved, log_det = self._move(moved, self.network(kept))
         return tf.concat([kept, moved], axis=-1), log_det
 
-    def inverse_backward(self, x, dx, dlog_det, parameters):
+    def inverse_vjp(self, x, dx, dlog_det, parameters):
         """As the base class says, with one evaluation of the network: the kept half is known from the start."""
         kept, moved_latent = tf.split(x, 2, axis=-1)
         dkept_direct, dmoved_latent = tf.split(dx, 2, axis=-1)
@@ -77,11 +77,11 @@ class AffineCoupling(_Coupling):
 
     def _move(self, moved, network_output):
         shift, log_scale = network_output
-        return (moved + shift) * tf.exp(log_scale), event_sum(log_scale)
+        return (moved + shift) * tf.exp(log_scale), sum_except_batch(log_scale)
 
     def _move_back(self, moved, network_output):
         shift, log_scale = network_output
-        return moved * tf.exp(-log_scale) - shift, -event_sum(log_scale)
+        return moved * tf.exp(-log_scale) - shift, -sum_except_batch(log_scale)
 
 
 class AdditiveCoupling(_Coupling):

@@ -1,9 +1,9 @@
 """One step of flow: actnorm, permutation, coupling."""
 
-from glow_tf.bijectors.base import OneSweepBijector
+from glow_tf.bijectors.base import ImageBijector
 
 
-class FlowStep(OneSweepBijector):
+class FlowStep(ImageBijector):
     """Chains the three layers of a step, in this order from image to latent.
 
     inverse: x = coupling(permutation(actnorm(y)))
@@ -41,11 +41,11 @@ class FlowStep(OneSweepBijector):
             total += log_det
         return y, total
 
-    def inverse_backward(self, x, dx, dlog_det, parameters):
+    def inverse_vjp(self, x, dx, dlog_det, parameters):
         """Layer by layer, so that the coupling's network runs once."""
         totals = [None] * len(parameters)
         for layer in reversed(self.layers):
-            x, dx, gradients = layer.inverse_backward(x, dx, dlog_det, parameters)
+            x, dx, gradients = layer.inverse_vjp(x, dx, dlog_det, parameters)
             totals = [_add(total, gradient) for total, gradient in zip(totals, gradients, strict=True)]
         return x, dx, totals
 

@@ -2,10 +2,10 @@
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import OneSweepBijector, event_sum
+from glow_tf.bijectors.base import ImageBijector, sum_except_batch
 
 
-class Gaussian(OneSweepBijector):
+class Gaussian(ImageBijector):
     """Maps a diagonal Gaussian to a standard one.
 
     inverse: x = (y - mean) * exp(-log_scale)
@@ -28,19 +28,19 @@ class Gaussian(OneSweepBijector):
         self.parameters_of_gaussian = parameters
 
     def _forward_and_log_det(self, x):
-        return from_standard(x, *self.parameters_of_gaussian())
+        return unstandardize(x, *self.parameters_of_gaussian())
 
     def _inverse_and_log_det(self, y):
-        return to_standard(y, *self.parameters_of_gaussian())
+        return standardize(y, *self.parameters_of_gaussian())
 
 
-def to_standard(y, mean, log_scale):
+def standardize(y, mean, log_scale):
     """((y - mean) * exp(-log_scale), the log-det [...] of that), for y [..., H, W, C]."""
     x = (y - mean) * tf.exp(-log_scale)
-    return x, -event_sum(tf.broadcast_to(log_scale, tf.shape(x)))
+    return x, -sum_except_batch(tf.broadcast_to(log_scale, tf.shape(x)))
 
 
-def from_standard(x, mean, log_scale):
-    """(x * exp(log_scale) + mean, the log-det [...] of that): the inverse of `to_standard`."""
+def unstandardize(x, mean, log_scale):
+    """(x * exp(log_scale) + mean, the log-det [...] of that): the inverse of `standardize`."""
     y = x * tf.exp(log_scale) + mean
-    return y, event_sum(tf.broadcast_to(log_scale, tf.shape(y)))
+    return y, sum_except_batch(tf.broadcast_to(log_scale, tf.shape(y)))

@@ -2,10 +2,10 @@
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import OneSweepBijector, constant_log_det
+from glow_tf.bijectors.base import ImageBijector, constant_log_det
 
 
-class InvertibleConv1x1(OneSweepBijector):
+class InvertibleConv1x1(ImageBijector):
     """Multiplies the channels of every position by one matrix.
 
     inverse: x_j = sum_i y_i weight[i, j]   (a row vector times the matrix, as in OpenAI's code)

@@ -4,13 +4,13 @@ import math
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import OneSweepBijector, event_sum
+from glow_tf.bijectors.base import ImageBijector, sum_except_batch
 
 # Keeps black and white pixels away from infinity: RealNVP's value.
 MARGIN = 0.05
 
 
-class Logit(OneSweepBijector):
+class Logit(ImageBijector):
     """Takes pixels in [low, high) to their logits.
 
     inverse: u = (y - low) / (high - low);  x = logit(margin + (1 - 2 margin) u)
@@ -45,4 +45,4 @@ class Logit(OneSweepBijector):
 
     def _log_det_of_inverse(self, x):
         slope = math.log((1 - 2 * self.margin) / (self.high - self.low))
-        return event_sum(slope + tf.math.softplus(x) + tf.math.softplus(-x))
+        return sum_except_batch(slope + tf.math.softplus(x) + tf.math.softplus(-x))

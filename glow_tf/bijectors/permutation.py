@@ -2,10 +2,10 @@
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import OneSweepBijector, constant_log_det
+from glow_tf.bijectors.base import ImageBijector, constant_log_det
 
 
-class ChannelPermutation(OneSweepBijector):
+class ChannelPermutation(ImageBijector):
     """Reorders the channels.
 
     inverse: x[..., j] = y[..., indices[j]]

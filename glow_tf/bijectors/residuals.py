@@ -1,8 +1,8 @@
 """Remembers what a step's backward pass needs, so that only the dear part of a step is kept and not computed again.
 
 A step that is handed a memory calls `memory(forward, backward, *inputs)` where it would call `forward(*inputs)`
-for its most expensive computation. On the way there a `Recorder` notes the results; on the way back the step is
-run again and a `Replay` gives them back without computing them. What is cheap is not kept: it is computed twice.
+for its most expensive computation. On the way there a `SaveResiduals` notes the results; on the way back the step is
+run again and a `UseResiduals` gives them back without computing them. What is cheap is not kept: it is computed twice.
 
 The idea is that of the policies of `jax.checkpoint`.
 """
@@ -10,8 +10,8 @@ The idea is that of the policies of `jax.checkpoint`.
 import tensorflow as tf
 
 
-class Recorder:
-    """Computes, and keeps what a `Replay` will need.
+class SaveResiduals:
+    """Computes, and keeps what a `UseResiduals` will need.
 
     Attributes:
         kept: [[result, *residuals] of each call], in their order.
@@ -27,11 +27,11 @@ class Recorder:
         return result
 
 
-class Replay:
-    """Gives back what a `Recorder` kept of the same calls, made again in the same order.
+class UseResiduals:
+    """Gives back what a `SaveResiduals` kept of the same calls, made again in the same order.
 
     Args:
-        kept: the Recorder's.
+        kept: the SaveResiduals's.
     """
 
     def __init__(self, kept):
@@ -52,7 +52,7 @@ def through(memory, forward, backward, *inputs):
     """`forward`'s result, kept or given back by `memory` where there is one.
 
     Args:
-        memory: a Recorder, a Replay, or None.
+        memory: a SaveResiduals, a UseResiduals, or None.
         forward: inputs -> (result, [residuals]), tensors.
         backward: (inputs, residuals, the loss's gradient with respect to the result) -> those with respect to the
             inputs, one each.
@@ -60,7 +60,7 @@ def through(memory, forward, backward, *inputs):
     return forward(*inputs)[0] if memory is None else memory(forward, backward, *inputs)
 
 
-def pullback(function, inputs, dresult):
+def vjp(function, inputs, dresult):
     """The gradients with respect to `inputs` of a loss whose gradient with respect to `function(*inputs)` is known.
 
     In a graph the value of `function` is left out where its gradient does not need it.

@@ -6,13 +6,13 @@ of `flax.linen.scan`.
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import OneSweepBijector, batch_shape
-from glow_tf.bijectors.residuals import Recorder, Replay, pullback
+from glow_tf.bijectors.base import ImageBijector, batch_shape
+from glow_tf.bijectors.residuals import SaveResiduals, UseResiduals, vjp
 
 BACKPROP_MODES = ("stored", "recompute", "reversible")
 
 
-class Repeated(OneSweepBijector):
+class Scan(ImageBijector):
     """A chain of K steps that differ in their parameters only.
 
     inverse: for k = 0 .. K-1:  y = step(slice k of the parameters).inverse(y)
@@ -20,7 +20,7 @@ class Repeated(OneSweepBijector):
     log-det: the sum over the steps, shape [...], nats
 
     Args:
-        step: ({name: tensor}, memory) -> a OneSweepBijector that keeps the event shape; the tensors are those of
+        step: ({name: tensor}, memory) -> a ImageBijector that keeps the event shape; the tensors are those of
             `parameters` without their leading axis. It hands them on as they are: what is computed from
             them belongs into the bijector's own methods or into `prepare`, where gradients see it. `memory` is for
             what the bijector computes at most cost (see `bijectors.memory`), or None.
@@ -44,7 +44,7 @@ class Repeated(OneSweepBijector):
 
     >>> from glow_tf.bijectors.actnorm import ActNorm
     >>> parameters = {"shift": tf.zeros([3, 2]), "log_scale": tf.ones([3, 2])}
-    >>> layer = Repeated(lambda slices, memory: ActNorm(**slices), parameters, num_steps=3)
+    >>> layer = Scan(lambda slices, memory: ActNorm(**slices), parameters, num_steps=3)
     >>> layer.inverse_and_log_det(tf.ones([1, 4, 4, 2]))[1].numpy().tolist()
     [96.0]
     """
@@ -87,7 +87,7 @@ class _Loop:
     """The K turns of one direction, and the ways back through them.
 
     Args:
-        step, num_steps: as in `Repeated`.
+        step, num_steps: as in `Scan`.
         inverse: the direction.
         names: of the stacked tensors, in the order in which the methods take them.
     """
@@ -124,8 +124,8 @@ class _Loop:
             def gradient(dresult, dlog_det):
                 def back_one(k, carried, dvalues, slices):
                     x, *kept = (array.read(k) for array in arrays)
-                    memory = Replay(tf.nest.pack_sequence_as(specs, kept)) if remembers else None
-                    dx, *dslices = pullback(
+                    memory = UseResiduals(tf.nest.pack_sequence_as(specs, kept)) if remembers else None
+                    dx, *dslices = vjp(
                         lambda x, *watched: self._apply(x, _filled_in(slices, watched), memory),
                         [x, *_differentiable(slices)],
                         [dvalues, dlog_det],
@@ -146,7 +146,7 @@ class _Loop:
         """
 
         def one_step(values, *slices):
-            memory = Recorder()
+            memory = SaveResiduals()
             return self._apply(values, slices, memory), memory.kept
 
         slices = [tf.TensorSpec(t.shape[1:], t.dtype) for t in stacked]
@@ -161,7 +161,7 @@ class _Loop:
             def gradient(dresult, dlog_det):
                 def back_one(_, y, dvalues, slices):
                     step = self.step(dict(zip(self.names, slices, strict=True)), None)
-                    return step.inverse_backward(y, dvalues, dlog_det, _differentiable(slices))
+                    return step.inverse_vjp(y, dvalues, dlog_det, _differentiable(slices))
 
                 return self._run_back(back_one, result, dresult, stacked)
 

@@ -2,11 +2,11 @@
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import EVENT_NDIMS, OneSweepBijector
-from glow_tf.bijectors.gaussian import from_standard, to_standard
+from glow_tf.bijectors.base import EVENT_NDIMS, ImageBijector
+from glow_tf.bijectors.gaussian import standardize, unstandardize
 
 
-class Split(OneSweepBijector):
+class Split(ImageBijector):
     """Standardises the second half of the channels given the first, and sends the first half deeper.
 
     inverse: kept, leaving = halves of y
@@ -28,13 +28,13 @@ class Split(OneSweepBijector):
     def _forward_and_log_det(self, x):
         kept_latent, noise = tf.split(x, 2, axis=-1)
         kept = self.deeper.forward(kept_latent)
-        leaving, log_det = from_standard(noise, *self.network(kept))
+        leaving, log_det = unstandardize(noise, *self.network(kept))
         log_det += self.deeper.forward_log_det_jacobian(kept_latent, event_ndims=EVENT_NDIMS)
         return tf.concat([kept, leaving], axis=-1), log_det
 
     def _inverse_and_log_det(self, y):
         kept, leaving = tf.split(y, 2, axis=-1)
-        noise, log_det = to_standard(leaving, *self.network(kept))
+        noise, log_det = standardize(leaving, *self.network(kept))
         kept_latent = self.deeper.inverse(kept)
         log_det += self.deeper.inverse_log_det_jacobian(kept, event_ndims=EVENT_NDIMS)
         if kept_latent.shape[:-1] != noise.shape[:-1]:

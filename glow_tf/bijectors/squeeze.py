@@ -2,10 +2,10 @@
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import OneSweepBijector, constant_log_det
+from glow_tf.bijectors.base import ImageBijector, constant_log_det
 
 
-class Squeeze(OneSweepBijector):
+class Squeeze(ImageBijector):
     """Moves each 2x2 block of pixels into the channels of one position.
 
     inverse: x[h, w, 4c + 2dy + dx] = y[2h + dy, 2w + dx, c], so [..., H, W, C] -> [..., H/2, W/2, 4C]

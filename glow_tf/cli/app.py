@@ -49,7 +49,7 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     logging.set_stderrthreshold("warning")
-    logging.get_absl_handler().setFormatter(_Plain())
+    logging.get_absl_handler().setFormatter(LevelFormatter())
     try:
         status = main(arguments)
     except KeyboardInterrupt:
@@ -72,7 +72,7 @@ def _help_of(main: Callable) -> str:
     return FLAGS.main_module_help() if module == "__main__" else FLAGS.module_help(module)
 
 
-def command_again(without: Sequence[str] = ()) -> str:
+def resume_command(without: Sequence[str] = ()) -> str:
     """What to type to run this command again, quoted for a shell.
 
     Args:
@@ -125,10 +125,10 @@ def _secure_streams() -> None:
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115  (for the life of the process)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, _Steadfast(stream))
+        setattr(sys, name, BrokenPipeSafeStream(stream))
 
 
-class _Steadfast:
+class BrokenPipeSafeStream:
     """A text stream that goes to /dev/null once it cannot be written to."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -185,7 +185,7 @@ def _temporary_file() -> IO[bytes]:
         return open(os.devnull, "r+b")
 
 
-class _Plain(python_logging.Formatter):
+class LevelFormatter(python_logging.Formatter):
     """Warnings as plain lines."""
 
     def format(self, record: python_logging.LogRecord) -> str:

@@ -112,10 +112,10 @@ def print_levels(glow, bits, images, labels):
     from glow_tf.evaluation import metrics
 
     noise = dequantization.uniform_noise(images.shape, [FLAGS.seed, 2], glow.config.dtype)
-    z = glow.encode(glow.pixels.to_continuous(images, noise, glow.config.dtype), labels)
+    z = glow.encode(glow.dequantizer.dequantize(images, noise, glow.config.dtype), labels)
     print("level  latents  bits/dim  share  mean of z  variance  skewness  kurtosis  distance from Normal")
     sizes = metrics.latents_of_levels(glow.config)
-    for level, latents in enumerate(glow.per_level(z)):
+    for level, latents in enumerate(glow.split_latents(z)):
         n = metrics.normality(latents)
         print(
             f"{level:>5}  {sizes[level]:>7}  {bits[level]:8.4f}  {bits[level] / bits.sum():5.0%}  {n.mean:9.3f}  "

@@ -17,8 +17,8 @@ from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.h5_reader import shown
 
-# As `levels.FIXED`, which needs TensorFlow: P and the signs of s of each 1x1 convolution, and orders of channels.
-_FIXED = ("conv1x1/permutation", "conv1x1/sign_s", "permutation/indices")
+# `steps.NON_TRAINABLE`, without importing TensorFlow: P, the signs of s and the channel orders.
+_NON_TRAINABLE = ("conv1x1/permutation", "conv1x1/sign_s", "permutation/indices")
 
 _UNKNOWN = "not said"
 
@@ -36,7 +36,7 @@ def describe(path: str | os.PathLike) -> dict[str, str]:
         arrays, config, metadata = file.read_all(), GlowConfig.from_dict(file.config), file.metadata
         digest = file.digest
     stored = sum(array.size for array in arrays.values())
-    fixed = sum(array.size for name, array in arrays.items() if name.endswith(_FIXED))
+    fixed = sum(array.size for name, array in arrays.items() if name.endswith(_NON_TRAINABLE))
     return {
         "file": f"{shown(path)}, {os.stat(path).st_size:,} bytes",
         "model": _model(config),

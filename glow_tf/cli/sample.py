@@ -181,10 +181,10 @@ def draw_attribute(glow):
     if FLAGS.direction is not None:
         direction = editing.load_direction(FLAGS.direction, glow)
     else:
-        having, lacking = attribute_images(glow)
-        labels = [common_labels(glow, len(images)) for images in (having, lacking)]
-        direction = editing.attribute_direction(glow, having, lacking, *labels)
-        print(f"the direction: {len(having)} images with the attribute, {len(lacking)} without")
+        positive, negative = attribute_images(glow)
+        labels = [common_labels(glow, len(images)) for images in (positive, negative)]
+        direction = editing.attribute_direction(glow, positive, negative, *labels)
+        print(f"the direction: {len(positive)} images with the attribute, {len(negative)} without")
     if FLAGS.save_direction:
         editing.save_direction(FLAGS.save_direction, direction)
         print(f"the direction is saved: {FLAGS.save_direction}")

@@ -164,7 +164,7 @@ def main(arguments):
     )
     is_chief = trainer.workers.is_chief
     if FLAGS.fresh and is_chief:
-        moved = run.move_aside()
+        moved = run.archive()
         if moved:
             print(f"the earlier run was moved to {moved}")
     writing = f"writing to {run.path}" if is_chief else f"worker {trainer.workers.index} follows the chief"
@@ -201,7 +201,7 @@ def main(arguments):
         where = f"stopped at step {outcome.steps}"
         if not outcome.is_saved:
             where += ", which could not be saved; an earlier state may be there"
-        print(f"{where}. To go on:\n  {app.command_again(without=['fresh'])}")
+        print(f"{where}. To go on:\n  {app.resume_command(without=['fresh'])}")
         return 128 + outcome.stopped_by
     if not is_chief:
         return 0

@@ -117,7 +117,7 @@ class Split:
 
 
 class EncodedExamples(Protocol):
-    """Where a `StreamedSplit` reads: the encoded examples of a split, and how one is decoded."""
+    """Where a `StreamingDataset` reads: the encoded examples of a split, and how one is decoded."""
 
     def encoded(self, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
         """Examples in fixed order, or shuffled by a seed."""
@@ -127,7 +127,7 @@ class EncodedExamples(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class StreamedSplit:
+class StreamingDataset:
     """Images of a TFDS split too large for memory, read from its files; the methods of `Split`.
 
     The training order comes from shuffled files and a buffer of 10,000 encoded images, both seeded by
@@ -193,7 +193,7 @@ class StreamedSplit:
         return next(decoded.batch(min(count, self.num_images)).as_numpy_iterator())
 
 
-def num_held_out(num_images: int) -> int:
+def num_validation_images(num_images: int) -> int:
     """How many images of a set without a test split are kept for testing."""
     return max(1, min(MAX_HELD_OUT, int(HELD_OUT_FRACTION * num_images)))
 

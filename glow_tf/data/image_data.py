@@ -1,7 +1,7 @@
 """Data sets as uint8 batches: scikit-learn's digits, TensorFlow Datasets (TFDS), folders of images.
 
 `load` returns an `ImageData` with a training and a test split. Up to 2 GiB of decoded pixels are held in
-memory (`Split`), a larger TFDS set is read from its files (`StreamedSplit`); both have the same methods.
+memory (`Split`), a larger TFDS set is read from its files (`StreamingDataset`); both have the same methods.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ import tensorflow as tf
 from absl import logging
 
 from glow_tf.data import image_folder, registry, tfds
-from glow_tf.data.dataset import Split, StreamedSplit, num_held_out
-from glow_tf.data.resize import fit_image
+from glow_tf.data.dataset import Split, StreamingDataset, num_validation_images
+from glow_tf.data.resize import resize_image
 from glow_tf.errors import InputError
 
 MAX_IMAGE_SIDE = 1024
@@ -41,8 +41,8 @@ class ImageData:
     """
 
     name: str
-    train: Split | StreamedSplit
-    test: Split | StreamedSplit
+    train: Split | StreamingDataset
+    test: Split | StreamingDataset
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...] = ()
     flippable: bool = True
@@ -65,7 +65,7 @@ def load(
     A TFDS name (`mnist`, `cifar10`, `imagenet_resized/32x32`, `celeb_a`, ...): any set with a feature
         `image`. Test images are its split `test`, else `validation`, else the last 5 % of `train`, at
         most 10,000. Labels are its feature `label` if that is a class. Images become `image_size` as
-        `fit_image` says.
+        `resize_image` says.
     A path (begins with `.`, `/` or `~`, or is a folder and no known name): see `image_folder`. Without a
         training and a test sub-folder, 5 % of the images, at least 1 and at most 10,000, chosen by a
         fixed permutation, are for testing. A single image serves as both, with a warning.
@@ -141,12 +141,12 @@ def load_attribute(
     def is_without(example: dict[str, Any]) -> tf.Tensor:
         return (value_of(example) == 0) | (value_of(example) == -1)
 
-    having = tfds.decoded(name, source, examples.filter(lambda example: value_of(example) == 1).take(count))
-    lacking = tfds.decoded(name, source, examples.filter(is_without).take(count))
-    for values, images in (("1", having), ("0 or -1", lacking)):
+    positive = tfds.decoded(name, source, examples.filter(lambda example: value_of(example) == 1).take(count))
+    negative = tfds.decoded(name, source, examples.filter(is_without).take(count))
+    for values, images in (("1", positive), ("0 or -1", negative)):
         if not len(images):
             raise InputError(f"{'/'.join(path)!r} of {name!r} is {values} for no image; both kinds are needed")
-    return having, lacking
+    return positive, negative
 
 
 def name_for(glow: Any, name: str | None = None) -> str:
@@ -170,7 +170,7 @@ def of_model(
     return load(name_for(glow, name), data_dir=data_dir, image_size=size, channels=channels, download=download)
 
 
-def pick(split: Split | StreamedSplit, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def pick(split: Split | StreamingDataset, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """(images, labels) of a split by their place in `batches`."""
     wanted, images, labels, seen = set(indices), {}, {}, 0
     for batch, of_batch in split.batches(256):
@@ -219,7 +219,7 @@ def _load_digits(image_size: tuple[int, int] | None, channels: int | None) -> Im
         )
     digits = datasets.load_digits()
     raw = (16 * np.minimum(digits.images, 15)).astype(np.uint8)[..., np.newaxis]
-    fitted = tf.data.Dataset.from_tensor_slices(raw).map(lambda image: fit_image(image, size, channels))
+    fitted = tf.data.Dataset.from_tensor_slices(raw).map(lambda image: resize_image(image, size, channels))
     images = fitted.batch(len(raw)).get_single_element().numpy()
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(images))
     train, test = (Split(images[part], digits.target[part]) for part in np.split(order, [_NUM_DIGITS_TRAIN]))
@@ -236,7 +236,7 @@ def _load_folder(
     train_folder, test_folder = image_folder.find_splits(name)
     read = image_folder.read_folder(train_folder, image_size=image_size, channels=channels, rules=rules)
     if test_folder is None:
-        train, test = _hold_out(name, read)
+        train, test = _validation_split(name, read)
         names = read.class_names
     else:
         held = image_folder.read_folder(test_folder, image_size=image_size, channels=channels, rules=rules)
@@ -251,14 +251,14 @@ def _load_folder(
     return ImageData(name, train, test, read.images.shape[1:], names)
 
 
-def _hold_out(name: str, read: image_folder.FolderImages) -> tuple[Split, Split]:
+def _validation_split(name: str, read: image_folder.FolderImages) -> tuple[Split, Split]:
     """Parts the test images from the training images without a second copy of the latter."""
     num_images = len(read.images)
     if num_images == 1:
         logging.warning("%r holds a single image; it is the training and the test set", name)
         return Split(read.images, read.labels), Split(read.images, read.labels)
     order = np.random.default_rng(_SPLIT_SEED).permutation(num_images)
-    num_test = num_held_out(num_images)
+    num_test = num_validation_images(num_images)
     test_rows, train_rows = np.sort(order[:num_test]), np.sort(order[num_test:])
     test = Split(read.images[test_rows], read.labels[test_rows])
     # Rows only move towards the front, so each is read before it is overwritten.

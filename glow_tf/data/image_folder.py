@@ -237,7 +237,7 @@ def _walk(root: str) -> Iterator[tuple[str, str]]:
         except OSError as error:
             if not parent:
                 raise InputError(f"cannot list the folder {root!r}: {error.strerror}") from error
-            yield parent, f"cannot be listed: {error.strerror}"
+            yield parent, f"cannot be format_names: {error.strerror}"
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

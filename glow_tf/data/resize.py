@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 
-def fit_image(image: tf.Tensor, image_size: tuple[int, int], channels: int) -> tf.Tensor:
+def resize_image(image: tf.Tensor, image_size: tuple[int, int], channels: int) -> tf.Tensor:
     """Brings one uint8 image [h, w, c] to [H, W, channels]; identity if it fits.
 
     An image with both sides at most the target's is padded around its centre (an odd rest goes to the

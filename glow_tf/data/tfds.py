@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from glow_tf.data.dataset import Split, StreamedSplit, num_held_out
-from glow_tf.data.resize import fit_image
+from glow_tf.data.dataset import Split, StreamingDataset, num_validation_images
+from glow_tf.data.resize import resize_image
 from glow_tf.errors import InputError
 
 IN_MEMORY_BYTES = 2 * 2**30
@@ -70,7 +70,7 @@ class TfdsSource:
         image = tf.io.decode_image(example["image"], shape[-1], expand_animations=False)
         image = tf.ensure_shape(image, shape)
         label = tf.cast(example["label"], tf.int32) if self.has_labels else tf.constant(0)
-        return fit_image(image, self.image_size, self.channels), label
+        return resize_image(image, self.image_size, self.channels), label
 
 
 def find_builder(name: str, data_dir: str | os.PathLike | None) -> Any:
@@ -186,14 +186,14 @@ def train_and_test(name: str, builder: Any) -> Iterator[tuple[str, int]]:
         yield "train", counts["train"]
         yield test, counts[test]
         return
-    held_out = num_held_out(counts["train"])
+    held_out = num_validation_images(counts["train"])
     logging.info("%s has no test split; the last %d training images are held out for it", name, held_out)
     yield f"train[:-{held_out}]", counts["train"] - held_out
     yield f"train[-{held_out}:]", held_out
 
 
-def read_split(name: str, source: TfdsSource, split: str, num_images: int) -> Split | StreamedSplit:
-    streamed = StreamedSplit(source, split, num_images)
+def read_split(name: str, source: TfdsSource, split: str, num_images: int) -> Split | StreamingDataset:
+    streamed = StreamingDataset(source, split, num_images)
     shape = (num_images, *source.image_size, source.channels)
     if math.prod(shape) > IN_MEMORY_BYTES:
         return streamed

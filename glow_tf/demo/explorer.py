@@ -152,7 +152,7 @@ class Explorer:
         values = self.glow.decode(z, labels)
         if not np.isfinite(values).all():
             raise InputError("these latents give no finite pixels: they are too far from the training images'")
-        return self.glow.pixels.to_uint8(values).numpy()[0]
+        return self.glow.dequantizer.quantize(values).numpy()[0]
 
     def _class_means(self, data):
         """{name: mean z} of the classes, of a few training images."""

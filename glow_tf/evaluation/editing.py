@@ -42,12 +42,12 @@ def labels_of(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> n
 
 def encode(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> np.ndarray:
     """z of uint8 images."""
-    return glow.encode(glow.pixels.to_continuous(images, 0.5, glow.config.dtype), labels).numpy()
+    return glow.encode(glow.dequantizer.dequantize(images, 0.5, glow.config.dtype), labels).numpy()
 
 
 def decode(glow: Glow, z: np.ndarray, labels: Labels | None = None) -> np.ndarray:
     """uint8 images from z."""
-    return glow.draw(z, labels).numpy()
+    return glow.decode_to_uint8(z, labels).numpy()
 
 
 def reconstruct(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> np.ndarray:
@@ -57,7 +57,7 @@ def reconstruct(glow: Glow, images: np.ndarray, labels: Labels | None = None) ->
     >>> pairs.shape, bool((pairs[:, 0] == pairs[:, 1]).all())
     ((6, 2, 4, 4, 1), True)
     """
-    seen = glow.pixels.to_uint8(glow.pixels.to_continuous(images, 0.5, glow.config.dtype)).numpy()
+    seen = glow.dequantizer.quantize(glow.dequantizer.dequantize(images, 0.5, glow.config.dtype)).numpy()
     return np.stack([seen, decode(glow, encode(glow, images, labels), labels)], axis=1)
 
 
@@ -137,21 +137,21 @@ def mixture(
 
 def attribute_direction(
     glow: Glow,
-    having: np.ndarray,
-    lacking: np.ndarray,
-    labels_having: Labels | None = None,
-    labels_lacking: Labels | None = None,
+    positive: np.ndarray,
+    negative: np.ndarray,
+    positive_labels: Labels | None = None,
+    negative_labels: Labels | None = None,
 ) -> np.ndarray:
     """[H, W, C]: the mean z of the images that have an attribute minus that of those that lack it.
 
     Args:
-        having, lacking: uint8 [N, H, W, C] and [M, H, W, C].
-        labels_having, labels_lacking: of a class-conditional model.
+        positive, negative: uint8 [N, H, W, C] and [M, H, W, C].
+        positive_labels, negative_labels: of a class-conditional model.
     """
-    for name, images in (("with", having), ("without", lacking)):
+    for name, images in (("with", positive), ("without", negative)):
         if not len(images):
             raise InputError(f"there are 0 images {name} the attribute; a direction needs both kinds")
-    means = [encode(glow, having, labels_having).mean(axis=0), encode(glow, lacking, labels_lacking).mean(axis=0)]
+    means = [encode(glow, positive, positive_labels).mean(axis=0), encode(glow, negative, negative_labels).mean(axis=0)]
     return means[0] - means[1]
 
 
@@ -164,7 +164,7 @@ def move(
 ) -> np.ndarray:
     """[N, strengths, ...]: each image at z + strength * direction.
 
-    >>> direction = attribute_direction(glow, having=images[:3], lacking=images[3:])
+    >>> direction = attribute_direction(glow, positive=images[:3], negative=images[3:])
     >>> move(glow, images, direction, strengths=[-1.0, 0.0, 1.0]).shape
     (6, 3, 4, 4, 1)
     """
@@ -225,12 +225,12 @@ def redraw_levels(
     z = encode(glow, images, labels)
     rows = []
     for index in range(len(z)):
-        levels = [level.numpy() for level in glow.per_level(z[index : index + 1])]
+        levels = [level.numpy() for level in glow.split_latents(z[index : index + 1])]
         for level in range(len(levels)):
             drawn = [np.repeat(values, columns, axis=0) for values in levels]
             noise = temperature * rng.standard_normal(drawn[level][1:].shape)
             drawn[level] = np.concatenate([drawn[level][:1], noise.astype(z.dtype)])
-            rows.append(glow.from_levels(drawn).numpy())
+            rows.append(glow.merge_latents(drawn).numpy())
     repeated = None if labels is None else np.repeat(labels, glow.config.num_levels)
     return _decode_strips(glow, np.stack(rows), repeated)
 
@@ -322,18 +322,18 @@ def read_attribute(path: str | os.PathLike, attribute: str) -> tuple[list[str], 
     if attribute not in titles[1:]:
         raise InputError(f"{path} has no column {attribute!r}; it has {', '.join(titles[1:][:10]) or 'none'}")
     column, folder = titles.index(attribute, 1), os.path.dirname(os.path.abspath(path))
-    having: list[str] = []
-    lacking: list[str] = []
+    positive: list[str] = []
+    negative: list[str] = []
     for row in rows[1:]:
         value = row[column].strip().lower() if len(row) > column else ""
         if value in _YES:
-            having.append(os.path.join(folder, row[0]))
+            positive.append(os.path.join(folder, row[0]))
         elif value in _NO:
-            lacking.append(os.path.join(folder, row[0]))
-    for name, files in (("1", having), ("0 or -1", lacking)):
+            negative.append(os.path.join(folder, row[0]))
+    for name, files in (("1", positive), ("0 or -1", negative)):
         if not files:
             raise InputError(f"column {attribute!r} of {path} has no image with {name}; both kinds are needed")
-    return having, lacking
+    return positive, negative
 
 
 def _decode_strips(glow: Glow, z: np.ndarray, labels: Labels | None = None) -> np.ndarray:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from glow_tf import dequantization
 from glow_tf.config import GlowConfig
-from glow_tf.data.dataset import Split, StreamedSplit
+from glow_tf.data.dataset import Split, StreamingDataset
 from glow_tf.dequantization import Array, Labels
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
@@ -45,14 +45,14 @@ class SplitResult:
 
 
 def evaluate(
-    glow: Glow, split: Split | StreamedSplit, batch_size: int = 64, seed: int = 0, draws: int = 1
+    glow: Glow, split: Split | StreamingDataset, batch_size: int = 64, seed: int = 0, draws: int = 1
 ) -> SplitResult:
     """A SplitResult of a split.
 
     Args:
         split: a `splits.Split`.
         seed: of the dequantisation noise; batch i draws with seed + i.
-        draws: of the noise, an image: see `image_bits`.
+        draws: of the noise, an image: see `bits_per_dim_per_image`.
 
     >>> from glow_tf.data.dataset import Split
     >>> result = evaluate(glow, Split(images), batch_size=4)
@@ -63,9 +63,9 @@ def evaluate(
     bits, levels, labels, classes = [], [], [], []
     for index, (images, batch_labels) in enumerate(split.batches(batch_size)):
         given = batch_labels if config.num_classes else None
-        bits.append(image_bits(glow, images, given, seed + index, draws))
+        bits.append(bits_per_dim_per_image(glow, images, given, seed + index, draws))
         noise = dequantization.uniform_noise(images.shape, [seed + index, 0], config.dtype)
-        values = glow.pixels.to_continuous(images, noise, config.dtype)
+        values = glow.dequantizer.dequantize(images, noise, config.dtype)
         levels.append(level_bits_per_dim(glow, values, given))
         labels.append(batch_labels)
         if config.num_classes:
@@ -86,11 +86,13 @@ def classify(glow: Glow, images: Array) -> np.ndarray:
     Args:
         images: uint8 [N, H, W, C].
     """
-    values = glow.pixels.to_continuous(images, 0.5, glow.config.dtype)
+    values = glow.dequantizer.dequantize(images, 0.5, glow.config.dtype)
     return np.argmax(glow.class_log_probs(values), axis=1).astype(np.int32)
 
 
-def image_bits(glow: Glow, images: Array, labels: Labels | None = None, seed: int = 0, draws: int = 1) -> np.ndarray:
+def bits_per_dim_per_image(
+    glow: Glow, images: Array, labels: Labels | None = None, seed: int = 0, draws: int = 1
+) -> np.ndarray:
     """[N] bits/dim of uint8 images, an upper bound that tightens with the draws.
 
     -log2 of the mean over the draws of the dequantisation noise of p(pixels + noise), by dimension: with one
@@ -98,7 +100,7 @@ def image_bits(glow: Glow, images: Array, labels: Labels | None = None, seed: in
 
     References: Burda et al. 2016, equation 8; Ho et al. 2019, section 4.
 
-    >>> image_bits(glow, images, draws=2).shape
+    >>> bits_per_dim_per_image(glow, images, draws=2).shape
     (6,)
     """
     if draws < 1:
@@ -117,7 +119,7 @@ def level_bits_per_dim(glow: Glow, values: Array, labels: Labels | None = None) 
     """
     config = glow.config
     log_probs = glow.level_log_probs(values, labels).numpy()
-    widths = math.log(glow.pixels.bin_width) * np.array(latents_of_levels(config))
+    widths = math.log(glow.dequantizer.bin_width) * np.array(latents_of_levels(config))
     return -(log_probs + widths) / (math.log(2.0) * config.num_dims)
 
 
@@ -210,16 +212,16 @@ def round_trip(glow: Glow, images: Array, labels: Labels | None = None) -> tuple
     >>> error < 0.01, wrong
     (True, 0)
     """
-    values = glow.pixels.to_continuous(images, 0.5, glow.config.dtype)
+    values = glow.dequantizer.dequantize(images, 0.5, glow.config.dtype)
     again = glow.decode(tf.identity(glow.encode(values, labels)), labels)
-    error = float(tf.reduce_max(tf.abs(again - values))) / glow.pixels.bin_width
-    wrong = glow.pixels.to_uint8(again) != glow.pixels.to_uint8(values)
+    error = float(tf.reduce_max(tf.abs(again - values))) / glow.dequantizer.bin_width
+    wrong = glow.dequantizer.quantize(again) != glow.dequantizer.quantize(values)
     return error, int(tf.math.count_nonzero(wrong))
 
 
 def bits_per_dim(
     glow: Glow,
-    split: Split | StreamedSplit,
+    split: Split | StreamingDataset,
     batch_size: int = 64,
     seed: int = 0,
     limit: int | None = None,
@@ -268,8 +270,8 @@ def latent_statistics(glow: Glow, images: Array, labels: Labels | None = None, s
     ['z/level0/mean', 'z/level0/variance', 'z/mean', 'z/variance']
     """
     noise = tf.random.stateless_uniform(images.shape, [seed, 2], dtype=glow.config.dtype)
-    z = glow.encode(glow.pixels.to_continuous(images, noise, glow.config.dtype), labels)
-    named = {"z": z} | {f"z/level{i}": level for i, level in enumerate(glow.per_level(z))}
+    z = glow.encode(glow.dequantizer.dequantize(images, noise, glow.config.dtype), labels)
+    named = {"z": z} | {f"z/level{i}": level for i, level in enumerate(glow.split_latents(z))}
     found = {}
     for name, values in named.items():
         found[f"{name}/mean"] = float(tf.reduce_mean(values))

@@ -52,7 +52,7 @@ def score(glow: Glow, images: np.ndarray, names: Iterable[str], draws: int = 1, 
     ['bits_per_dim', 'corrected_bits_per_dim', 'log_likelihood', 'lossless_bits_per_dim']
     """
     config = glow.config
-    bits = metrics.image_bits(glow, images, None, seed, draws)
+    bits = metrics.bits_per_dim_per_image(glow, images, None, seed, draws)
     lossless = np.array([lossless_bits(image, config.num_bits) for image in images]) / config.num_dims
     columns = {
         "log_likelihood": -bits * math.log(2.0) * config.num_dims,

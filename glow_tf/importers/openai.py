@@ -79,7 +79,7 @@ _CLASS = {"W": "class_kernel", "b": "class_bias", "logs": "class_log_scale"}
 _CLASSIFIER = {"W": "kernel", "b": "bias", "logs": "log_scale"}
 
 # What is not trained, and therefore has no averaged value.
-_FIXED = ("invconv/P", "invconv/sign_S", "shuffle/indices", "shuffle/indices_inverse")
+_NON_TRAINABLE = ("invconv/P", "invconv/sign_S", "shuffle/indices", "shuffle/indices_inverse")
 
 
 def read(prefix, image_size, num_bits, averaged=False):
@@ -273,7 +273,7 @@ def _infer(prefix, shapes, image_size, num_bits):
 
 def _averaged_names(prefix, found, shapes):
     """{name: name of its averaged value} of everything that is trained."""
-    names = {name: name + AVERAGED for name in shapes if not name.endswith(_FIXED)}
+    names = {name: name + AVERAGED for name in shapes if not name.endswith(_NON_TRAINABLE)}
     if not any(name in found for name in names.values()):
         raise InputError(f"{prefix} holds no averaged values (no name ends in {AVERAGED})")
     check_shapes(

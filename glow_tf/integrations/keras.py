@@ -32,11 +32,11 @@ class KerasGlow(tf_keras.Model):
 
     Args:
         glow: a Glow, made under the strategy's scope where there is one.
-        backprop: see `Repeated`.
+        backprop: see `Scan`.
         seed: of the noise.
 
     >>> model = KerasGlow(glow)
-    >>> model(glow.pixels.to_continuous(images, noise=0.5)).shape
+    >>> model(glow.dequantizer.dequantize(images, noise=0.5)).shape
     TensorShape([6])
     """
 
@@ -45,7 +45,7 @@ class KerasGlow(tf_keras.Model):
         self.glow = glow
         self.backprop = backprop
         self.seed = seed
-        self.batches_seen = tf.Variable(0, trainable=False, name="batches_seen")
+        self.step_count = tf.Variable(0, trainable=False, name="step_count")
         self._batches_tested = tf.Variable(0, trainable=False, name="batches_tested")
         self._bits_per_dim = tf_keras.metrics.Mean(name="bits_per_dim")
 
@@ -57,7 +57,7 @@ class KerasGlow(tf_keras.Model):
         """
         dtype = self.glow.config.dtype
         noise = dequantization.uniform_noise(images.shape, [self.seed, 3], dtype)
-        self.glow.initialize(self.glow.pixels.to_continuous(images, noise, dtype))
+        self.glow.initialize(self.glow.dequantizer.dequantize(images, noise, dtype))
 
     @property
     def metrics(self) -> list[tf_keras.metrics.Metric]:
@@ -77,13 +77,13 @@ class KerasGlow(tf_keras.Model):
         if not self.glow.is_initialized:
             raise InputError("the actnorms are not initialised; call initialize(images) before fit")
         images, labels = self._unpack(data)
-        noise = self._noise(images, [self.seed, self.batches_seen])
+        noise = self._noise(images, [self.seed, self.step_count])
         with tf.GradientTape() as tape:
             bits = self._bits(images, labels, noise)
             loss = tf.reduce_mean(bits)
         variables = self.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        self.batches_seen.assign_add(1)
+        self.step_count.assign_add(1)
         return self._updated(bits)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -123,9 +123,9 @@ class KerasGlow(tf_keras.Model):
 
     def _bits(self, images: tf.Tensor, labels: tf.Tensor | None, noise: tf.Tensor) -> tf.Tensor:
         glow = self.glow
-        values = glow.pixels.to_continuous(images, noise, glow.config.dtype)
+        values = glow.dequantizer.dequantize(images, noise, glow.config.dtype)
         log_prob = glow.transformed_distribution(labels, backprop=self.backprop).log_prob(values)
-        return glow.pixels.bits_per_dim(log_prob, glow.config.num_dims)
+        return glow.dequantizer.bits_per_dim(log_prob, glow.config.num_dims)
 
     def _updated(self, bits: tf.Tensor) -> dict[str, tf.Tensor]:
         self._bits_per_dim.update_state(bits)

@@ -84,13 +84,13 @@ class _Functions:
         glow = self._glow
         noise = tf.random.stateless_normal([n, *glow.config.image_shape], [seed, 1], dtype=self._dtype)
         values = glow.bijector(labels).forward(noise * tf.cast(temperature, self._dtype))
-        return {"images": glow.pixels.to_uint8(values)}
+        return {"images": glow.dequantizer.quantize(values)}
 
     def bits_per_dim(self, images: tf.Tensor, seed: tf.Tensor, labels: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         glow = self._glow
         noise = dequantization.uniform_noise(tf.shape(images), [seed, 0], self._dtype)
-        log_prob = self.log_prob(glow.pixels.to_continuous(images, noise, self._dtype), labels)["log_prob"]
-        return {"bits_per_dim": glow.pixels.bits_per_dim(log_prob, glow.config.num_dims)}
+        log_prob = self.log_prob(glow.dequantizer.dequantize(images, noise, self._dtype), labels)["log_prob"]
+        return {"bits_per_dim": glow.dequantizer.bits_per_dim(log_prob, glow.config.num_dims)}
 
     def log_prob(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         return {"log_prob": self._glow.transformed_distribution(labels).log_prob(images)}
@@ -100,4 +100,4 @@ class _Functions:
 
     def decode(self, z: tf.Tensor, labels: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         values = self._glow.bijector(labels).forward(z)
-        return {"images": self._glow.pixels.to_uint8(values), "continuous": values}
+        return {"images": self._glow.dequantizer.quantize(values), "continuous": values}

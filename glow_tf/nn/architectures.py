@@ -11,16 +11,16 @@ class Architecture(NamedTuple):
 
     Args:
         coupling_network: config -> the couplings' network (an object like `networks.OpenAINetwork`).
-        split_gaussian: (config, channels, name) -> a `levels.Part` that maps the kept half to (mean, log_scale).
-        top_gaussian: (config, shape, name) -> a `levels.Part` with the method `bijector(labels)`.
+        split_prior: (config, channels, name) -> a `levels.Part` that maps the kept half to (mean, log_scale).
+        top_prior: (config, shape, name) -> a `levels.Part` with the method `bijector(labels)`.
     """
 
     coupling_network: Callable
-    split_gaussian: Callable
-    top_gaussian: Callable
+    split_prior: Callable
+    top_prior: Callable
 
 
 ARCHITECTURES = {
-    "openai": Architecture(lambda config: openai.OpenAINetwork(config.width), steps.SplitGaussian, steps.TopGaussian),
-    "glow_tf2": Architecture(glow_tf2.CouplingNetwork, glow_tf2.SplitGaussian, glow_tf2.TopGaussian),
+    "openai": Architecture(lambda config: openai.OpenAINetwork(config.width), steps.SplitPrior, steps.TopPrior),
+    "glow_tf2": Architecture(glow_tf2.CouplingNetwork, glow_tf2.SplitPrior, glow_tf2.TopPrior),
 }

@@ -3,7 +3,7 @@
 GLOW-tf2 moves the first half of the channels by what the second half says, and the first half leaves at a
 split. Here the two halves of a level's channels are held in the other order from the first step's 1x1
 convolution on, so that `AffineCoupling` and `Split` serve as they are: the importer absorbs the exchange
-into the 1x1 matrices, and only `TopGaussian` below undoes it, so that z is GLOW-tf2's z.
+into the 1x1 matrices, and only `TopPrior` below undoes it, so that z is GLOW-tf2's z.
 
 Its dropout in training is left out.
 
@@ -95,7 +95,7 @@ class CouplingNetwork:
         return {}
 
 
-class SplitGaussian(Part):
+class SplitPrior(Part):
     """The Gaussian of the half that leaves: a 1x1 convolution of the half that stays, means and then log-scales.
 
     Args:
@@ -116,7 +116,7 @@ class SplitGaussian(Part):
         return tf.split(conv2d(kept, self["kernel"], "SAME") + self["bias"], 2, axis=-1)
 
 
-class TopGaussian(Part):
+class TopPrior(Part):
     """The learned Gaussian of the deepest latents: a mean and a log-scale for every channel of every position.
 
     Its latent side and its variables have the halves in GLOW-tf2's order, the image side in the other one.
@@ -136,7 +136,7 @@ class TopGaussian(Part):
         del labels
         mean = self["mean"]
         exchange = ChannelPermutation(exchanged_halves(mean.shape[-1]), dtype=mean.dtype, name="exchange_halves")
-        gaussian = Gaussian(self, dtype=mean.dtype, name="top_gaussian")
+        gaussian = Gaussian(self, dtype=mean.dtype, name="top_prior")
         return tfb.Chain([exchange, gaussian], name="top")
 
     def __call__(self):

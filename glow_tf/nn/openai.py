@@ -13,8 +13,8 @@ References: https://github.com/openai/glow, `tfops.py` and `model.py`.
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.residuals import pullback, through
-from glow_tf.initialization import standardizing_shift_and_log_scale
+from glow_tf.bijectors.residuals import through, vjp
+from glow_tf.initialization import actnorm_init
 
 # The stored log-scales count three times: OpenAI's way of letting them learn faster.
 LOG_SCALE_FACTOR = 3.0
@@ -59,7 +59,7 @@ class OpenAINetwork:
             "actnorm1_log_scale": (width,),
             "actnorm2_shift": (width,),
             "actnorm2_log_scale": (width,),
-            **{f"conv3_{name}": shape for name, shape in zero_conv_shapes(width, out_channels).items()},
+            **{f"conv3_{name}": shape for name, shape in conv2d_zeros_shapes(width, out_channels).items()},
         }
         return {name: _random_kernels(rng, (num_steps, *shape)) for name, shape in hidden.items()} | {
             name: np.zeros((num_steps, *shape), np.float32) for name, shape in zero.items()
@@ -83,9 +83,9 @@ class OpenAINetwork:
             self._last_kernel(parameters),
         )
         layers = [tf.cast(tensor, kept.dtype) for tensor in layers]
-        result = through(memory, _layers, _layers_backward, with_edge_channel(kept), *layers)
-        of_conv3 = {name: parameters[f"conv3_{name}"] for name in ZERO_CONV_NAMES}
-        constant = zero_conv_of_zeros(of_conv3, *kept.shape[-3:-1])
+        result = through(memory, _layers, _layers_backward, add_edge_padding(kept), *layers)
+        of_conv3 = {name: parameters[f"conv3_{name}"] for name in CONV2D_ZEROS_NAMES}
+        constant = conv2d_zeros_constant(of_conv3, *kept.shape[-3:-1])
         return tf.cast(result, constant.dtype) + constant
 
     def shift_and_log_scale(self, parameters, kept, memory=None):
@@ -103,13 +103,13 @@ class OpenAINetwork:
         Args:
             parameters: {name: tensor}, one step's slice.
             batches: a list of kept halves [B, H, W, C/2].
-            memories: a Recorder for each batch, which afterwards holds what `output` would compute of it with the
+            memories: a SaveResiduals for each batch, which afterwards holds what `output` would compute of it with the
                 parameters found: nothing is computed twice. A network may leave them empty.
         Returns:
             {name: tensor} of the four that change.
         """
         # What is computed of a batch takes its place: one layer of the network is held at a time.
-        values = [with_edge_channel(batch) for batch in batches]
+        values = [add_edge_padding(batch) for batch in batches]
         first, second = self._first_kernel(parameters), self._second_kernel(parameters)
         for i, padded in enumerate(values):
             values[i] = conv2d(padded, first, "VALID")
@@ -155,9 +155,9 @@ def _layers(padded, kernel1, bias1, kernel2, bias2, kernel3):
 def _layers_backward(inputs, hidden, dresult):
     padded, kernel1, bias1, kernel2, bias2, kernel3 = inputs
     hidden1, hidden2 = hidden
-    dhidden, dkernel3 = pullback(lambda values, kernel: conv2d(values, kernel, "SAME"), [hidden2, kernel3], dresult)
-    dhidden, dkernel2, dbias2 = pullback(_conv_bias, [hidden1, kernel2, bias2], _relu_gradient(hidden2, dhidden))
-    dpadded, dkernel1, dbias1 = pullback(_conv_bias, [padded, kernel1, bias1], _relu_gradient(hidden1, dhidden))
+    dhidden, dkernel3 = vjp(lambda values, kernel: conv2d(values, kernel, "SAME"), [hidden2, kernel3], dresult)
+    dhidden, dkernel2, dbias2 = vjp(_conv_bias, [hidden1, kernel2, bias2], _relu_gradient(hidden2, dhidden))
+    dpadded, dkernel1, dbias1 = vjp(_conv_bias, [padded, kernel1, bias1], _relu_gradient(hidden1, dhidden))
     return dpadded, dkernel1, dbias1, dkernel2, dbias2, dkernel3
 
 
@@ -174,11 +174,11 @@ def _relu_gradient(result, dresult):
     return tf.raw_ops.ReluGrad(gradients=dresult, features=result)
 
 
-ZERO_CONV_NAMES = ("kernel", "edge", "bias", "log_scale")
+CONV2D_ZEROS_NAMES = ("kernel", "edge", "bias", "log_scale")
 
 
-def zero_conv_shapes(in_channels, out_channels):
-    """{name: shape} of the parameters of `zero_conv`; all start at zero."""
+def conv2d_zeros_shapes(in_channels, out_channels):
+    """{name: shape} of the parameters of `conv2d_zeros`; all start at zero."""
     return {
         "kernel": (3, 3, in_channels, out_channels),
         "edge": (3, 3, out_channels),
@@ -187,38 +187,38 @@ def zero_conv_shapes(in_channels, out_channels):
     }
 
 
-def zero_conv(parameters, images):
+def conv2d_zeros(parameters, images):
     """The 3x3 convolution that starts at zero: (conv(images) + bias) * exp(3 log_scale).
 
     Args:
-        parameters: the tensors of `zero_conv_shapes`.
+        parameters: the tensors of `conv2d_zeros_shapes`.
         images: [..., H, W, in].
     Returns:
         [..., H, W, out].
     """
     # The scale is multiplied into the kernel, which saves a pass over the result and one in the gradient.
     scale = tf.exp(LOG_SCALE_FACTOR * parameters["log_scale"])
-    constant = zero_conv_of_zeros(parameters, *images.shape[-3:-1])
+    constant = conv2d_zeros_constant(parameters, *images.shape[-3:-1])
     result = conv2d(images, tf.cast(parameters["kernel"] * scale, images.dtype), "SAME")
     return tf.cast(result, constant.dtype) + constant
 
 
-def zero_conv_of_zeros(parameters, height, width):
-    """`zero_conv` of an image of zeros, [height, width, out]: the edge channel, the bias and the scale."""
+def conv2d_zeros_constant(parameters, height, width):
+    """`conv2d_zeros` of an image of zeros, [height, width, out]: the edge channel, the bias and the scale."""
     scale = tf.exp(LOG_SCALE_FACTOR * parameters["log_scale"])
     return (edge_map(parameters["edge"], height, width) + parameters["bias"]) * scale
 
 
-def zero_linear_shapes(in_channels, out_channels):
-    """{name: shape} of the parameters of `zero_linear`; all start at zero."""
+def linear_zeros_shapes(in_channels, out_channels):
+    """{name: shape} of the parameters of `linear_zeros`; all start at zero."""
     return {"kernel": (in_channels, out_channels), "bias": (out_channels,), "log_scale": (out_channels,)}
 
 
-def zero_linear(parameters, values):
+def linear_zeros(parameters, values):
     """The linear layer that starts at zero: (values @ kernel + bias) * exp(3 log_scale).
 
     Args:
-        parameters: the tensors of `zero_linear_shapes`.
+        parameters: the tensors of `linear_zeros_shapes`.
         values: [B, in]; or [B] integers, which stand for one-hot vectors.
     Returns:
         [B, out].
@@ -230,7 +230,7 @@ def zero_linear(parameters, values):
     return (product + parameters["bias"]) * tf.exp(LOG_SCALE_FACTOR * parameters["log_scale"])
 
 
-def with_edge_channel(images):
+def add_edge_padding(images):
     """[..., H, W, C] -> [..., H+2, W+2, C+1]: zeros around it, and a channel that is one there, zero inside."""
     height, width, channels = images.shape[-3:]
     padded = tf.pad(images, [[0, 0]] * (images.shape.rank - 3) + [[1, 1], [1, 1], [0, 1]])
@@ -263,5 +263,5 @@ def _ring(height, width):
 
 
 def _standardizing(index, batches):
-    shift, log_scale = standardizing_shift_and_log_scale(batches)
+    shift, log_scale = actnorm_init(batches)
     return {f"actnorm{index}_shift": shift, f"actnorm{index}_log_scale": log_scale / LOG_SCALE_FACTOR}

@@ -15,23 +15,23 @@ from glow_tf.bijectors.flow_step import FlowStep
 from glow_tf.bijectors.gaussian import Gaussian
 from glow_tf.bijectors.invertible_conv import InvertibleConv1x1, plu_decompose, plu_inverse, plu_weight
 from glow_tf.bijectors.permutation import ChannelPermutation
-from glow_tf.bijectors.residuals import Recorder, Replay
-from glow_tf.bijectors.scan import Repeated
-from glow_tf.initialization import standardizing_shift_and_log_scale
+from glow_tf.bijectors.residuals import SaveResiduals, UseResiduals
+from glow_tf.bijectors.scan import Scan
+from glow_tf.initialization import actnorm_init
 from glow_tf.nn import openai
 from glow_tf.nn.openai import LOG_SCALE_FACTOR
 
 PLU_NAMES = ("permutation", "lower", "log_abs_s", "sign_s", "upper")
 
 # What is fixed from the start; everything else is trained.
-FIXED = ("conv1x1/permutation", "conv1x1/sign_s", "permutation/indices")
+NON_TRAINABLE = ("conv1x1/permutation", "conv1x1/sign_s", "permutation/indices")
 
 
 class Part(tf.Module):
     """Variables under one name prefix.
 
     Args:
-        values: {name: initial numpy value}; integer and `FIXED` ones are not trained.
+        values: {name: initial numpy value}; integer and `NON_TRAINABLE` ones are not trained.
         dtype: of the float variables.
         name: the prefix.
     """
@@ -41,7 +41,7 @@ class Part(tf.Module):
         self._by_name = {
             key: tf.Variable(
                 value if np.issubdtype(value.dtype, np.integer) else value.astype(dtype, copy=False),
-                trainable=key not in FIXED,
+                trainable=key not in NON_TRAINABLE,
                 name=f"{name}/{key}",
             )
             for key, value in values.items()
@@ -83,8 +83,8 @@ class FlowSteps(Part):
         super().__init__(values, config.dtype, name)
 
     def bijector(self, backprop="recompute", network_dtype=None):
-        """The `Repeated` bijector of all K steps; for the arguments see `Glow.transformed_distribution`."""
-        return Repeated(
+        """The `Scan` bijector of all K steps; for the arguments see `Glow.transformed_distribution`."""
+        return Scan(
             functools.partial(self.step, network_dtype=network_dtype),
             self._by_name,
             self._num_steps,
@@ -149,15 +149,15 @@ class FlowSteps(Part):
 
     def _initialize_step(self, tensors, batches):
         """({name: value} of one step's data-dependent parameters, as `step` takes them; the batches after the step)."""
-        shift, log_scale = standardizing_shift_and_log_scale(batches)
+        shift, log_scale = actnorm_init(batches)
         for layer in (ActNorm(shift, log_scale), self._permutation(tensors)):
             batches = [layer.inverse_and_log_det(batch)[0] for batch in batches]
         kept = [tf.split(batch, 2, axis=-1)[0] for batch in batches]
-        memories = [Recorder() for _ in batches]
+        memories = [SaveResiduals() for _ in batches]
         found = self._network.initialize(_without_prefix(tensors, "coupling/"), kept, memories)
         new = {f"coupling/{key}": value for key, value in found.items()}
         for i, memory in enumerate(memories):
-            coupling = self._coupling(tensors | new, Replay(memory.kept) if memory.kept else None)
+            coupling = self._coupling(tensors | new, UseResiduals(memory.kept) if memory.kept else None)
             batches[i] = coupling.inverse_and_log_det(batches[i])[0]
         return {"actnorm/shift": shift, "actnorm/log_scale": log_scale} | new, batches
 
@@ -179,7 +179,7 @@ class FlowSteps(Part):
         return kind(lambda kept: function(parameters, tf.cast(kept, network_dtype or dtype), memory), dtype=dtype)
 
 
-class SplitGaussian(Part):
+class SplitPrior(Part):
     """The Gaussian of the half that leaves, predicted from the half that stays by a zero-initialised convolution.
 
     mean and log-scale are halves of the convolution's output (in OpenAI's code they take turns).
@@ -191,14 +191,14 @@ class SplitGaussian(Part):
     """
 
     def __init__(self, config, channels, name):
-        super().__init__(_zeros(openai.zero_conv_shapes(channels // 2, channels)), config.dtype, name)
+        super().__init__(_zeros(openai.conv2d_zeros_shapes(channels // 2, channels)), config.dtype, name)
 
     def __call__(self, kept):
         """kept [..., H, W, C/2] -> (mean, log_scale), each [..., H, W, C/2]."""
-        return tf.split(openai.zero_conv(self._by_name, kept), 2, axis=-1)
+        return tf.split(openai.conv2d_zeros(self._by_name, kept), 2, axis=-1)
 
 
-class TopGaussian(Part):
+class TopPrior(Part):
     """The learned Gaussian of the deepest latents: what a zero-initialised convolution makes of an empty image.
 
     Its input is zero, so only the edge channel, the bias and the log-scale matter: the mean and scale of a
@@ -213,12 +213,12 @@ class TopGaussian(Part):
     def __init__(self, config, shape, name):
         self._shape = tuple(shape)
         outputs = 2 * shape[-1]
-        shapes = openai.zero_conv_shapes(0, outputs)
+        shapes = openai.conv2d_zeros_shapes(0, outputs)
         del shapes["kernel"]
         if not config.learned_top:
             shapes = {}
         if config.num_classes:
-            of_classes = openai.zero_linear_shapes(config.num_classes, outputs)
+            of_classes = openai.linear_zeros_shapes(config.num_classes, outputs)
             shapes |= {f"class_{key}": shape for key, shape in of_classes.items()}
         super().__init__(_zeros(shapes), config.dtype, name)
         self._dtype = tf.as_dtype(config.dtype)
@@ -229,25 +229,25 @@ class TopGaussian(Part):
         Args:
             labels: [B] integers for a class-conditional model, else None.
         """
-        return Gaussian(_TopGaussianOf(self, labels), dtype=self._dtype, name="top_gaussian")
+        return Gaussian(_TopPriorOf(self, labels), dtype=self._dtype, name="top_prior")
 
     def mean_and_log_scale(self, labels=None):
         """Each [H, W, C], or [B, H, W, C] with labels."""
         h, w, c = self._shape
         outputs = tf.zeros([h, w, 2 * c], self._dtype)
         if "edge" in self._by_name:
-            outputs += openai.zero_conv_of_zeros(self._by_name, h, w)
+            outputs += openai.conv2d_zeros_constant(self._by_name, h, w)
         if labels is not None:
             parameters = _without_prefix(self._by_name, "class_")
-            outputs += openai.zero_linear(parameters, labels)[:, tf.newaxis, tf.newaxis, :]
+            outputs += openai.linear_zeros(parameters, labels)[:, tf.newaxis, tf.newaxis, :]
         return tf.split(outputs, 2, axis=-1)
 
 
-class _TopGaussianOf(tf.Module):
+class _TopPriorOf(tf.Module):
     """The top Gaussian's parameters for some labels, as a module: so TFP finds the variables."""
 
     def __init__(self, top, labels):
-        super().__init__(name="top_gaussian")
+        super().__init__(name="top_prior")
         self._top = top
         self._labels = labels
 
@@ -259,7 +259,7 @@ class Classifier(Part):
     """Class logits from the deepest latents, averaged over positions (OpenAI's `weight_y` term)."""
 
     def __init__(self, config, channels, name):
-        super().__init__(_zeros(openai.zero_linear_shapes(channels, config.num_classes)), config.dtype, name)
+        super().__init__(_zeros(openai.linear_zeros_shapes(channels, config.num_classes)), config.dtype, name)
 
 
 def _initial_permutation(kind, rng, num_steps, channels):

@@ -24,7 +24,7 @@ STATES_KEPT = 3
 _CHUNK_BYTES = 1 << 20
 
 
-class ResumeState:
+class Checkpointer:
     """Weights, optimizer slots, moving averages and counters of a trainer, in a run directory.
 
     Everything else of a step follows from the counters: the order of the images from (seed, epoch), the noise
@@ -52,7 +52,7 @@ class ResumeState:
         self.skipped_in_a_row = 0
         self.rate_was_halved = False
         self._counters = {
-            "batches_seen": tf.Variable(0, dtype=tf.int64, trainable=False),
+            "step_count": tf.Variable(0, dtype=tf.int64, trainable=False),
             "num_replicas": tf.Variable(0, dtype=tf.int64, trainable=False),
             "reported_step": tf.Variable(0, dtype=tf.int64, trainable=False),
             "best_bits_per_dim": tf.Variable(0.0, dtype=tf.float64, trainable=False),
@@ -72,7 +72,7 @@ class ResumeState:
         Raises:
             OSError: if it cannot be written; the older states stay.
         """
-        step = self._trainer.batches_seen
+        step = self._trainer.step_count
         if step == self.saved_step:
             return
         for name, variable in self._counters.items():
@@ -121,7 +121,7 @@ class ResumeState:
         except (tf.errors.OpError, AssertionError, ValueError, OSError) as error:
             return _first_line(error)
         found = {name: variable.numpy().item() for name, variable in self._counters.items()}
-        self._trainer.batches_seen = self.saved_step = found.pop("batches_seen")
+        self._trainer.step_count = self.saved_step = found.pop("step_count")
         self._trainer.workers_agree = False
         replicas, before = self._trainer.num_replicas, found.pop("num_replicas")
         if replicas != before:

@@ -56,9 +56,9 @@ def round_trip_error(glow, images, labels=None, seed=0):
         images: uint8 [B, H, W, C].
     """
     noise = dequantization.uniform_noise(images.shape, [seed, 5], glow.config.dtype)
-    values = glow.pixels.to_continuous(images, noise, glow.config.dtype)
+    values = glow.dequantizer.dequantize(images, noise, glow.config.dtype)
     again = glow.decode(tf.identity(glow.encode(values, labels)), labels)
-    return float(tf.reduce_max(tf.abs(again - values))) / glow.pixels.bin_width
+    return float(tf.reduce_max(tf.abs(again - values))) / glow.dequantizer.bin_width
 
 
 def complaints(found):
@@ -86,7 +86,7 @@ def first_not_finite(glow, values, labels=None):
     images, place = values, None
     if not _is_finite(images):
         return "the pixels"
-    images = glow.into_flow(images)[0]
+    images = glow.preprocess(images)[0]
     for level, steps in enumerate(glow.flow_steps):
         images = Squeeze(dtype=images.dtype).inverse_and_log_det(images)[0]
         images, place = _through_steps(steps, images)

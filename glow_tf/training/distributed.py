@@ -16,7 +16,7 @@ import os
 import tensorflow as tf
 
 from glow_tf.errors import InputError, TrainingFailure, WorkerLost
-from glow_tf.training.signals import SignalWatch
+from glow_tf.training.signals import GracefulShutdown
 
 COMMUNICATIONS = ("auto", "ring", "nccl")
 
@@ -45,7 +45,7 @@ def multi_worker_strategy(communication="auto"):
     implementation = getattr(tf.distribute.experimental.CommunicationImplementation, communication.upper())
     options = tf.distribute.experimental.CommunicationOptions(implementation=implementation)
     resolver = _cluster()
-    with _noticing_losses():
+    with _raising_worker_lost():
         return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
 
 
@@ -77,12 +77,12 @@ class Workers:
         return self.index == 0
 
     @contextlib.contextmanager
-    def noticing_losses(self):
+    def raising_worker_lost(self):
         """Turns what TensorFlow raises when another worker is gone into WorkerLost."""
         if self.count == 1:
             yield
             return
-        with _noticing_losses():
+        with _raising_worker_lost():
             yield
 
     def share(self, variables):
@@ -92,7 +92,7 @@ class Workers:
         if self._senders is None:
             pieces = _pieces({id(variable): variable for variable in variables}.values())
             self._senders = [tf.function(self._sender(piece), autograph=False) for piece in pieces]
-        with self.noticing_losses():
+        with self.raising_worker_lost():
             for send in self._senders:
                 send()
 
@@ -100,8 +100,8 @@ class Workers:
         """The chief's part before a step; a signal that another worker received is sent to this process, too."""
         if not trainer.workers_agree:
             self._exchange(_TAKE_VALUES)
-            trainer.share_values()
-        received = self._exchange(_STEP, trainer.batches_seen)[2:].max()
+            trainer.broadcast_variables()
+        received = self._exchange(_STEP, trainer.step_count)[2:].max()
         if received:
             os.kill(os.getpid(), int(received))
 
@@ -128,15 +128,15 @@ class Workers:
             TrainingFailure: if the chief ended by an error.
         """
         batches = _Batches(trainer, train, flip)
-        with SignalWatch() as signals:
+        with GracefulShutdown() as signals:
             while True:
                 message = self._exchange(signal_received=signals.received or 0)
                 action, number = int(message[0]), int(message[1])
                 if action == _STEP:
-                    trainer.batches_seen = number
+                    trainer.step_count = number
                     trainer.train_step(*batches.batch(number))
                 elif action == _TAKE_VALUES:
-                    trainer.share_values()
+                    trainer.broadcast_variables()
                 elif action == _END:
                     return number or None
                 else:
@@ -145,7 +145,7 @@ class Workers:
     def _exchange(self, action=0, number=0, signal_received=0):
         """[2 + count] integers that every worker gets: the chief's action and number, and each one's signal."""
         message = [action, number, *(signal_received if i == self.index else 0 for i in range(self.count))]
-        with self.noticing_losses():
+        with self.raising_worker_lost():
             return self._summed(tf.constant(message, tf.int64)).numpy()
 
     def _sum_over_workers(self, message):
@@ -201,7 +201,7 @@ class _Batches:
 
 
 @contextlib.contextmanager
-def _noticing_losses():
+def _raising_worker_lost():
     try:
         yield
     except (tf.errors.ResourceExhaustedError, tf.errors.InvalidArgumentError):

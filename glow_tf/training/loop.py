@@ -9,7 +9,7 @@ from absl import logging
 from glow_tf.errors import TrainingFailure
 from glow_tf.evaluation import metrics
 from glow_tf.training import diagnostics, model_card
-from glow_tf.training.signals import SignalWatch, Stopped
+from glow_tf.training.signals import GracefulShutdown, Stopped
 
 # Images of either split that an epoch's latent statistics, pictures and diagnoses are made of.
 WATCHED_IMAGES = 256
@@ -30,7 +30,7 @@ def count_steps(epochs, steps_per_epoch, max_steps=None):
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class FitResult:
     """How a run ended.
 
     Attributes:
@@ -54,7 +54,7 @@ class TrainingLoop:
         trainer: a Trainer, initialised or restored.
         train, test: `splits.Split`s.
         run: a RunDirectory.
-        state: a ResumeState.
+        state: a Checkpointer.
         reporter: a Reporter.
         epochs: to make in all.
         max_steps: to make in all at most; None: no limit.
@@ -93,10 +93,10 @@ class TrainingLoop:
         self._unsaved = set()
         self._last_save = time.monotonic()
         self._result: tuple[float | None, float | None] = (None, None)
-        self._signals = SignalWatch()
+        self._signals = GracefulShutdown()
 
     def run(self):
-        """Returns the Outcome.
+        """Returns the FitResult.
 
         Raises:
             TrainingFailure: if gradients stay infinite although the state was reloaded at half the rate.
@@ -105,7 +105,7 @@ class TrainingLoop:
         with self._signals:
             try:
                 self._evaluate_if_due()
-                while self._trainer.batches_seen < self._total:
+                while self._trainer.step_count < self._total:
                     self._train_to_end_of_epoch()
                     self._save_state()
                     self._evaluate_if_due()
@@ -113,18 +113,18 @@ class TrainingLoop:
                 stopped_by, self._result = self._signals.received, (None, None)
                 self._save_state()
         self._reporter.flush()
-        return Outcome(self._trainer.batches_seen, *self._result, stopped_by, not self._unsaved)
+        return FitResult(self._trainer.step_count, *self._result, stopped_by, not self._unsaved)
 
     def _evaluate_if_due(self):
         """Where an epoch ends that needs an evaluation and has none that was finished, as after a stop during one."""
-        seen = self._trainer.batches_seen
+        seen = self._trainer.step_count
         if seen > self._state.reported_step and (seen % self._steps_per_evaluation == 0 or seen >= self._total):
             with self._reporter.pause():
                 self._evaluate()
 
     def _train_to_end_of_epoch(self):
         trainer = self._trainer
-        epoch, done = divmod(trainer.batches_seen, self._steps_per_epoch)
+        epoch, done = divmod(trainer.step_count, self._steps_per_epoch)
         batches = self._train.training_batches(
             trainer.batch_size, trainer.seed, epoch, flip=self._flip, skip=done, shard=trainer.shard
         )
@@ -132,13 +132,13 @@ class TrainingLoop:
             metrics = {name: value.numpy() for name, value in trainer.train_step(images, labels).items()}
             self._after_step(metrics, images, labels)
             self._signals.check()
-            if trainer.batches_seen >= self._total:
+            if trainer.step_count >= self._total:
                 return
             if self._state.skipped_in_a_row == 0 and time.monotonic() - self._last_save > SAVE_SECONDS:
                 self._save_state()
 
     def _after_step(self, metrics, images, labels):
-        step = self._trainer.batches_seen
+        step = self._trainer.step_count
         self._reporter.step(step, metrics)
         if not metrics["is_finite"]:
             self._after_skipped_step(step, images, labels)
@@ -176,7 +176,7 @@ class TrainingLoop:
         state, skipped = self._state, self._state.skipped
         restored = state.restore() or "the current weights"
         # What follows is not the same batches again: with the same noise they would fail in the same place.
-        self._trainer.batches_seen = step
+        self._trainer.step_count = step
         rate = self._trainer.optimizer.learning_rate
         rate.assign(rate / 2)
         state.rate_was_halved, state.skipped, state.skipped_in_a_row = True, skipped, 0
@@ -187,8 +187,8 @@ class TrainingLoop:
 
     def _evaluate(self):
         """Evaluates, draws and writes the weights; a signal ends it early, and the next start does it anew."""
-        step = self._trainer.batches_seen
-        with self._trainer.averaged() as glow:
+        step = self._trainer.step_count
+        with self._trainer.ema_weights() as glow:
             bits, error, count = metrics.bits_per_dim(glow, self._test, check=self._signals.check)
             self._report(glow, bits, error, count)
             self._save_weights(bits, error, count)
@@ -198,14 +198,14 @@ class TrainingLoop:
 
     def _epoch_number(self):
         """Epochs begun: 1 during the first."""
-        return -(-self._trainer.batches_seen // self._steps_per_epoch)
+        return -(-self._trainer.step_count // self._steps_per_epoch)
 
     def _report(self, glow, bits, error, count):
-        step, epoch = self._trainer.batches_seen, self._epoch_number()
+        step, epoch = self._trainer.step_count, self._epoch_number()
         images, labels = self._watched
         statistics = self._examine(glow, "test", images, labels)
         self._examine(glow, "train", *self._train_watched)
-        nll = glow.pixels.nll_nats(bits, glow.config.num_dims)
+        nll = glow.dequantizer.nll_nats(bits, glow.config.num_dims)
         self._reporter.scalars("test", step, {"bits_per_dim": bits, "nll_nats": nll})
         self._reporter.latents(glow, images, labels, self._metadata.get("class_names", ()))
         self._reporter.pictures(glow, images, labels, step, epoch, check=self._signals.check)
@@ -224,20 +224,20 @@ class TrainingLoop:
         """Latent statistics of a few images, also to TensorBoard."""
         self._signals.check()
         statistics = metrics.latent_statistics(glow, images, labels if glow.config.num_classes else None)
-        self._reporter.scalars(split, self._trainer.batches_seen, statistics)
+        self._reporter.scalars(split, self._trainer.step_count, statistics)
         return statistics
 
     def _save_weights(self, bits, error, count):
         epoch = self._epoch_number()
         result = bits if math.isfinite(bits) else None
         metadata = self._metadata | {
-            "step": self._trainer.batches_seen,
+            "step": self._trainer.step_count,
             "epoch": epoch,
             "test_bits_per_dim": result,
             "test_standard_error": error if math.isfinite(error) else None,
             "test_images": count,
         }
-        typical = metrics.image_bits(self._trainer.glow, self._typical)
+        typical = metrics.bits_per_dim_per_image(self._trainer.glow, self._typical)
         if math.isfinite(typical.mean()):
             metadata["train_bits_per_dim"] = metrics.distribution_summary(typical)
         paths = [self._run.weights]

@@ -68,7 +68,7 @@ class Optimizer(tf.Module):
         self._second = [_slot(v, tf.zeros_like(v), "second_moment") for v in self._variables]
         self.averages = [_slot(v, tf.convert_to_tensor(v), "average") for v in self._variables]
 
-    def restart_averages(self):
+    def reset_ema(self):
         """Sets the averages to the variables: after these were initialised from data or loaded."""
         for average, variable in zip(self.averages, self._variables, strict=True):
             average.assign(variable)

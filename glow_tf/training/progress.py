@@ -116,10 +116,12 @@ class Reporter:
         if "test" not in self._writers:
             return
         noise = dequantization.uniform_noise(images.shape, [0, 5], glow.config.dtype)
-        values = glow.pixels.to_continuous(images, noise, glow.config.dtype)
+        values = glow.dequantizer.dequantize(images, noise, glow.config.dtype)
         z = glow.encode(values, labels if glow.config.num_classes else None)
         with self._tolerating_a_full_disk():
-            tensorboard.write_projector(self._run.test_logs, glow.per_level(z)[-1].numpy(), images, labels, class_names)
+            tensorboard.write_projector(
+                self._run.test_logs, glow.split_latents(z)[-1].numpy(), images, labels, class_names
+            )
 
     def pictures(self, glow, images, labels, step, epoch, check=lambda: None):
         """Samples, a temperature sweep and reconstructions, to TensorBoard and as PNG in the results folder.
@@ -185,8 +187,8 @@ def reconstruction_pairs(glow, images, labels):
     """uint8 [2N, H, W, C]: N images, then what decode(encode(image)) gives of each."""
     noise = dequantization.uniform_noise(images.shape, [0, 4], glow.config.dtype)
     labels = labels if glow.config.num_classes else None
-    z = glow.encode(glow.pixels.to_continuous(images, noise, glow.config.dtype), labels)
-    return np.concatenate([images, glow.draw(z, labels)])
+    z = glow.encode(glow.dequantizer.dequantize(images, noise, glow.config.dtype), labels)
+    return np.concatenate([images, glow.decode_to_uint8(z, labels)])
 
 
 class _ProgressLine:

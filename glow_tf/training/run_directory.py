@@ -28,7 +28,7 @@ from glow_tf.weights import write_atomically
 PROBE_BYTES = 1 << 20  # a full or read-only disk shows on the first block, a quota on the first few
 
 # What runs had that were begun before there was such a setting: they go on.
-ADDED_SETTINGS = {"beta_2": 0.999}
+LEGACY_DEFAULTS = {"beta_2": 0.999}
 
 _TEMPORARY = re.compile(r".*\.tmp-(\d+)")
 _TENSORFLOW_TEMPORARY = re.compile(r"_temp|\.tempstate|\.tmp[0-9a-f]{32}$")
@@ -152,7 +152,7 @@ class RunDirectory:
             raise InputError(f"the run directory {self.path} cannot be locked: {error.strerror}") from error
         return descriptor
 
-    def remove_litter(self) -> list[Path]:
+    def remove_stale_files(self) -> list[Path]:
         """Removes what writers left that were killed; to be called under the lock.
 
         These are `*.tmp-<pid>` of processes that are gone, and what tf.train.Checkpoint left in `state` under a
@@ -202,7 +202,7 @@ class RunDirectory:
         except (OSError, ValueError) as error:
             raise InputError(f"{file} cannot be read ({error}); move {self.path} away or give --fresh") from None
         new = _flat(settings)
-        old = {key: value for key, value in ADDED_SETTINGS.items() if key in new} | _flat(before)
+        old = {key: value for key, value in LEGACY_DEFAULTS.items() if key in new} | _flat(before)
         differing = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
         if differing:
             shown = "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in differing)
@@ -213,7 +213,7 @@ class RunDirectory:
     def _has_saved(self) -> bool:
         return bool(_entries(self.state)) or os.path.lexists(self.weights)
 
-    def move_aside(self) -> Path | None:
+    def archive(self) -> Path | None:
         """Renames the run's folder to `<run>.old-<n>`, so that a new run can begin; nothing is lost.
 
         Returns:

@@ -10,7 +10,7 @@ class Stopped(Exception):
     """A signal asked the run to stop."""
 
 
-class SignalWatch:
+class GracefulShutdown:
     """Within a `with`, notes the first signal in `received`; a second SIGINT ends the process at once.
 
     Saving inside a handler could interrupt a save, so the run asks between its steps. Python calls its handlers

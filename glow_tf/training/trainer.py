@@ -11,14 +11,14 @@ import tensorflow as tf
 from glow_tf import dequantization
 from glow_tf._gc import paused
 from glow_tf.config import GlowConfig
-from glow_tf.data.dataset import Split, StreamedSplit
+from glow_tf.data.dataset import Split, StreamingDataset
 from glow_tf.dequantization import Array, Labels
 from glow_tf.errors import InputError, WorkerLost
 from glow_tf.glow import Glow
 from glow_tf.training import diagnostics
-from glow_tf.training.checkpoint import ResumeState
+from glow_tf.training.checkpoint import Checkpointer
 from glow_tf.training.distributed import Workers
-from glow_tf.training.loop import Outcome, TrainingLoop, count_steps
+from glow_tf.training.loop import FitResult, TrainingLoop, count_steps
 from glow_tf.training.optimizer import Optimizer
 from glow_tf.training.progress import Reporter
 from glow_tf.training.run_directory import RunDirectory
@@ -70,7 +70,7 @@ class Trainer:
         glow: a Glow.
         batch_size: over all replicas.
         learning_rate, optimizer, warmup_steps, cooldown_steps, total_steps, beta_2, ema_decay: see `Optimizer`.
-        backprop: see `Repeated`.
+        backprop: see `Scan`.
         seed: of the noise, and of the order of the images in `fit`.
         weight_y: of the classifier's loss, bits an image, beside the bits/dim (OpenAI's term; the paper's
             conditional models have 0.01); 0 for none.
@@ -87,7 +87,7 @@ class Trainer:
     >>> metrics = trainer.train_step(images)
     >>> sorted(metrics)
     ['bits_per_dim', 'gradient_norm', 'is_finite', 'learning_rate', 'nll_nats']
-    >>> bool(metrics["is_finite"]), trainer.batches_seen
+    >>> bool(metrics["is_finite"]), trainer.step_count
     (True, 1)
     """
 
@@ -121,7 +121,7 @@ class Trainer:
         self.backprop = backprop
         self._network_dtype = tf.bfloat16 if mixed_precision else None
         self.seed = seed
-        self.batches_seen = 0
+        self.step_count = 0
         self._variables = glow.trainable_variables
         self.strategy = getattr(self._variables[0], "distribute_strategy", None) or tf.distribute.get_strategy()
         self.workers = Workers(self.strategy)
@@ -156,8 +156,8 @@ class Trainer:
         """
         dtype = self.glow.config.dtype
         noise = dequantization.uniform_noise(images.shape, [self.seed, 3], dtype)
-        self.glow.initialize(self.glow.pixels.to_continuous(images, noise, dtype))
-        self.optimizer.restart_averages()
+        self.glow.initialize(self.glow.dequantizer.dequantize(images, noise, dtype))
+        self.optimizer.reset_ema()
 
     def train_step(self, images: Array, labels: Labels | None = None) -> dict[str, tf.Tensor]:
         """One optimisation step.
@@ -179,12 +179,12 @@ class Trainer:
         arguments = [images] if labels is None else [images, tf.cast(labels, tf.int32)]
         if self._is_leading:
             self.workers.announce_step(self)
-        with self.workers.noticing_losses():
-            metrics = self._step(tf.constant(self.batches_seen), *map(self._shared, arguments))
-        self.batches_seen += 1
+        with self.workers.raising_worker_lost():
+            metrics = self._step(tf.constant(self.step_count), *map(self._shared, arguments))
+        self.step_count += 1
         return metrics
 
-    def share_values(self) -> None:
+    def broadcast_variables(self) -> None:
         """Gives every worker the chief's weights, moving averages and optimizer state; all workers call it."""
         self.workers.share([*self.glow.named_variables().values(), *self.optimizer.variables])
         self.workers_agree = True
@@ -195,10 +195,10 @@ class Trainer:
         return self.workers.index, self.workers.count
 
     @contextlib.contextmanager
-    def averaged(self) -> Iterator[Glow]:
+    def ema_weights(self) -> Iterator[Glow]:
         """While it lasts the Glow's weights are their moving averages."""
         raw = [variable.numpy() for variable in self._variables]
-        for variable, average in zip(self._variables, self.optimizer.averages, strict=True):
+        for variable, average in zip(self._variables, self.optimizer.ema, strict=True):
             variable.assign(average)
         try:
             yield self.glow
@@ -241,7 +241,7 @@ class Trainer:
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
         noise = self._noise(batch_number, images, context.replica_id_in_sync_group)
-        values = self.glow.pixels.to_continuous(images, noise, self.glow.config.dtype)
+        values = self.glow.dequantizer.dequantize(images, noise, self.glow.config.dtype)
         nll, classes, gradients = self._loss_and_gradients(values, labels)
         if replicas > 1:
             # bits_per_dim adds the bin width once a replica; its gradient is a plain sum.
@@ -250,7 +250,7 @@ class Trainer:
             present = [g for g in gradients if g is not None]
             summed = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, present))
             gradients = [None if g is None else next(summed) for g in gradients]
-        bits_per_dim = self.glow.pixels.bits_per_dim(-nll, self.glow.config.num_dims)
+        bits_per_dim = self.glow.dequantizer.bits_per_dim(-nll, self.glow.config.num_dims)
         norm = tf.linalg.global_norm([g for g in gradients if g is not None])
         is_finite = tf.math.is_finite(bits_per_dim) & tf.math.is_finite(norm)
         rate = self.optimizer.learning_rate_of_next_step(batch_number)
@@ -272,7 +272,7 @@ class Trainer:
                 labels, backprop=self.backprop, network_dtype=self._network_dtype
             )
             nll = -tf.reduce_sum(distribution.log_prob(values)) / self.batch_size
-            loss = self.glow.pixels.bits_per_dim(-nll, self.glow.config.num_dims)
+            loss = self.glow.dequantizer.bits_per_dim(-nll, self.glow.config.num_dims)
             classes = {}
             if self.weight_y:
                 # The latents wait in the bijector's cache: the flow runs once.
@@ -304,8 +304,8 @@ class Trainer:
             images: uint8 [batch_size, H, W, C], the last batch given to `train_step`.
         """
         labels = tf.cast(labels, tf.int32) if self.glow.config.num_classes else None
-        noise = self._noise(tf.constant(self.batches_seen - 1), tf.convert_to_tensor(images), 0)
-        values = self.glow.pixels.to_continuous(images, noise, self.glow.config.dtype)
+        noise = self._noise(tf.constant(self.step_count - 1), tf.convert_to_tensor(images), 0)
+        values = self.glow.dequantizer.dequantize(images, noise, self.glow.config.dtype)
         layer = diagnostics.first_not_finite(self.glow, values, labels)
         if layer is not None:
             return layer
@@ -319,8 +319,8 @@ class Trainer:
 
     def fit(
         self,
-        train: Split | StreamedSplit,
-        test: Split | StreamedSplit,
+        train: Split | StreamingDataset,
+        test: Split | StreamingDataset,
         epochs: int = 10,
         run_directory: str | os.PathLike | RunDirectory = "runs/glow",
         max_steps: int | None = None,
@@ -329,7 +329,7 @@ class Trainer:
         keep: int = 0,
         evaluate_every: int = 1,
         settings: Mapping[str, Any] | None = None,
-    ) -> Outcome:
+    ) -> FitResult:
         """Trains, and after every epoch, or every few, evaluates, writes pictures and replaces the weights file.
 
         Goes on from the run directory's state where there is one; else initialises from data first, unless the
@@ -348,7 +348,7 @@ class Trainer:
             evaluate_every: epochs between evaluations; the last epoch has one, too.
             settings: {name: plain value} that must not change when the run is resumed; None: none.
         Returns:
-            a `training_loop.Outcome`.
+            a `training_loop.FitResult`.
         Raises:
             InputError: if the run directory is in use, not writable, or holds a run with other settings, if none
                 of its states can be read, or if the memory does not suffice.
@@ -359,14 +359,14 @@ class Trainer:
             raise InputError(f"evaluate_every is {evaluate_every}; it must be an integer from 1 up")
         if not self.workers.is_chief:
             stopped_by = self.workers.follow(self, train, flip)
-            return Outcome(self.batches_seen, None, None, stopped_by, is_saved=True)
+            return FitResult(self.step_count, None, None, stopped_by, is_saved=True)
         run = run_directory if isinstance(run_directory, RunDirectory) else RunDirectory(run_directory)
-        with self._leading(), run.lock(), self._explaining_a_lack_of_memory():
+        with self._as_chief(), run.lock(), self._oom_as_input_error():
             run.check_writable(2 * self._state_bytes())
-            run.remove_litter()
+            run.remove_stale_files()
             run.check_settings({"model": self.glow.config.to_dict(), **(settings or {})})
             run.create()
-            state = ResumeState(self, run.state)
+            state = Checkpointer(self, run.state)
             steps_per_epoch = train.steps_per_epoch(self.batch_size)
             total = count_steps(epochs, steps_per_epoch, max_steps)
             reporter = Reporter(run, total, self.batch_size, steps_per_epoch * evaluate_every)
@@ -398,7 +398,7 @@ class Trainer:
                 reporter.close()
 
     @contextlib.contextmanager
-    def _leading(self):
+    def _as_chief(self):
         """While it lasts the other workers wait for what this one announces; an error ends them, too."""
         self._is_leading = self.workers.count > 1
         self.workers_agree = False
@@ -416,19 +416,19 @@ class Trainer:
     def _initialize_or_restore(self, train, run, state, reporter):
         restored = state.restore()
         if restored is not None:
-            reporter.line(f"resumed from {restored}, step {self.batches_seen}")
+            reporter.line(f"resumed from {restored}, step {self.step_count}")
             return
         if run.weights.exists():
             raise InputError(
                 f"{run.path} holds weights but no state to go on from; name another run directory or give --fresh"
             )
         if self.glow.is_initialized:
-            self.optimizer.restart_averages()
+            self.optimizer.reset_ema()
         else:
             self.initialize(train.take(initial_images(self.glow.config), seed=self.seed)[0])
 
     @contextlib.contextmanager
-    def _explaining_a_lack_of_memory(self):
+    def _oom_as_input_error(self):
         try:
             yield
         except (MemoryError, tf.errors.ResourceExhaustedError) as error:

@@ -42,5 +42,5 @@ def test_going_back_evaluates_the_network_once(kind, rng):
         return affine(kept) if kind is AffineCoupling else 10 * kept
 
     x = tf.constant(rng.standard_normal((2, 3, 4, 6)), tf.float32)
-    kind(network).inverse_backward(x, tf.ones_like(x), tf.ones([2]), [])
+    kind(network).inverse_vjp(x, tf.ones_like(x), tf.ones([2]), [])
     assert len(evaluations) == 1

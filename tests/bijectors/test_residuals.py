@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from glow_tf.bijectors.residuals import Recorder, Replay, pullback, through
+from glow_tf.bijectors.residuals import SaveResiduals, UseResiduals, through, vjp
 
 
 def cube(x, scale):
@@ -32,11 +32,11 @@ def test_a_replay_gives_the_same_and_computes_nothing(inputs, compiled):
         raise AssertionError("computed again")
 
     def value_and_gradients(x, scale):
-        recorder = Recorder()
+        recorder = SaveResiduals()
         through(recorder, cube, cube_backward, x, scale)
         # Two calls, in order: what the second kept must not be given to the first.
         through(recorder, cube, cube_backward, 2 * x, scale)
-        memory = Replay(recorder.kept)
+        memory = UseResiduals(recorder.kept)
         with tf.GradientTape() as tape:
             tape.watch([x, scale])
             result = through(memory, never, cube_backward, x, scale)
@@ -53,7 +53,7 @@ def test_a_replay_gives_the_same_and_computes_nothing(inputs, compiled):
 
 def test_pullback_is_the_gradient_of_the_weighted_result(inputs, rng):
     weights = tf.constant(rng.standard_normal(5))
-    dx, dscale = pullback(lambda x, scale: cube(x, scale)[0], list(inputs), weights)
+    dx, dscale = vjp(lambda x, scale: cube(x, scale)[0], list(inputs), weights)
     x, scale = inputs
     np.testing.assert_allclose(dx, 3 * scale * x**2 * weights, rtol=1e-14)
     np.testing.assert_allclose(dscale, np.sum(x.numpy() ** 3 * weights.numpy()), rtol=1e-12)

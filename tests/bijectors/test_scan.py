@@ -1,4 +1,4 @@
-"""`Repeated` against the chain of K steps that it stands for."""
+"""`Scan` against the chain of K steps that it stands for."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import tensorflow_probability as tfp
 from helpers import SMALL, randomize
 
 from glow_tf.bijectors.actnorm import ActNorm
-from glow_tf.bijectors.scan import BACKPROP_MODES, Repeated
+from glow_tf.bijectors.scan import BACKPROP_MODES, Scan
 from glow_tf.config import GlowConfig
 from glow_tf.nn.openai import OpenAINetwork
 from glow_tf.nn.steps import FlowSteps
@@ -81,7 +81,7 @@ def test_gradients_may_be_asked_for_twice(backprop, rng):
 @pytest.mark.parametrize("backprop", BACKPROP_MODES)
 def test_plain_tensors_and_no_preparation(backprop):
     shift, log_scale = tf.constant([[1.0], [2.0], [-4.0]]), tf.math.log([[2.0], [3.0], [0.5]])
-    repeated = Repeated(
+    repeated = Scan(
         lambda p, memory: ActNorm(p["shift"], p["log_scale"]),
         {"shift": shift, "log_scale": log_scale},
         num_steps=3,
@@ -96,9 +96,9 @@ def test_plain_tensors_and_no_preparation(backprop):
 
 def test_a_wrong_leading_axis_is_an_error():
     with pytest.raises(ValueError, match="parameter shift holds 3 steps, not 2"):
-        Repeated(lambda p, memory: ActNorm(p["shift"], p["shift"]), {"shift": tf.zeros([3, 1])}, num_steps=2)
+        Scan(lambda p, memory: ActNorm(p["shift"], p["shift"]), {"shift": tf.zeros([3, 1])}, num_steps=2)
 
 
 def test_an_unknown_way_back_is_an_error():
     with pytest.raises(ValueError, match="backprop is 'cheap'; it can be stored, recompute, reversible"):
-        Repeated(lambda p, memory: ActNorm(p["shift"], p["shift"]), {"shift": tf.zeros([2, 1])}, 2, backprop="cheap")
+        Scan(lambda p, memory: ActNorm(p["shift"], p["shift"]), {"shift": tf.zeros([2, 1])}, 2, backprop="cheap")

@@ -94,7 +94,7 @@ def test_openai_reference(converted, reference):
     glow, expected = Glow.load(folder / "openai.h5"), np.load(reference / "openai_c" / "values.npz")
     assert glow.metadata == {"converted_from": "openai", "averaged": True}
     log_prob = glow.log_prob(expected["x_float"], expected["y"])
-    bits = glow.pixels.bits_per_dim(log_prob, glow.config.num_dims)
+    bits = glow.dequantizer.bits_per_dim(log_prob, glow.config.num_dims)
     np.testing.assert_allclose(bits, expected["bits_x_ema"], rtol=0, atol=1e-5)
 
 
@@ -110,7 +110,7 @@ def test_rosinality_reference(converted, reference):
     _, folder = converted("rosinality")
     glow, expected = Glow.load(folder / "rosinality.h5"), np.load(reference / "rosinality" / "values.npz")
     log_prob = glow.log_prob(expected["x_nchw"].transpose(0, 2, 3, 1))
-    bits = glow.pixels.bits_per_dim(log_prob, glow.config.num_dims)
+    bits = glow.dequantizer.bits_per_dim(log_prob, glow.config.num_dims)
     np.testing.assert_allclose(bits, expected["bits_per_dim"], rtol=0, atol=1e-5)
 
 

@@ -44,7 +44,7 @@ def test_the_count_is_that_of_the_trained(tmp_path, changes):
     glow = make_glow(**changes)
     glow.save_weights(tmp_path / "w.h5")
     assert inspect.describe(tmp_path / "w.h5")["parameters"].startswith(f"{glow.num_parameters:,} trained")
-    assert inspect._FIXED == steps.FIXED
+    assert inspect._NON_TRAINABLE == steps.NON_TRAINABLE
 
 
 def test_bundled_weights_in_ten_lines(tmp_path):

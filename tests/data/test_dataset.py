@@ -17,7 +17,7 @@ def streamed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tfds, "IN_MEMORY_BYTES", 100)
         split = image_data.load("cifar10", data_dir=data_dir).train
-    assert isinstance(split, image_data.StreamedSplit)
+    assert isinstance(split, image_data.StreamingDataset)
     return split, held
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from prepared import pictures
 
 from glow_tf.data import image_folder
-from glow_tf.data.resize import fit_image
+from glow_tf.data.resize import resize_image
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (27, 25), (32, 20), (1, 1)])
@@ -35,17 +35,17 @@ def test_a_crop_alone_changes_no_pixel(is_static):
 
 
 def fit(image, image_size, is_static):
-    """`fit_image` inside a graph, as tf.data runs it, with the shape known or not."""
+    """`resize_image` inside a graph, as tf.data runs it, with the shape known or not."""
     shape = image.shape if is_static else [None, None, image.shape[-1]]
     signature = [tf.TensorSpec(shape, tf.uint8)]
-    function = tf.function(lambda x: fit_image(x, image_size, image.shape[-1]), signature)
+    function = tf.function(lambda x: resize_image(x, image_size, image.shape[-1]), signature)
     assert function.get_concrete_function().output_shapes == [*image_size, image.shape[-1]]
     return function(image).numpy()
 
 
 def test_channels_are_repeated_or_weighted():
     grey = pictures(1, (4, 4, 1))[0]
-    np.testing.assert_array_equal(fit_image(tf.constant(grey), (4, 4), 3), np.repeat(grey, 3, -1))
+    np.testing.assert_array_equal(resize_image(tf.constant(grey), (4, 4), 3), np.repeat(grey, 3, -1))
     colour = pictures(1, (4, 4, 3))[0]
     weighted = colour @ [0.299, 0.587, 0.114]
-    assert np.abs(fit_image(tf.constant(colour), (4, 4), 1)[..., 0] - weighted).max() <= 1
+    assert np.abs(resize_image(tf.constant(colour), (4, 4), 1)[..., 0] - weighted).max() <= 1

@@ -124,15 +124,15 @@ def test_images_with_and_without_an_attribute(faces_dir):
         return sorted(originals.index(key) for key in keys(images))
 
     originals = keys(pictures(20, (12, 10, 3)))
-    having, lacking = image_data.load_attribute("faces", "Smiling", 100, data_dir=faces_dir)
-    assert (numbers(having), numbers(lacking)) == (list(range(0, 20, 3)), [n for n in range(20) if n % 3])
-    having, lacking = image_data.load_attribute("faces", "attributes/Hat", 100, data_dir=faces_dir)
-    assert (numbers(having), numbers(lacking)) == (list(range(1, 20, 4)), list(range(0, 20, 2)))
+    positive, negative = image_data.load_attribute("faces", "Smiling", 100, data_dir=faces_dir)
+    assert (numbers(positive), numbers(negative)) == (list(range(0, 20, 3)), [n for n in range(20) if n % 3])
+    positive, negative = image_data.load_attribute("faces", "attributes/Hat", 100, data_dir=faces_dir)
+    assert (numbers(positive), numbers(negative)) == (list(range(1, 20, 4)), list(range(0, 20, 2)))
     size = {"image_size": 8, "channels": 1}
-    having, lacking = image_data.load_attribute("faces", "attributes/Smiling", 4, data_dir=faces_dir, **size)
-    assert having.shape == lacking.shape == (4, 8, 8, 1)
+    positive, negative = image_data.load_attribute("faces", "attributes/Smiling", 4, data_dir=faces_dir, **size)
+    assert positive.shape == negative.shape == (4, 8, 8, 1)
     prepared = image_data.load("faces", data_dir=faces_dir, **size).train.images
-    assert {*keys(having), *keys(lacking)} < {*keys(prepared)}
+    assert {*keys(positive), *keys(negative)} < {*keys(prepared)}
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_reconstructions_are_exact(pixels):
 def test_labels_that_are_not_known_are_the_likeliest(conditional_glow, small_glow, pixels):
     assert editing.labels_of(small_glow, pixels) is None
     np.testing.assert_array_equal(editing.labels_of(conditional_glow, pixels[:2], [2, 0]), [2, 0])
-    middle = conditional_glow.pixels.to_continuous(pixels, 0.5)
+    middle = conditional_glow.dequantizer.dequantize(pixels, 0.5)
     best = np.argmax(conditional_glow.class_log_probs(middle), axis=1)
     np.testing.assert_array_equal(editing.labels_of(conditional_glow, pixels), best)
 
@@ -161,9 +161,9 @@ def test_images_by_path(tmp_path, small_glow):
 def test_attribute_table(tmp_path):
     table = tmp_path / "a.csv"
     table.write_text("image, Smile,Hat\na.png, 1,x\nb/b.png,-1,1\nc.png,Yes,0\nd.png\n")
-    having, lacking = editing.read_attribute(table, "Smile")
-    assert having == [str(tmp_path / "a.png"), str(tmp_path / "c.png")]
-    assert lacking == [str(tmp_path / "b/b.png")]
+    positive, negative = editing.read_attribute(table, "Smile")
+    assert positive == [str(tmp_path / "a.png"), str(tmp_path / "c.png")]
+    assert negative == [str(tmp_path / "b/b.png")]
     for content, attribute, said in [
         ("", "Smile", "has no column"),
         ("image,Hat\na,1\n", "Smile", "it has Hat"),

@@ -38,7 +38,7 @@ def test_bits_of_a_split_are_those_of_its_images(small_glow, pixels):
 def test_of_a_conditional_model_given_the_label_and_with_the_classifiers_accuracy(conditional_glow, pixels, labels):
     result = metrics.evaluate(conditional_glow, image_data.Split(pixels, labels))
     np.testing.assert_allclose(result.bits_per_dim, conditional_glow.bits_per_dim(pixels, labels), rtol=1e-12)
-    middle = conditional_glow.pixels.to_continuous(pixels, 0.5)
+    middle = conditional_glow.dequantizer.dequantize(pixels, 0.5)
     best = np.argmax([conditional_glow.log_prob(middle, [label] * 9) for label in range(3)], axis=0)
     np.testing.assert_array_equal(result.classes, best)
     assert result.accuracy == pytest.approx(np.mean(best == labels))
@@ -46,13 +46,13 @@ def test_of_a_conditional_model_given_the_label_and_with_the_classifiers_accurac
 
 def test_more_draws_average_the_probability_and_not_its_logarithm(small_glow, pixels):
     one, two, three = (small_glow.bits_per_dim(pixels, seed=2 + i * metrics.DRAW_STRIDE).numpy() for i in range(3))
-    found = metrics.image_bits(small_glow, pixels, seed=2, draws=3)
+    found = metrics.bits_per_dim_per_image(small_glow, pixels, seed=2, draws=3)
     probabilities = np.mean(np.exp2(-64 * (np.array([one, two, three]) - one)), axis=0)
     np.testing.assert_allclose(found, one - np.log2(probabilities) / 64, rtol=1e-10)
     assert np.all(found <= np.mean([one, two, three], axis=0))
-    np.testing.assert_allclose(metrics.image_bits(small_glow, pixels, seed=2), one, rtol=1e-12)
+    np.testing.assert_allclose(metrics.bits_per_dim_per_image(small_glow, pixels, seed=2), one, rtol=1e-12)
     with pytest.raises(InputError, match="draws is 0"):
-        metrics.image_bits(small_glow, pixels, draws=0)
+        metrics.bits_per_dim_per_image(small_glow, pixels, draws=0)
 
 
 def test_latents_of_levels_are_all_dimensions(small_glow):

@@ -47,7 +47,7 @@ def test_classes_have_their_names(pixels):
     glow = make_glow(num_classes=3)
     glow.metadata = {"class_names": ["cat", "dog", "owl"]}
     found = ood.score(glow, pixels, "abcdef").columns["most_likely_class"]
-    expected = np.argmax(glow.class_log_probs(glow.pixels.to_continuous(pixels, 0.5)), axis=1)
+    expected = np.argmax(glow.class_log_probs(glow.dequantizer.dequantize(pixels, 0.5)), axis=1)
     assert list(found) == [["cat", "dog", "owl"][i] for i in expected]
     glow.metadata = {}
     assert ood.class_name(glow, 2) == "2"

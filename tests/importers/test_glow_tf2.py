@@ -46,13 +46,13 @@ def test_configuration_is_inferred(glow):
 
 
 def test_pixels(glow, expected):
-    assert largest_difference(glow.pixels.to_continuous(expected["x_uint8"], 0.5), expected["x"]) < 1e-6
+    assert largest_difference(glow.dequantizer.dequantize(expected["x_uint8"], 0.5), expected["x"]) < 1e-6
     every_byte = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(glow.pixels.to_uint8(np.float32(0.05 + 0.95 * every_byte / 255)), every_byte)
+    np.testing.assert_array_equal(glow.dequantizer.quantize(np.float32(0.05 + 0.95 * every_byte / 255)), every_byte)
 
 
 def test_latents(glow, expected):
-    levels = glow.per_level(glow.encode(expected["x"]))
+    levels = glow.split_latents(glow.encode(expected["x"]))
     flat = np.concatenate([level.numpy().reshape(8, -1) for level in levels], axis=1)
     assert largest_difference(flat, expected["z"]) < 1e-4
 

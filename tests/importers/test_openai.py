@@ -36,8 +36,8 @@ class Case:
 
     def bits_per_dim(self, noise, glow=None):
         glow = glow or self.glow
-        images = glow.pixels.to_continuous(self.expected["x_uint8"], noise)
-        return glow.pixels.bits_per_dim(glow.log_prob(images, self.labels), glow.config.num_dims)
+        images = glow.dequantizer.dequantize(self.expected["x_uint8"], noise)
+        return glow.dequantizer.bits_per_dim(glow.log_prob(images, self.labels), glow.config.num_dims)
 
 
 @pytest.fixture(scope="module", params=REFERENCES)
@@ -91,7 +91,7 @@ def test_log_dets_and_priors(case):
 
 
 def test_latents(case):
-    levels = case.glow.per_level(case.glow.encode(case.expected["x_float"], case.labels))
+    levels = case.glow.split_latents(case.glow.encode(case.expected["x_float"], case.labels))
     assert len(levels) == case.glow.config.num_levels
     for i, level in enumerate(levels):
         assert largest_difference(level, case.expected[f"eps_{i}"], f"eps_{i}") < 1e-4
@@ -104,9 +104,9 @@ def test_reconstruction(case):
 
 
 def test_reconstruction_of_bytes(case):
-    images = case.glow.pixels.to_continuous(case.expected["x_uint8"], 0.5)
+    images = case.glow.dequantizer.dequantize(case.expected["x_uint8"], 0.5)
     again = case.glow.decode(case.glow.encode(images, case.labels), case.labels)
-    np.testing.assert_array_equal(case.glow.pixels.to_uint8(again), case.expected["recon_uint8_half"])
+    np.testing.assert_array_equal(case.glow.dequantizer.quantize(again), case.expected["recon_uint8_half"])
 
 
 @pytest.mark.parametrize(("temperature", "suffix"), [(0.7, "T07"), (1.0, "T10")])
@@ -114,7 +114,7 @@ def test_samples(case, temperature, suffix):
     z = from_flat(case.glow, np.float32(temperature) * case.expected["sample_eps_flat"])
     samples = case.glow.decode(z, case.sample_labels)
     bin_bytes = 2 ** (8 - case.bits)
-    found = case.glow.pixels.to_uint8(samples).numpy() // bin_bytes
+    found = case.glow.dequantizer.quantize(samples).numpy() // bin_bytes
     wanted = case.expected[f"sample_uint8_{suffix}"] // bin_bytes
     # In bins: at 5 bits neighbouring bytes are 8 apart.
     assert largest_difference(found, wanted, f"bins; differing: {np.mean(found != wanted):.2%}") <= 1

@@ -45,7 +45,7 @@ def test_configuration_is_inferred(glow):
 def test_bits_per_dim(glow, expected):
     log_prob = glow.log_prob(nhwc(expected["x_nchw"]))
     assert largest_difference(log_prob, expected["log_p"] + expected["logdet"]) < 1e-3
-    bits = glow.pixels.bits_per_dim(log_prob, glow.config.num_dims)
+    bits = glow.dequantizer.bits_per_dim(log_prob, glow.config.num_dims)
     assert largest_difference(bits, expected["bits_per_dim"]) < 1e-5
 
 
@@ -59,7 +59,7 @@ def test_log_dets_and_priors(glow, expected):
 
 @pytest.mark.parametrize(("temperature", "name"), [(1.0, "sample_T10_nchw"), (0.7, "sample_T07_nchw")])
 def test_samples(glow, expected, temperature, name):
-    z = glow.from_levels([tf.constant(nhwc(expected[f"sample_eps_{block}"])) for block in range(2)]) * temperature
+    z = glow.merge_latents([tf.constant(nhwc(expected[f"sample_eps_{block}"])) for block in range(2)]) * temperature
     assert largest_difference(glow.decode(z), nhwc(expected[name])) < 1e-4
 
 

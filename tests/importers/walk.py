@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.gaussian import to_standard
+from glow_tf.bijectors.gaussian import standardize
 from glow_tf.bijectors.squeeze import Squeeze
 
 
@@ -40,7 +40,7 @@ def walk(glow, images, labels=None):
             log_dets.append(log_det)
         if level < glow.config.num_levels - 1:
             values, latent = tf.split(values, 2, axis=-1)
-            noise, log_det = to_standard(latent, *glow._splits[level](values))
+            noise, log_det = standardize(latent, *glow._splits[level](values))
         else:
             latent = values
             top = glow._top.bijector(labels)
@@ -64,7 +64,7 @@ def from_flat(glow, flat):
         levels.append(tf.constant(flat[:, start:stop].reshape(-1, h, w, leaving), glow.config.dtype))
         start = stop
     assert start == height * width * channels == flat.shape[1]
-    return glow.from_levels(levels)
+    return glow.merge_latents(levels)
 
 
 def largest_difference(found, expected, what=""):

@@ -84,5 +84,5 @@ def test_what_cannot_work_is_said():
     model = KerasGlow(make_glow())
     model.initialize(PIXELS)
     assert model.glow.is_initialized
-    values = model.glow.pixels.to_continuous(PIXELS[:2], 0.5)
+    values = model.glow.dequantizer.dequantize(PIXELS[:2], 0.5)
     np.testing.assert_allclose(model(values), model.glow.log_prob(values), rtol=1e-6)

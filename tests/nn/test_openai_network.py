@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from naive import edge_conv, zero_conv
+from naive import conv2d_zeros, edge_conv
 
-from glow_tf.bijectors.residuals import Recorder, Replay
+from glow_tf.bijectors.residuals import SaveResiduals, UseResiduals
 from glow_tf.nn import openai
 from glow_tf.nn.openai import OpenAINetwork
 
@@ -29,7 +29,7 @@ def hidden_layers(p, kept):
 def test_output_is_openais_network(rng):
     parameters, kept = random_parameters(rng), rng.standard_normal(SHAPE)
     last = {name.removeprefix("conv3_"): parameters[name] for name in parameters if name.startswith("conv3_")}
-    expected = zero_conv(np.maximum(hidden_layers(parameters, kept)[1], 0), last)
+    expected = conv2d_zeros(np.maximum(hidden_layers(parameters, kept)[1], 0), last)
     output = OpenAINetwork(WIDTH).output(tensors(parameters), tf.constant(kept))
     np.testing.assert_allclose(output, expected, rtol=1e-12, atol=1e-13)
 
@@ -64,11 +64,13 @@ def test_first_weights_are_normal_with_a_deviation_of_a_twentieth(rng):
 
 
 def test_zero_conv_sees_the_border(rng):
-    p = {name: rng.standard_normal(shape) for name, shape in openai.zero_conv_shapes(2, 3).items()}
+    p = {name: rng.standard_normal(shape) for name, shape in openai.conv2d_zeros_shapes(2, 3).items()}
     images = rng.standard_normal(SHAPE)
-    np.testing.assert_allclose(openai.zero_conv(tensors(p), tf.constant(images)), zero_conv(images, p), rtol=1e-11)
-    of_zeros = zero_conv(np.zeros((1, 5, 3, 2)), p)[0]
-    np.testing.assert_allclose(openai.zero_conv_of_zeros(tensors(p), 5, 3), of_zeros, rtol=1e-11)
+    np.testing.assert_allclose(
+        openai.conv2d_zeros(tensors(p), tf.constant(images)), conv2d_zeros(images, p), rtol=1e-11
+    )
+    of_zeros = conv2d_zeros(np.zeros((1, 5, 3, 2)), p)[0]
+    np.testing.assert_allclose(openai.conv2d_zeros_constant(tensors(p), 5, 3), of_zeros, rtol=1e-11)
 
 
 def test_edge_map_counts_the_border_under_the_kernel():
@@ -89,19 +91,19 @@ def test_networks_take_any_batch_axes(batch, rng):
 
 
 def test_zero_linear_of_labels_is_that_of_one_hot_vectors(rng):
-    p = {name: rng.standard_normal(shape) for name, shape in openai.zero_linear_shapes(4, 3).items()}
+    p = {name: rng.standard_normal(shape) for name, shape in openai.linear_zeros_shapes(4, 3).items()}
     labels = np.array([2, 0, 3])
     expected = (np.eye(4)[labels] @ p["kernel"] + p["bias"]) * np.exp(3 * p["log_scale"])
-    np.testing.assert_allclose(openai.zero_linear(tensors(p), tf.constant(labels)), expected, rtol=1e-12)
+    np.testing.assert_allclose(openai.linear_zeros(tensors(p), tf.constant(labels)), expected, rtol=1e-12)
     vectors = tf.constant(np.eye(4)[labels])
-    np.testing.assert_allclose(openai.zero_linear(tensors(p), vectors), expected, rtol=1e-12)
+    np.testing.assert_allclose(openai.linear_zeros(tensors(p), vectors), expected, rtol=1e-12)
 
 
 def test_initialization_standardises_the_hidden_layers_over_all_batches(rng):
     parameters = random_parameters(rng)
     batches = [3 + rng.standard_normal((n, *SHAPE[1:])) for n in (4, 1, 7)]
     network = OpenAINetwork(WIDTH)
-    memories = [Recorder() for _ in batches]
+    memories = [SaveResiduals() for _ in batches]
     found = network.initialize(tensors(parameters), [tf.constant(batch) for batch in batches], memories)
     assert sorted(found) == sorted(name for name in parameters if name.startswith("actnorm"))
     together = np.concatenate(batches)
@@ -109,10 +111,10 @@ def test_initialization_standardises_the_hidden_layers_over_all_batches(rng):
         np.testing.assert_allclose(hidden.mean(axis=(0, 1, 2)), 0, atol=1e-12)
         np.testing.assert_allclose(hidden.var(axis=(0, 1, 2)), 1, rtol=1e-4)
     for batch, memory in zip(batches, memories, strict=True):
-        remembered = network.output(tensors(parameters) | found, tf.constant(batch), Replay(memory.kept))
+        remembered = network.output(tensors(parameters) | found, tf.constant(batch), UseResiduals(memory.kept))
         computed = network.output(tensors(parameters) | found, tf.constant(batch))
         np.testing.assert_allclose(remembered, computed, rtol=1e-11, atol=1e-12)
-    at_once = network.initialize(tensors(parameters), [tf.constant(together)], [Recorder()])
+    at_once = network.initialize(tensors(parameters), [tf.constant(together)], [SaveResiduals()])
     for name, value in at_once.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-11, atol=1e-12)
 

@@ -6,7 +6,7 @@ from naive import dense, edge_conv
 
 from glow_tf.config import GlowConfig
 from glow_tf.nn.openai import OpenAINetwork
-from glow_tf.nn.steps import FlowSteps, SplitGaussian, TopGaussian, plu_values
+from glow_tf.nn.steps import FlowSteps, SplitPrior, TopPrior, plu_values
 
 
 def make_steps(rng=None, **kind):
@@ -98,7 +98,7 @@ def test_dense_matrices_become_variables(rng):
 
 
 def test_mean_and_log_scale_of_a_split_are_halves(rng):
-    gaussian = SplitGaussian(GlowConfig(**SMALL), 8, "split0")
+    gaussian = SplitPrior(GlowConfig(**SMALL), 8, "split0")
     randomize(gaussian, rng, scale=0.5)
     kept = rng.standard_normal((2, 3, 5, 4))
     p = {name.removeprefix("split0/"): v.numpy() for name, v in gaussian.named_variables().items()}
@@ -109,7 +109,7 @@ def test_mean_and_log_scale_of_a_split_are_halves(rng):
 
 
 def make_top(rng, **kind):
-    top = TopGaussian(GlowConfig(**SMALL | kind), (3, 4, 6), "top")
+    top = TopPrior(GlowConfig(**SMALL | kind), (3, 4, 6), "top")
     randomize(top, rng, scale=0.5)
     return top, {name.removeprefix("top/"): v.numpy() for name, v in top.named_variables().items()}
 

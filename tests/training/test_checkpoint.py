@@ -11,7 +11,7 @@ from small_training import make_trainer, trainer_at_start
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
-from glow_tf.training.checkpoint import ResumeState
+from glow_tf.training.checkpoint import Checkpointer
 from glow_tf.training.trainer import Trainer
 
 
@@ -24,7 +24,7 @@ def trainer():
 def three_states(trainer, tmp_path_factory):
     """A folder with states after 10, 20 and 30 batches, every float of them equal to that number."""
     folder = tmp_path_factory.mktemp("states")
-    state = ResumeState(trainer, folder)
+    state = Checkpointer(trainer, folder)
     for step in (10, 20, 30):
         fill(trainer, step)
         state.best_bits_per_dim = 1 / step
@@ -41,15 +41,15 @@ def fill(trainer, value):
     for variable in trainer.variables():
         if variable.dtype.is_floating:
             variable.assign(tf.fill(variable.shape, tf.cast(value, variable.dtype)))
-    trainer.batches_seen = value
+    trainer.step_count = value
 
 
 def restored_step(trainer, folder):
     """The step that a new process resumes from; everything must be of that step."""
     fill(trainer, -1)
-    state = ResumeState(trainer, folder)
+    state = Checkpointer(trainer, folder)
     path = state.restore()
-    step = trainer.batches_seen
+    step = trainer.step_count
     assert path == str(folder / f"ckpt-{step}")
     assert all((v.numpy() == step).all() for v in trainer.variables() if v.dtype.is_floating)
     assert state.best_bits_per_dim == 1 / step
@@ -111,29 +111,29 @@ def test_where_no_state_can_be_read_it_is_an_error(trainer, folder):
     for file in folder.glob("ckpt-*.index"):
         file.write_bytes(b"")
     with pytest.raises(InputError, match=r"none of the 3 states in .* can be read; .*--fresh"):
-        ResumeState(trainer, folder).restore()
+        Checkpointer(trainer, folder).restore()
     for file in folder.glob("ckpt-*.sha256"):
         file.unlink()
     with pytest.raises(InputError, match="none of the 3 states"):
-        ResumeState(trainer, folder).restore()
+        Checkpointer(trainer, folder).restore()
 
 
 def test_a_first_save_that_was_interrupted_begins_anew(trainer, folder):
     for file in [*folder.glob("ckpt-10.*"), *folder.glob("ckpt-20.*"), folder / "ckpt-30.sha256"]:
         file.unlink()
-    assert ResumeState(trainer, folder).restore() is None
+    assert Checkpointer(trainer, folder).restore() is None
     assert not list(folder.glob("ckpt-*"))
 
 
 def test_an_empty_folder_has_no_state(trainer, tmp_path):
-    state = ResumeState(trainer, tmp_path / "state")
+    state = Checkpointer(trainer, tmp_path / "state")
     assert state.restore() is None
     assert state.saved_step is None
 
 
 def test_three_states_are_kept_and_nothing_else(trainer, folder):
     fill(trainer, 30)
-    state = ResumeState(trainer, folder)
+    state = Checkpointer(trainer, folder)
     state.restore()
     for step in (40, 50):
         fill(trainer, step)
@@ -146,7 +146,7 @@ def test_three_states_are_kept_and_nothing_else(trainer, folder):
 
 def test_a_damaged_state_is_written_again_in_its_turn(trainer, folder):
     flip_a_bit(folder / "ckpt-30.index")
-    state = ResumeState(trainer, folder)
+    state = Checkpointer(trainer, folder)
     state.restore()
     fill(trainer, 30)
     state.best_bits_per_dim = 1 / 30
@@ -155,7 +155,7 @@ def test_a_damaged_state_is_written_again_in_its_turn(trainer, folder):
 
 
 def test_a_state_is_saved_once(trainer, folder):
-    state = ResumeState(trainer, folder)
+    state = Checkpointer(trainer, folder)
     state.restore()
     before = (folder / "ckpt-30.index").stat().st_mtime_ns
     state.save()
@@ -169,7 +169,7 @@ def test_the_digest_is_that_of_sha256sum(folder):
 
 
 def test_a_state_that_cannot_be_written_is_an_oserror_and_the_older_ones_stay(trainer, folder, monkeypatch):
-    state = ResumeState(trainer, folder)
+    state = Checkpointer(trainer, folder)
     state.restore()
     fill(trainer, 40)
     folder.rename(folder.with_name("away"))
@@ -186,7 +186,7 @@ def test_a_state_that_cannot_be_written_is_an_oserror_and_the_older_ones_stay(tr
 def test_the_state_of_another_model_is_not_taken(folder):
     other = Trainer(Glow(GlowConfig(image_shape=(8, 8, 1), num_levels=1, num_steps=1, width=4)), batch_size=8)
     with pytest.raises(InputError, match="none of the 3 states"):
-        ResumeState(other, folder).restore()
+        Checkpointer(other, folder).restore()
 
 
 def test_another_number_of_devices_goes_on_with_a_warning(folder, two_replicas, caplog):

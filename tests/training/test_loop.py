@@ -89,7 +89,7 @@ def test_evaluated_every_second_epoch_it_trains_the_same(strategy, undisturbed, 
                 patch.setattr(metrics, "bits_per_dim", die)
             with pytest.raises(Killed) if dies else contextlib.nullcontext():
                 fit(trainer, path, evaluate_every=2)
-    assert trainer.batches_seen == 3 * STEPS_PER_EPOCH
+    assert trainer.step_count == 3 * STEPS_PER_EPOCH
     assert [value.tobytes() for value in trainer.values()] == undisturbed[0]
     drawn = {file.name for file in RunDirectory(path).results.glob("samples-*")}
     assert drawn == {"samples-epoch0002.png", "samples-epoch0003.png"}
@@ -230,7 +230,7 @@ def test_a_nan_step_is_left_out_counted_and_survives_a_stop(path, capfd):
     assert int(trainer.optimizer.steps) == outcome.steps - 2
     assert "step 3: the loss or its gradient is not finite; the step was left out (2 so far)" in capfd.readouterr().err
     trainer = trainer_at_start()
-    state = checkpoint.ResumeState(trainer, RunDirectory(path).state)
+    state = checkpoint.Checkpointer(trainer, RunDirectory(path).state)
     state.restore()
     assert (state.skipped, state.skipped_in_a_row) == (2, 0)
 
@@ -275,7 +275,7 @@ def test_going_back_takes_the_state_that_was_saved(path):
     assert found[rate] == good[rate] / 2
     good[rate] = found[rate]
     assert all(np.array_equal(a, b) for a, b in zip(found, good, strict=True))
-    assert trainer.batches_seen == 14
+    assert trainer.step_count == 14
 
 
 # ------------------------------------------------------------------------------------------------- disk
@@ -314,7 +314,7 @@ def test_the_next_save_is_tried_and_makes_it_good(path):
     train_step = trainer.train_step
 
     def step(*arguments):
-        if trainer.batches_seen == 6:
+        if trainer.step_count == 6:
             unblock(checkpoints)
         return train_step(*arguments)
 
@@ -391,7 +391,7 @@ def test_the_doctor_speaks_up(path, capfd):
     log_abs_s = trainer.glow.named_variables()["level1/conv1x1/log_abs_s"]
 
     def spoil():
-        for variable in (log_abs_s, *trainer.optimizer.averages):
+        for variable in (log_abs_s, *trainer.optimizer.ema):
             if variable.shape == log_abs_s.shape:
                 variable.assign(tf.fill(variable.shape, -9.0))
 

@@ -48,7 +48,7 @@ def test_mixed_precision_rounds_the_networks_only(plain_bits, backprop):
     np.testing.assert_allclose(found, plain_bits, atol=0.02)
     assert found != plain_bits
     assert {variable.dtype for variable in trainer.glow.trainable_variables} == {tf.float32}
-    assert {variable.dtype for variable in trainer.optimizer.averages} == {tf.float32}
+    assert {variable.dtype for variable in trainer.optimizer.ema} == {tf.float32}
 
 
 @pytest.mark.parametrize("coupling", ["affine", "additive"])

@@ -103,7 +103,7 @@ def test_litter_of_dead_writers_goes_and_all_else_stays(run):
     for file in litter + kept:
         file.parent.mkdir(exist_ok=True)
         file.write_text("x")
-    assert len(run.remove_litter()) == len(litter)
+    assert len(run.remove_stale_files()) == len(litter)
     assert not any(file.exists() for file in litter)
     assert not (run.state / "ckpt-3_temp").exists()
     assert all(file.exists() for file in kept)
@@ -115,13 +115,13 @@ def test_litter_that_is_a_link_is_removed_and_its_target_kept(run, tmp_path):
     precious.mkdir()
     (precious / "file").write_text("text")
     (run.state / "ckpt_temp").symlink_to(precious)
-    run.remove_litter()
+    run.remove_stale_files()
     assert os.listdir(run.state) == []
     assert (precious / "file").exists()
 
 
 def test_remove_litter_needs_no_folder(run):
-    assert run.remove_litter() == []
+    assert run.remove_stale_files() == []
 
 
 def test_check_writable_leaves_nothing_behind(run, tmp_path):

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BUSY = """
 import sys, time
-from glow_tf.training.signals import SignalWatch
-with SignalWatch() as signals:
+from glow_tf.training.signals import GracefulShutdown
+with GracefulShutdown() as signals:
     print("ready", flush=True)
     # A step that Python's own handlers cannot interrupt: one long call that lets go of the interpreter lock.
     import hashlib

@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_bytes(trainer):
     for _ in range(2):
         for variable, value in zip(trainer.variables(), start, strict=True):
             variable.assign(value)
-        trainer.batches_seen = 0
+        trainer.step_count = 0
         bits = bits_of_steps(trainer, 8)
         runs.append((bits, trainer.values()))
     assert runs[0][0] == runs[1][0]
@@ -120,7 +120,7 @@ def test_diagnose_names_the_place():
 def test_averaged_weights_are_lent(trainer):
     bits_of_steps(trainer, 3)
     before = trainer.values()
-    with pytest.raises(KeyError), trainer.averaged() as glow:
+    with pytest.raises(KeyError), trainer.ema_weights() as glow:
         assert not same([v.numpy() for v in glow.trainable_variables], before[: len(glow.trainable_variables)])
         raise KeyError
     assert same(trainer.values(), before)
