@@ -100,7 +100,7 @@ def curve(images, coupling, permutation, pixels, seed):
     trainer = Trainer(
         Glow(config, seed=seed), batch_size=FLAGS.batch_size, warmup_steps=FLAGS.steps // 20, ema_decay=0.98, seed=seed
     )
-    trainer.initialize(images.train.take(INITIAL_IMAGES, seed=seed)[0])
+    trainer.initialize(images.train.random_subset(INITIAL_IMAGES, seed=seed)[0])
     found, every = [], max(1, FLAGS.steps // POINTS)
     epoch = 0
     while trainer.step_count < FLAGS.steps:

@@ -34,7 +34,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from glow_tf import weights
+from glow_tf import _files, weights
 from glow_tf.config import GlowConfig
 from glow_tf.data import image_data, image_folder
 from glow_tf.errors import InputError
@@ -239,8 +239,8 @@ def _train_killed(path, epochs, connection):
     _silence(Path(f"{path}.log"))
     tf.config.run_functions_eagerly(True)
     rng = np.random.default_rng(0)
-    train = image_data.Split(rng.integers(0, 256, [8, 4, 4, 1]).astype(np.uint8))
-    test = image_data.Split(rng.integers(0, 256, [4, 4, 4, 1]).astype(np.uint8))
+    train = image_data.ArrayDataset(rng.integers(0, 256, [8, 4, 4, 1]).astype(np.uint8))
+    test = image_data.ArrayDataset(rng.integers(0, 256, [4, 4, 4, 1]).astype(np.uint8))
     trainer = Trainer(Glow(GlowConfig(**KILLED)), batch_size=4)
     if connection is not None:
         _announce(connection, trainer)
@@ -250,7 +250,7 @@ def _train_killed(path, epochs, connection):
         digest.update(variable.numpy().tobytes())
     for file in (run.weights, run.best_weights):
         digest.update(file.read_bytes())
-    weights.write_atomically(run.path / "digest", digest.hexdigest().encode())
+    _files.write_atomically(run.path / "digest", digest.hexdigest().encode())
 
 
 def _announce(connection, trainer):
@@ -449,7 +449,7 @@ def train_with_nans(num_nans, most_nans, seed, is_small):
     trainer = SabotagedTrainer(glow, batch_size=64, warmup_steps=48)
     steps = 15 * most_nans
     trainer.nan_batches = random.Random(seed).sample(range(steps), num_nans)
-    trainer.initialize(images.train.take(256, seed=0)[0])
+    trainer.initialize(images.train.random_subset(256, seed=0)[0])
     skipped = 0
     while trainer.step_count < steps:
         epoch, done = divmod(trainer.step_count, images.train.steps_per_epoch(64))

@@ -64,7 +64,7 @@ def read(name, config):
 
     size, channels = config.image_shape[:2], config.image_shape[2]
     if not name.endswith(".gz"):
-        return image_data.load(name, image_size=size, channels=channels).test.take(FLAGS.n, seed=0)[0]
+        return image_data.load(name, image_size=size, channels=channels).test.random_subset(FLAGS.n, seed=0)[0]
     digits = read_idx(name)[: FLAGS.n]
     fitted = [image_folder.crop_and_resize(Image.fromarray(digit), size) for digit in digits]
     return np.repeat(np.stack(fitted)[..., np.newaxis], channels, axis=-1)

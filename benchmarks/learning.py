@@ -36,7 +36,9 @@ def photographs(path, train, test, file):
 
     with tempfile.TemporaryDirectory() as folder:
         images = image_data.load(unpacked(path, folder), image_size=32)
-        np.savez(file, train=images.train.take(train, seed=0)[0], test=images.test.take(test, seed=0)[0])
+        np.savez(
+            file, train=images.train.random_subset(train, seed=0)[0], test=images.test.random_subset(test, seed=0)[0]
+        )
 
 
 def rate_of(step, options):

@@ -59,7 +59,7 @@ def main():
 def train(glow, train_split, steps):
     """Leaves the weights as the last step left them, not averaged; returns the seconds."""
     trainer = Trainer(glow, batch_size=BATCH, warmup_steps=48)
-    trainer.initialize(train_split.take(256, seed=0)[0])
+    trainer.initialize(train_split.random_subset(256, seed=0)[0])
     start = time.monotonic()
     while trainer.step_count < steps:
         epoch, done = divmod(trainer.step_count, train_split.steps_per_epoch(BATCH))

@@ -81,7 +81,7 @@ def bfloat16(steps=300):
     for mixed in (False, True):
         glow = Glow(GlowConfig((8, 8, 1), num_levels=2, num_steps=8, width=64, num_bits=4))
         trainer = Trainer(glow, batch_size=64, warmup_steps=48, mixed_precision=mixed)
-        trainer.initialize(digits.train.take(256, seed=0)[0])
+        trainer.initialize(digits.train.random_subset(256, seed=0)[0])
         bits = []
         while len(bits) < steps:
             for images, _ in digits.train.training_batches(64, 0, len(bits) // 24):

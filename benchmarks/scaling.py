@@ -196,7 +196,7 @@ def read_batches():
 
     for size, count, batch in ((32, 8192, 512), (256, 512, 32)):
         crops = photographs(64, size)
-        split = image_data.Split(crops.repeat(count // 64, axis=0))
+        split = image_data.ArrayDataset(crops.repeat(count // 64, axis=0))
         list(split.training_batches(batch, 0, 0, flip=True).take(1))
         start = time.perf_counter()
         steps = sum(1 for _ in split.training_batches(batch, 0, 1, flip=True))

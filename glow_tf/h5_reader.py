@@ -13,14 +13,13 @@ import hashlib
 import io
 import os
 import re
-import stat
 import struct
 from collections.abc import Iterator, Mapping
 
 import h5py
 import numpy as np
 
-from glow_tf.data import registry
+from glow_tf._files import printable
 from glow_tf.errors import InputError
 
 MAX_FILE_BYTES = 4_400_000_000  # 1e9 parameters in float32 and a tenth for tables; bounds the time of a digest
@@ -129,7 +128,7 @@ class H5File:
         self.root = self._object(self._root_address(head))
 
     def error(self, what: str) -> InputError:
-        return InputError(f"{shown(self.path)} {what}")
+        return InputError(f"{printable(self.path)} {what}")
 
     def _damage(self, what: str) -> InputError:
         return self.error(f"is damaged, or in a form of HDF5 that is not read: {what}")
@@ -174,7 +173,7 @@ class H5File:
         try:
             return text.decode()
         except UnicodeDecodeError as error:
-            raise self._damage(f"the name {shown(text)}") from error
+            raise self._damage(f"the name {printable(text)}") from error
 
     # The file as a whole.
 
@@ -190,7 +189,7 @@ class H5File:
             self._fill(offset, chunk)
             digest.update(chunk)
         if line != seal(digest.hexdigest()):
-            claimed = shown(line[len(SEAL) :][:8])
+            claimed = printable(line[len(SEAL) :][:8])
             found = digest.hexdigest()[:8]
             raise self.error(f"is damaged: its SHA-256 begins {found}, the one at its end {claimed}")
         self.digest = digest.hexdigest()
@@ -279,7 +278,7 @@ class H5File:
                     raise self._damage("a name lies outside its heap")
                 name = self._name(names + name_offset)
                 if cache_type == _SOFT_LINK or address == _UNDEFINED:
-                    raise self.error(f"has a soft link, {shown(name)}; links are not followed")
+                    raise self.error(f"has a soft link, {printable(name)}; links are not followed")
                 members[name] = address
                 if len(members) > MAX_OBJECTS:
                     raise self.error(f"holds more than {MAX_OBJECTS} groups and data sets")
@@ -301,14 +300,14 @@ class H5File:
         name = self._text(self._bytes(offset, count))
         self._table(offset, len(name) + 1)
         if not name or name == "." or "/" in name:
-            raise self._damage(f"the name {shown(name)}")
+            raise self._damage(f"the name {printable(name)}")
         return name
 
     def descend(self, group: H5Object, path: str) -> H5Object:
         """What lies at `path` under a group."""
         for part in path.split("/"):
             if part not in self.links(group):
-                raise self.error(f"lists {shown(path)}, but has not got it")
+                raise self.error(f"lists {printable(path)}, but has not got it")
             group = self._object(self.links(group)[part])
         return group
 
@@ -350,14 +349,14 @@ class H5File:
         attribute = self.root.attributes[name]
         kind, length = self._unpack("<B3xI", attribute.datatype)
         if kind & 15 != 3 or attribute.shape != () or length > min(MAX_JSON_BYTES, len(attribute.data)):
-            raise self.error(f"has no string of at most {MAX_JSON_BYTES} bytes in its attribute {shown(name)}")
+            raise self.error(f"has no string of at most {MAX_JSON_BYTES} bytes in its attribute {printable(name)}")
         return attribute.data[:length].rstrip(b"\0")
 
     def integer(self, name: str) -> int:
         """A root attribute that holds one 64-bit integer."""
         attribute = self.root.attributes[name]
         if self._number_type(attribute.datatype) != np.dtype("<i8") or attribute.shape != ():
-            raise self.error(f"has no integer in its attribute {shown(name)}")
+            raise self.error(f"has no integer in its attribute {printable(name)}")
         return self._unpack("<q", attribute.data)[0]
 
     def names(self, holder: H5Object, attribute_name: str) -> list[str]:
@@ -419,22 +418,22 @@ class H5File:
         """Where an array lies, once it is certain that it lies in this file, as plain numbers."""
         messages = data_set.messages
         if set(messages) != {_DATASPACE, _DATATYPE, _LAYOUT}:
-            raise self.error(f"has no array at {shown(name)}")
+            raise self.error(f"has no array at {printable(name)}")
         dtype, shape = self._number_type(messages[_DATATYPE]), self._shape(messages[_DATASPACE])
         if dtype is None or shape is None:
-            raise self.error(f"has {shown(name)} without numbers: only floats and integers are read")
+            raise self.error(f"has {printable(name)} without numbers: only floats and integers are read")
         version, kind = self._unpack("<2B", messages[_LAYOUT])
         if (version, kind) != (3, 1):
-            raise self.error(f"has {shown(name)} in chunks or virtual; only contiguous arrays are read")
+            raise self.error(f"has {printable(name)} in chunks or virtual; only contiguous arrays are read")
         offset, size = self._unpack("<2Q", messages[_LAYOUT], 2)
         if offset == _UNDEFINED and size:
-            raise self.error(f"has {shown(name)} of shape {shape}, of which no value was ever written")
+            raise self.error(f"has {printable(name)} of shape {shape}, of which no value was ever written")
         num_bytes = dtype.itemsize
         for side in shape:  # Python integers: NumPy's product would overflow
             num_bytes *= side
         if num_bytes != size or (size and offset + size > self._size):
             raise self.error(
-                f"has {shown(name)} of shape {shape}, {num_bytes} bytes; "
+                f"has {printable(name)} of shape {shape}, {num_bytes} bytes; "
                 f"{size} bytes at {offset} are set aside for it in a file of {self._size}"
             )
         return _Stored(offset, shape, dtype, num_bytes)
@@ -454,11 +453,11 @@ class H5File:
         flat = np.empty(stored.num_bytes // stored.dtype.itemsize, stored.dtype)
         self._fill(stored.offset, flat.data.cast("B"))
         if not np.isfinite(flat).all():
-            raise self.error(f"has NaN or infinite values in {shown(name)}")
+            raise self.error(f"has NaN or infinite values in {printable(name)}")
         try:
             return flat.reshape(stored.shape)
         except ValueError as error:  # no values, and sides that NumPy cannot count
-            raise self.error(f"has {shown(name)} of shape {stored.shape}") from error
+            raise self.error(f"has {printable(name)} of shape {stored.shape}") from error
 
 
 # ---------------------------------------------------------------------------- files of the wrong kind
@@ -492,47 +491,3 @@ def _what_it_is(head: bytes, tail: bytes, name: str) -> str:
     if tail == _TABLE_MAGIC or ".data-0" in os.path.basename(name):
         return "part of a TensorFlow checkpoint"
     return f"something that begins with the bytes {head[:8].hex(' ')}"
-
-
-def open_regular(path: str | os.PathLike) -> io.FileIO:
-    """Opens a regular file, or says what it is: a pipe would block, a device might never end."""
-    try:
-        _check_regular(path, os.stat(path))
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        file = io.FileIO(descriptor, "rb")
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{shown(path)} does not exist; a weights file is wanted{registry.suggestion(path)}"
-        ) from error
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{shown(path)} cannot be read: {getattr(error, 'strerror', error)}") from error
-    try:
-        _check_regular(path, os.fstat(descriptor))  # another file may have taken its place
-    except InputError:
-        file.close()
-        raise
-    return file
-
-
-def _check_regular(path, status: os.stat_result):
-    if not stat.S_ISREG(status.st_mode):
-        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-        kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
-        raise InputError(f"{shown(path)} is {kind}, not a weights file")
-    if status.st_size > MAX_FILE_BYTES:
-        raise InputError(f"{shown(path)} has {status.st_size} bytes; at most {MAX_FILE_BYTES} are read")
-
-
-def format_names(names) -> str:
-    """Up to 3 names and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(shown(name) for name in names[:3]) + more
-
-
-def shown(value) -> str:
-    """Text from outside as part of a one-line message."""
-    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."

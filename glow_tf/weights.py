@@ -14,29 +14,25 @@ library only writes. This module knows nothing of Glow.
 """
 
 import contextlib
-import errno
 import hashlib
 import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import NoReturn
 
 import h5py
 import numpy as np
 
+from glow_tf._files import format_names, open_regular, printable, write_atomically
 from glow_tf.h5_reader import (
     MAX_DEPTH,
     MAX_JSON_BYTES,
     MAX_NAME_BYTES,
     H5File,
     H5Object,
-    format_names,
     number_encodings,
-    open_regular,
     seal,
-    shown,
 )
 
 FORMAT = "glow_tf"
@@ -83,40 +79,6 @@ def write(
     image.write(seal(digest))
     with image.getbuffer() as view:
         write_atomically(path, view)
-
-
-def write_atomically(path: str | os.PathLike, data: bytes | memoryview) -> None:
-    """Replaces the file at `path` by `data`, durably; a reader at any moment sees the old or the new file.
-
-    The data waits in `<name>.tmp-<pid>` beside it. HDF5 itself never writes to a disk: a full one kills it.
-
-    Raises:
-        OSError: the old file stays, the temporary one is gone.
-    """
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that cannot (FUSE, CIFS)
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _to_json(name: str, value: Mapping) -> bytes:
@@ -189,7 +151,7 @@ class WeightsFile:
         h5 = self._h5
         _check_names(h5, h5.root.attributes, _ATTRIBUTES, "attribute ", "a weights file")
         if h5.text("format") != FORMAT.encode():
-            raise h5.error(f"has the format {shown(h5.text('format'))}, not {FORMAT}")
+            raise h5.error(f"has the format {printable(h5.text('format'))}, not {FORMAT}")
         version = h5.integer("format_version")
         if version != FORMAT_VERSION:
             raise h5.error(f"has format version {version}; this program reads version {FORMAT_VERSION}")
@@ -261,7 +223,7 @@ def _check_names(h5: H5File, found: Iterable[str], expected: Iterable[str], what
 
 def _check_equal(h5: H5File, name: str, what: str, found: object, expected: object) -> None:
     if found != expected:
-        raise h5.error(f"has {shown(name)} with {what} {found}; the model has {expected}")
+        raise h5.error(f"has {printable(name)} with {what} {found}; the model has {expected}")
 
 
 def _listed_by_keras_2(h5: H5File) -> dict[str, H5Object]:
@@ -271,7 +233,7 @@ def _listed_by_keras_2(h5: H5File) -> dict[str, H5Object]:
         for weight in h5.names(group, "weight_names"):
             name = f"{layer}/{weight}"
             if name in found:
-                raise h5.error(f"lists {shown(name)} twice")
+                raise h5.error(f"lists {printable(name)} twice")
             found[name] = h5.descend(group, weight)
     return found
 
@@ -295,7 +257,7 @@ def _why_not_ours(h5: H5File) -> str:
     return {
         "glow_tf": "has lost the digest at its end: cut short, or changed by another program",
         "glow-tf2": "is a GLOW-tf2 weights file; convert it with: "
-        f"python3 convert.py --from glow-tf2 {shown(h5.path)} --out weights.h5",
+        f"python3 convert.py --from glow-tf2 {printable(h5.path)} --out weights.h5",
         "keras-2": "is a Keras 2 file of another model, not a glow_tf weights file",
         "keras-3": "is a Keras 3 weights file, not a glow_tf weights file",
         "unknown h5": "is an HDF5 file, but not a glow_tf weights file",

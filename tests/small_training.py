@@ -66,7 +66,7 @@ def images():
     rng = np.random.default_rng(1)
     blots = rng.integers(0, 256, [38, 2, 2, 1]).repeat(4, axis=1).repeat(4, axis=2)
     noisy = np.clip(blots + rng.integers(-20, 21, [38, 8, 8, 1]), 0, 255).astype(np.uint8)
-    return image_data.Split(noisy[:26]), image_data.Split(noisy[26:])
+    return image_data.ArrayDataset(noisy[:26]), image_data.ArrayDataset(noisy[26:])
 
 
 def after_step(trainer, number, act):

@@ -36,7 +36,7 @@ def main(output, devices, steps=20):
         glow = Glow(GlowConfig((8, 8, 1), num_levels=1, num_steps=3, width=16, num_bits=4))
     trainer = Trainer(glow, batch_size=BATCH, warmup_steps=10)
     if trainer.workers.is_chief:
-        trainer.initialize(split.take(64, seed=0)[0])
+        trainer.initialize(split.random_subset(64, seed=0)[0])
     trainer.broadcast_variables()
     bits = []
     for images, _ in split.training_batches(BATCH, 0, 0, shard=trainer.shard).take(int(steps)):

@@ -97,7 +97,7 @@ def evaluate_split(glow, path):
             f"given the class; the generative classifier is right in {result.accuracy:.2%} of {len(bits)} "
             f"({glow.config.num_classes} classes)"
         )
-    watched, labels = images.test.take(WATCHED_IMAGES, seed=0)
+    watched, labels = images.test.random_subset(WATCHED_IMAGES, seed=0)
     given = labels if glow.config.num_classes else None
     print_levels(glow, result.level_bits_per_dim.mean(axis=0), watched, given)
     error, wrong = metrics.round_trip(glow, watched, given)

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from glow_tf import pretrained, weights
+from glow_tf._files import printable
 from glow_tf.cli import app, defaults
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
-from glow_tf.h5_reader import shown
 
 # `steps.NON_TRAINABLE`, without importing TensorFlow: P, the signs of s and the channel orders.
 _NON_TRAINABLE = ("conv1x1/permutation", "conv1x1/sign_s", "permutation/indices")
@@ -38,7 +38,7 @@ def describe(path: str | os.PathLike) -> dict[str, str]:
     stored = sum(array.size for array in arrays.values())
     fixed = sum(array.size for name, array in arrays.items() if name.endswith(_NON_TRAINABLE))
     return {
-        "file": f"{shown(path)}, {os.stat(path).st_size:,} bytes",
+        "file": f"{printable(path)}, {os.stat(path).st_size:,} bytes",
         "model": _model(config),
         "kind": _kind(config),
         "parameters": f"{stored - fixed:,} trained and {fixed:,} fixed, {config.dtype}, in {len(arrays)} arrays",
@@ -88,7 +88,7 @@ def _is_number(value: object) -> bool:
 
 def _text(value: object) -> str:
     """A value from a file, on one line."""
-    return _UNKNOWN if value is None else shown(value)
+    return _UNKNOWN if value is None else printable(value)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ import os
 from absl import flags
 
 from glow_tf import pretrained
+from glow_tf._files import check_file
 from glow_tf.cli import app, defaults
 from glow_tf.data import registry
 from glow_tf.errors import InputError
@@ -105,7 +106,7 @@ def check_names():
     """InputError for a file, folder or data set that a flag names and that is not there."""
     for file in (FLAGS.csv, FLAGS.direction, *(FLAGS.images or ())):
         if file is not None and not file.startswith("test:"):
-            registry.check_file(file)
+            check_file(file)
     for folder in (FLAGS.positive, FLAGS.negative):
         if folder is not None and not folder.startswith("class:"):
             registry.check_folder(folder)
@@ -210,7 +211,7 @@ def draw_components(glow):
     from glow_tf.evaluation import editing, visualization
 
     data = chosen_data(glow)
-    images, labels = data.test.take(FLAGS.n or MANY, seed=0)
+    images, labels = data.test.random_subset(FLAGS.n or MANY, seed=0)
     conditions = common_labels(glow, len(images))
     components = editing.principal_components(editing.encode(glow, images, conditions), FLAGS.components)
     strengths = np.linspace(-3 * FLAGS.strength, 3 * FLAGS.strength, FLAGS.steps)
@@ -353,7 +354,7 @@ def examples(glow, flag):
         return image_folder.read_folder(value, image_size=(height, width), channels=channels).images[:MANY]
     data = chosen_data(glow)
     index = index_of_class(value.removeprefix("class:"), list(data.class_names), f"--{flag}")
-    images, labels = data.train.take(10 * MANY, seed=0)
+    images, labels = data.train.random_subset(10 * MANY, seed=0)
     return images[labels == index][:MANY]
 
 

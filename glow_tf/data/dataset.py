@@ -20,7 +20,7 @@ MAX_HELD_OUT = 10_000  # ... but no more images than this
 
 
 @dataclasses.dataclass(frozen=True, eq=False, init=False)
-class Split:
+class ArrayDataset:
     """Images and labels held in memory.
 
     Attributes:
@@ -29,7 +29,7 @@ class Split:
     Raises:
         ValueError: if the images are something else, or there are more or fewer labels.
 
-    >>> split = Split(images, labels=np.arange(6))
+    >>> split = ArrayDataset(images, labels=np.arange(6))
     >>> split.num_images, split.steps_per_epoch(batch_size=4)
     (6, 1)
     >>> [labels.tolist() for _, labels in split.batches(4).as_numpy_iterator()]
@@ -110,7 +110,7 @@ class Split:
 
         return _from_generator(generate, batch_size // shard[1], self.images.shape[1:])
 
-    def take(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def random_subset(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """(images, labels) of `count` different images chosen at random, or of all if there are fewer."""
         chosen = np.random.default_rng(seed).permutation(self.num_images)[:count]
         return self.images[chosen], self.labels[chosen]
@@ -128,7 +128,7 @@ class EncodedExamples(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamingDataset:
-    """Images of a TFDS split too large for memory, read from its files; the methods of `Split`.
+    """Images of a TFDS split too large for memory, read from its files; the methods of `ArrayDataset`.
 
     The training order comes from shuffled files and a buffer of 10,000 encoded images, both seeded by
     (seed, epoch): a pure function of the two, though less thoroughly mixed than a permutation. Skipped
@@ -145,11 +145,11 @@ class StreamingDataset:
     num_images: int
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """As `Split.steps_per_epoch`."""
+        """As `ArrayDataset.steps_per_epoch`."""
         return max(1, self.num_images // batch_size)
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
-        """As `Split.batches`."""
+        """As `ArrayDataset.batches`."""
         decoded = self.source.encoded(self.split).map(self.source.decode, tf.data.AUTOTUNE)
         return decoded.batch(batch_size).prefetch(2)
 
@@ -163,7 +163,7 @@ class StreamingDataset:
         skip: int = 0,
         shard: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
-        """As `Split.training_batches`."""
+        """As `ArrayDataset.training_batches`."""
         rows = _shard_rows(batch_size, shard)
         num_steps = max(0, self.steps_per_epoch(batch_size) - skip)
         repeats = _repeats(self.num_images, batch_size)
@@ -185,7 +185,7 @@ class StreamingDataset:
         images = examples.enumerate().filter(is_in_shard).map(decode, tf.data.AUTOTUNE)
         return images.batch(batch_size // shard[1], drop_remainder=True).prefetch(2)
 
-    def take(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def random_subset(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """(images, labels) of the first `count` images in the training order of (seed, 0)."""
         shuffle_seed = int(np.random.SeedSequence([seed, 0]).generate_state(1)[0])
         examples = self.source.encoded(self.split, shuffle_seed).take(count)

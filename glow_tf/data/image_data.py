@@ -1,7 +1,7 @@
 """Data sets as uint8 batches: scikit-learn's digits, TensorFlow Datasets (TFDS), folders of images.
 
 `load` returns an `ImageData` with a training and a test split. Up to 2 GiB of decoded pixels are held in
-memory (`Split`), a larger TFDS set is read from its files (`StreamingDataset`); both have the same methods.
+memory (`ArrayDataset`), a larger TFDS set is read from its files (`StreamingDataset`); both have the same methods.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from glow_tf.data import image_folder, registry, tfds
-from glow_tf.data.dataset import Split, StreamingDataset, num_validation_images
+from glow_tf.data.dataset import ArrayDataset, StreamingDataset, num_validation_images
 from glow_tf.data.resize import resize_image
 from glow_tf.errors import InputError
 
@@ -41,8 +41,8 @@ class ImageData:
     """
 
     name: str
-    train: Split | StreamingDataset
-    test: Split | StreamingDataset
+    train: ArrayDataset | StreamingDataset
+    test: ArrayDataset | StreamingDataset
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...] = ()
     flippable: bool = True
@@ -83,7 +83,7 @@ def load(
     >>> digits = load("digits")
     >>> digits.train.num_images, digits.test.num_images, digits.image_shape
     (1541, 256, (8, 8, 1))
-    >>> images, labels = digits.test.take(4, seed=0)
+    >>> images, labels = digits.test.random_subset(4, seed=0)
     >>> images.shape, images.dtype.name, labels.tolist()
     ((4, 8, 8, 1), 'uint8', [..., ..., ..., ...])
     >>> load("digit")
@@ -170,7 +170,7 @@ def of_model(
     return load(name_for(glow, name), data_dir=data_dir, image_size=size, channels=channels, download=download)
 
 
-def pick(split: Split | StreamingDataset, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def pick(split: ArrayDataset | StreamingDataset, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """(images, labels) of a split by their place in `batches`."""
     wanted, images, labels, seen = set(indices), {}, {}, 0
     for batch, of_batch in split.batches(256):
@@ -222,7 +222,7 @@ def _load_digits(image_size: tuple[int, int] | None, channels: int | None) -> Im
     fitted = tf.data.Dataset.from_tensor_slices(raw).map(lambda image: resize_image(image, size, channels))
     images = fitted.batch(len(raw)).get_single_element().numpy()
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(images))
-    train, test = (Split(images[part], digits.target[part]) for part in np.split(order, [_NUM_DIGITS_TRAIN]))
+    train, test = (ArrayDataset(images[part], digits.target[part]) for part in np.split(order, [_NUM_DIGITS_TRAIN]))
     names = tuple(str(digit) for digit in range(10))
     return ImageData("digits", train, test, images.shape[1:], names, flippable=False)
 
@@ -246,26 +246,26 @@ def _load_folder(
                 f" {_size(held.images.shape[1:])}; give the image size to bring them all to"
             )
         names, test_labels = _shared_classes(name, read, held)
-        train = Split(read.images, read.labels if names else None)
-        test = Split(held.images, test_labels if names else None)
+        train = ArrayDataset(read.images, read.labels if names else None)
+        test = ArrayDataset(held.images, test_labels if names else None)
     return ImageData(name, train, test, read.images.shape[1:], names)
 
 
-def _validation_split(name: str, read: image_folder.FolderImages) -> tuple[Split, Split]:
+def _validation_split(name: str, read: image_folder.FolderImages) -> tuple[ArrayDataset, ArrayDataset]:
     """Parts the test images from the training images without a second copy of the latter."""
     num_images = len(read.images)
     if num_images == 1:
         logging.warning("%r holds a single image; it is the training and the test set", name)
-        return Split(read.images, read.labels), Split(read.images, read.labels)
+        return ArrayDataset(read.images, read.labels), ArrayDataset(read.images, read.labels)
     order = np.random.default_rng(_SPLIT_SEED).permutation(num_images)
     num_test = num_validation_images(num_images)
     test_rows, train_rows = np.sort(order[:num_test]), np.sort(order[num_test:])
-    test = Split(read.images[test_rows], read.labels[test_rows])
+    test = ArrayDataset(read.images[test_rows], read.labels[test_rows])
     # Rows only move towards the front, so each is read before it is overwritten.
     for start in range(0, len(train_rows), 1024):
         rows = train_rows[start : start + 1024]
         read.images[start : start + len(rows)] = read.images[rows]
-    return Split(read.images[: len(train_rows)], read.labels[train_rows]), test
+    return ArrayDataset(read.images[: len(train_rows)], read.labels[train_rows]), test
 
 
 def _shared_classes(

@@ -4,14 +4,11 @@ A name that leads nowhere is answered with the nearest one that leads somewhere.
 """
 
 import difflib
-import itertools
 import os
 import re
 
+from glow_tf._files import nearest, suggestion
 from glow_tf.errors import InputError
-
-# Of a folder in which the nearest name is looked for: a tenth of a second.
-MOST_ENTRIES = 2000
 
 
 def is_path(name: str) -> bool:
@@ -37,14 +34,6 @@ def check_folder(folder: str | os.PathLike) -> str:
     if not os.path.isdir(path):
         raise InputError(f"{path!r} is not a folder; give the folder that holds the images")
     return path
-
-
-def check_file(path: str | os.PathLike) -> None:
-    """InputError for what is missing or no file: opening a pipe would wait for ever."""
-    if not os.path.lexists(path):
-        raise InputError(f"{path} does not exist{suggestion(path)}")
-    if not os.path.isfile(path):
-        raise InputError(f"{path} is no regular file")
 
 
 def check_data_set(name: str, data_dir: str | os.PathLike | None = None) -> None:
@@ -119,35 +108,3 @@ def unknown_data_set(name: str) -> InputError:
         f"{name!r} is neither a data set nor a folder; {hint}known are digits, the image data sets of"
         " tensorflow_datasets (mnist, cifar10, celeb_a, ...) and the path of a folder of images"
     )
-
-
-def suggestion(path: str | os.PathLike) -> str:
-    """For the end of a message about a path that is missing: what may have been meant, or ""."""
-    found = nearest(path)
-    return "" if found is None else f"; did you mean {found}?"
-
-
-def nearest(path: str | os.PathLike) -> str | None:
-    """Another path that is there and spelt nearly as `path`, folder by folder; None where there is none."""
-    if not os.fspath(path):
-        return None
-    found = ""
-    for part in os.path.normpath(path).split(os.sep):
-        candidate = os.path.join(found, part) if part else os.sep
-        if not os.path.lexists(candidate):
-            close = difflib.get_close_matches(part, _entries(found or os.curdir), n=1, cutoff=0.7)
-            if not close:
-                return None
-            candidate = os.path.join(found, close[0])
-        found = candidate
-    return None if found == os.path.normpath(path) else found
-
-
-def _entries(folder: str) -> list[str]:
-    """Names to compare with; none of a folder so full that it would take long."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in itertools.islice(entries, MOST_ENTRIES + 1)]
-    except OSError:
-        return []
-    return [name for name in names if name.isprintable()] if len(names) <= MOST_ENTRIES else []

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from glow_tf.data.dataset import Split, StreamingDataset, num_validation_images
+from glow_tf.data.dataset import ArrayDataset, StreamingDataset, num_validation_images
 from glow_tf.data.resize import resize_image
 from glow_tf.errors import InputError
 
@@ -192,7 +192,7 @@ def train_and_test(name: str, builder: Any) -> Iterator[tuple[str, int]]:
     yield f"train[-{held_out}:]", held_out
 
 
-def read_split(name: str, source: TfdsSource, split: str, num_images: int) -> Split | StreamingDataset:
+def read_split(name: str, source: TfdsSource, split: str, num_images: int) -> ArrayDataset | StreamingDataset:
     streamed = StreamingDataset(source, split, num_images)
     shape = (num_images, *source.image_size, source.channels)
     if math.prod(shape) > IN_MEMORY_BYTES:
@@ -206,7 +206,7 @@ def read_split(name: str, source: TfdsSource, split: str, num_images: int) -> Sp
             stored += len(image_batch)
     if stored != num_images:
         raise InputError(f"{name!r} should have {num_images} images in {split}, but its files hold {stored}")
-    return Split(images, labels)
+    return ArrayDataset(images, labels)
 
 
 def decoded(name: str, source: TfdsSource, examples: tf.data.Dataset) -> np.ndarray:

@@ -160,7 +160,7 @@ class Explorer:
             return {}
         height, width, _ = self.glow.config.image_shape
         count = max(1, min(NUM_TRAINING_IMAGES, NUM_TRAINING_IMAGES * 32 * 32 // (height * width)))
-        images, labels = data.train.take(count, seed=0)
+        images, labels = data.train.random_subset(count, seed=0)
         chosen = labels < MAX_CLASSES
         images, labels = images[chosen], labels[chosen]
         if not len(images):

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from glow_tf import weights
+from glow_tf._files import check_file, write_atomically
 from glow_tf.config import GlowConfig
-from glow_tf.data import image_folder, registry
+from glow_tf.data import image_folder
 from glow_tf.dequantization import Labels
 from glow_tf.errors import InputError
 from glow_tf.evaluation import metrics
@@ -183,7 +183,7 @@ def save_direction(path: str | os.PathLike, direction: np.ndarray) -> None:
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     data = io.BytesIO()
     np.save(data, direction, allow_pickle=False)
-    weights.write_atomically(path, data.getvalue())
+    write_atomically(path, data.getvalue())
 
 
 def load_direction(path: str | os.PathLike, glow: Glow) -> np.ndarray:
@@ -192,7 +192,7 @@ def load_direction(path: str | os.PathLike, glow: Glow) -> np.ndarray:
     Raises:
         InputError: it is no such file, of another shape, or not finite.
     """
-    registry.check_file(path)
+    check_file(path)
     try:
         with open(path, "rb") as file:
             direction = np.load(file, allow_pickle=False)
@@ -293,7 +293,7 @@ def read_images(paths: Sequence[str | os.PathLike], config: GlowConfig) -> np.nd
     rules = image_folder.ReadRules()
     images = []
     for name in paths:
-        registry.check_file(name)
+        check_file(name)
         try:
             images.append(
                 image_folder.decode(
@@ -312,7 +312,7 @@ def read_attribute(path: str | os.PathLike, attribute: str) -> tuple[list[str], 
     The first line holds the titles, the first column the image files, relative to the CSV's own folder, and the
     attribute's column 1, true or yes, or else 0, -1, false or no. Other values are left out.
     """
-    registry.check_file(path)
+    check_file(path)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from glow_tf import dequantization
 from glow_tf.config import GlowConfig
-from glow_tf.data.dataset import Split, StreamingDataset
+from glow_tf.data.dataset import ArrayDataset, StreamingDataset
 from glow_tf.dequantization import Array, Labels
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
@@ -45,17 +45,17 @@ class SplitResult:
 
 
 def evaluate(
-    glow: Glow, split: Split | StreamingDataset, batch_size: int = 64, seed: int = 0, draws: int = 1
+    glow: Glow, split: ArrayDataset | StreamingDataset, batch_size: int = 64, seed: int = 0, draws: int = 1
 ) -> SplitResult:
     """A SplitResult of a split.
 
     Args:
-        split: a `splits.Split`.
+        split: a `ArrayDataset`.
         seed: of the dequantisation noise; batch i draws with seed + i.
         draws: of the noise, an image: see `bits_per_dim_per_image`.
 
-    >>> from glow_tf.data.dataset import Split
-    >>> result = evaluate(glow, Split(images), batch_size=4)
+    >>> from glow_tf.data.dataset import ArrayDataset
+    >>> result = evaluate(glow, ArrayDataset(images), batch_size=4)
     >>> result.bits_per_dim.shape, result.level_bits_per_dim.shape, result.classes
     ((6,), (6, 1), None)
     """
@@ -221,7 +221,7 @@ def round_trip(glow: Glow, images: Array, labels: Labels | None = None) -> tuple
 
 def bits_per_dim(
     glow: Glow,
-    split: Split | StreamingDataset,
+    split: ArrayDataset | StreamingDataset,
     batch_size: int = 64,
     seed: int = 0,
     limit: int | None = None,
@@ -231,15 +231,15 @@ def bits_per_dim(
 
     Args:
         glow: a Glow.
-        split: a `splits.Split`.
+        split: a `ArrayDataset`.
         seed: of the dequantisation noise; batch i draws with seed + i.
         limit: at most this many images, the first ones; None: all.
         check: called before each batch; what it raises ends the evaluation.
     Returns:
         (mean, standard error, number of images).
 
-    >>> from glow_tf.data.dataset import Split
-    >>> mean, error, count = bits_per_dim(glow, Split(images))
+    >>> from glow_tf.data.dataset import ArrayDataset
+    >>> mean, error, count = bits_per_dim(glow, ArrayDataset(images))
     >>> mean > 0, error > 0, count
     (True, True, 6)
     """

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
+from glow_tf._files import write_atomically
 from glow_tf.evaluation import metrics, visualization
 from glow_tf.glow import Glow
-from glow_tf.weights import write_atomically
 
 # Images of each half of the sheet.
 SHEET_IMAGES = 24

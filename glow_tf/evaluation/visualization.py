@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from glow_tf.weights import write_atomically
+from glow_tf._files import write_atomically
 
 # Images are enlarged by whole factors until a cell is about this many pixels high, so that small ones can be seen.
 CELL_SIDE = 64

@@ -1,11 +1,14 @@
 """Weights that come with the package: `DIGITS`, the path of a model of 8x8 digits."""
 
+import contextlib
 import os
 import pathlib
 
 from glow_tf.errors import InputError
-from glow_tf.training.run_directory import RunDirectory, newest_weights
 from glow_tf.weights import open_weights
+
+# Where a run keeps its newest weights, below its folder.
+RUN_WEIGHTS = pathlib.Path("checkpoints", "weights.h5")
 
 DIGITS = pathlib.Path(__file__).parent / "digits.h5"
 
@@ -28,9 +31,26 @@ def find(given: str | os.PathLike | None, runs: str | os.PathLike) -> tuple[str 
         newest = newest_weights(runs)
         path, which = (DIGITS, "the bundled digits") if newest is None else (newest, "the newest run")
     else:
-        path, which = RunDirectory(given).weights if os.path.isdir(given) else given, "as given"
+        path, which = os.path.join(given, RUN_WEIGHTS) if os.path.isdir(given) else given, "as given"
         if os.path.isdir(given) and not os.path.isfile(path):
             raise InputError(f"{given} is a folder without checkpoints/weights.h5; name a file or a run's folder")
     with open_weights(path):
         pass
     return path, which
+
+
+def newest_weights(root: str | os.PathLike = "runs") -> pathlib.Path | None:
+    """The run's weights.h5 that was written last, of all runs in a folder; None if there are none."""
+    times: dict[pathlib.Path, int] = {}
+    for run in _runs(root):
+        weights = run / RUN_WEIGHTS
+        with contextlib.suppress(OSError):  # no weights yet, not a folder, or removed in this moment
+            times[weights] = weights.stat().st_mtime_ns
+    return max(times, key=times.__getitem__, default=None)
+
+
+def _runs(root: str | os.PathLike) -> list[pathlib.Path]:
+    try:
+        return sorted(pathlib.Path(root).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []

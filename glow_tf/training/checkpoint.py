@@ -15,8 +15,8 @@ from pathlib import Path
 import tensorflow as tf
 from absl import logging
 
+from glow_tf._files import write_atomically
 from glow_tf.errors import InputError
-from glow_tf.weights import write_atomically
 
 # Older states are kept to fall back on when the newest turns out to be damaged.
 STATES_KEPT = 3

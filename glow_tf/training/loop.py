@@ -52,7 +52,7 @@ class TrainingLoop:
 
     Args:
         trainer: a Trainer, initialised or restored.
-        train, test: `splits.Split`s.
+        train, test: `ArrayDataset`s.
         run: a RunDirectory.
         state: a Checkpointer.
         reporter: a Reporter.
@@ -87,9 +87,9 @@ class TrainingLoop:
         self._metadata = metadata or {}
         self._keep = keep
         self._steps_per_evaluation = evaluate_every * self._steps_per_epoch
-        self._watched = test.take(WATCHED_IMAGES, seed=0)
-        self._train_watched = train.take(WATCHED_IMAGES, seed=0)
-        self._typical = train.take(TYPICAL_IMAGES, seed=1)[0]
+        self._watched = test.random_subset(WATCHED_IMAGES, seed=0)
+        self._train_watched = train.random_subset(WATCHED_IMAGES, seed=0)
+        self._typical = train.random_subset(TYPICAL_IMAGES, seed=1)[0]
         self._unsaved = set()
         self._last_save = time.monotonic()
         self._result: tuple[float | None, float | None] = (None, None)

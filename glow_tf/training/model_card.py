@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
+from glow_tf._files import write_atomically
 from glow_tf.config import GlowConfig
-from glow_tf.weights import write_atomically
 
 if TYPE_CHECKING:  # training imports this module
     from glow_tf.training.trainer import Trainer

@@ -22,8 +22,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from glow_tf._files import write_atomically
 from glow_tf.errors import InputError
-from glow_tf.weights import write_atomically
 
 PROBE_BYTES = 1 << 20  # a full or read-only disk shows on the first block, a quota on the first few
 
@@ -244,16 +244,6 @@ class RunDirectory:
             free = status.f_bavail * status.f_frsize
             if free < needed_bytes:
                 raise InputError(f"{folder} has {_megabytes(free)} free; this run needs {_megabytes(needed_bytes)}")
-
-
-def newest_weights(root: str | os.PathLike = "runs") -> Path | None:
-    """The run's weights.h5 that was written last, of all runs in a folder; None if there are none."""
-    times: dict[Path, int] = {}
-    for run in _entries(Path(root)):
-        weights = RunDirectory(run).weights
-        with contextlib.suppress(OSError):  # no weights yet, not a folder, or removed in this moment
-            times[weights] = weights.stat().st_mtime_ns
-    return max(times, key=times.__getitem__, default=None)
 
 
 def _entries(folder: Path) -> list[Path]:

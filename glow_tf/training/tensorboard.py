@@ -10,8 +10,8 @@ import os
 import numpy as np
 from PIL import Image
 
+from glow_tf._files import write_atomically
 from glow_tf.evaluation import visualization
-from glow_tf.weights import write_atomically
 
 # Numbers that the projector's table holds at most; a browser takes a few MB well.
 PROJECTED_NUMBERS = 400_000

@@ -11,7 +11,7 @@ import tensorflow as tf
 from glow_tf import dequantization
 from glow_tf._gc import paused
 from glow_tf.config import GlowConfig
-from glow_tf.data.dataset import Split, StreamingDataset
+from glow_tf.data.dataset import ArrayDataset, StreamingDataset
 from glow_tf.dequantization import Array, Labels
 from glow_tf.errors import InputError, WorkerLost
 from glow_tf.glow import Glow
@@ -191,7 +191,7 @@ class Trainer:
 
     @property
     def shard(self) -> tuple[int, int]:
-        """(index, count): which part of a batch this worker reads (`splits.Split.training_batches`)."""
+        """(index, count): which part of a batch this worker reads (`ArrayDataset.training_batches`)."""
         return self.workers.index, self.workers.count
 
     @contextlib.contextmanager
@@ -319,8 +319,8 @@ class Trainer:
 
     def fit(
         self,
-        train: Split | StreamingDataset,
-        test: Split | StreamingDataset,
+        train: ArrayDataset | StreamingDataset,
+        test: ArrayDataset | StreamingDataset,
         epochs: int = 10,
         run_directory: str | os.PathLike | RunDirectory = "runs/glow",
         max_steps: int | None = None,
@@ -338,7 +338,7 @@ class Trainer:
         Of several workers the chief alone evaluates and writes; the others need no run directory.
 
         Args:
-            train, test: `splits.Split`s.
+            train, test: `ArrayDataset`s.
             epochs: passes over `train`, those of a resumed run included.
             run_directory: a path; `RunDirectory` says what is written where.
             max_steps: stop after so many steps, wherever the epoch is; None: no limit.
@@ -425,7 +425,7 @@ class Trainer:
         if self.glow.is_initialized:
             self.optimizer.reset_ema()
         else:
-            self.initialize(train.take(initial_images(self.glow.config), seed=self.seed)[0])
+            self.initialize(train.random_subset(initial_images(self.glow.config), seed=self.seed)[0])
 
     @contextlib.contextmanager
     def _oom_as_input_error(self):

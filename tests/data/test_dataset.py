@@ -23,7 +23,7 @@ def streamed(tmp_path_factory):
 
 @pytest.fixture
 def held():
-    return image_data.Split(pictures(50, (4, 6, 3)), np.arange(50))
+    return image_data.ArrayDataset(pictures(50, (4, 6, 3)), np.arange(50))
 
 
 @pytest.fixture(params=["memory", "streamed"])
@@ -120,7 +120,7 @@ def test_about_half_of_the_images_are_mirrored_and_nothing_else_changes(split):
 
 
 def test_fewer_images_than_a_batch_are_repeated_with_one_warning(caplog):
-    small = image_data.Split(pictures(3, (2, 2, 1)))
+    small = image_data.ArrayDataset(pictures(3, (2, 2, 1)))
     for epoch in range(2):
         (images, _), *others = small.training_batches(8, seed=0, epoch=epoch).as_numpy_iterator()
         assert not others and len(images) == 8
@@ -137,11 +137,11 @@ def test_fewer_streamed_images_than_a_batch_are_repeated(streamed):
 
 
 def test_take_gives_different_images_and_all_at_most(split):
-    images, labels = split.take(10, seed=0)
+    images, labels = split.random_subset(10, seed=0)
     assert images.shape[0] == 10 == len(labels) and len(set(keys(images))) == 10
-    np.testing.assert_array_equal(images, split.take(10, seed=0)[0])
-    assert keys(images) != keys(split.take(10, seed=1)[0])
-    assert len(split.take(99, seed=0)[0]) == 50
+    np.testing.assert_array_equal(images, split.random_subset(10, seed=0)[0])
+    assert keys(images) != keys(split.random_subset(10, seed=1)[0])
+    assert len(split.random_subset(99, seed=0)[0]) == 50
 
 
 def test_a_streamed_split_holds_what_the_one_in_memory_holds(streamed):
@@ -153,8 +153,8 @@ def test_a_streamed_split_holds_what_the_one_in_memory_holds(streamed):
 
 def test_a_split_refuses_what_is_no_images():
     with pytest.raises(ValueError, match="float32"):
-        image_data.Split(np.zeros((2, 4, 4, 3), np.float32))
+        image_data.ArrayDataset(np.zeros((2, 4, 4, 3), np.float32))
     with pytest.raises(ValueError, match="N > 0"):
-        image_data.Split(np.zeros((0, 4, 4, 3), np.uint8))
+        image_data.ArrayDataset(np.zeros((0, 4, 4, 3), np.uint8))
     with pytest.raises(ValueError, match="2 images, but labels of shape"):
-        image_data.Split(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(3, int))
+        image_data.ArrayDataset(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(3, int))

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from glow_tf import _files
 from glow_tf.data import registry
 from glow_tf.errors import InputError
 
@@ -32,33 +33,33 @@ def runs(tmp_path, monkeypatch):
     ],
 )
 def test_nearest(runs, named, found):
-    assert registry.nearest(named) == found
+    assert _files.nearest(named) == found
 
 
 def test_nearest_of_an_absolute_path(runs):
-    assert registry.nearest(str(runs.parent.with_name("clases"))) == str(runs.parent)
+    assert _files.nearest(str(runs.parent.with_name("clases"))) == str(runs.parent)
 
 
 def test_a_dangling_link_is_not_suggested_for_itself(tmp_path):
     (tmp_path / "weights.h5").symlink_to("nowhere")
-    assert registry.suggestion(tmp_path / "weights.h5") == ""
+    assert _files.suggestion(tmp_path / "weights.h5") == ""
 
 
 def test_full_folders_are_not_looked_through(tmp_path, monkeypatch):
     for name in ("weights-1.h5", "weights-2.h5", "other"):
         (tmp_path / name).touch()
-    assert registry.nearest(tmp_path / "weights-3.h5") is not None
-    monkeypatch.setattr(registry, "MOST_ENTRIES", 2)
-    assert registry.nearest(tmp_path / "weights-3.h5") is None
+    assert _files.nearest(tmp_path / "weights-3.h5") is not None
+    monkeypatch.setattr(_files, "MOST_ENTRIES", 2)
+    assert _files.nearest(tmp_path / "weights-3.h5") is None
 
 
 def test_the_message_names_it(runs):
     with pytest.raises(InputError, match=r"'runs/clases' does not exist; did you mean runs/classes\?"):
         registry.check_folder("runs/clases")
     with pytest.raises(InputError, match=r"weight.h5 does not exist; did you mean runs/classes/weights.h5\?"):
-        registry.check_file("runs/classes/weight.h5")
+        _files.check_file("runs/classes/weight.h5")
     with pytest.raises(InputError, match="no regular file"):
-        registry.check_file("runs")
+        _files.check_file("runs")
     with pytest.raises(InputError, match="is not a folder"):
         registry.check_folder("runs/classes/weights.h5")
 

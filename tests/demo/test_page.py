@@ -72,7 +72,7 @@ def test_sliders_move_along_their_directions(exploring, of_classes):
 
 
 def test_directions_of_classes_are_differences_of_means(exploring):
-    images, labels = image_data.load("digits").train.take(explorer.NUM_TRAINING_IMAGES, seed=0)
+    images, labels = image_data.load("digits").train.random_subset(explorer.NUM_TRAINING_IMAGES, seed=0)
     direction = editing.attribute_direction(exploring.glow, images[labels == 3], images[labels == 8])
     np.testing.assert_allclose(exploring.class_means["3"] - exploring.class_means["8"], direction, atol=1e-6)
     np.testing.assert_allclose(exploring.directions["3"] - exploring.directions["8"], direction, atol=1e-6)

@@ -20,14 +20,14 @@ def labels():
 
 
 def test_bits_of_a_split_are_those_of_its_images(small_glow, pixels):
-    bits, error, count = metrics.bits_per_dim(small_glow, image_data.Split(pixels), batch_size=4, seed=3)
+    bits, error, count = metrics.bits_per_dim(small_glow, image_data.ArrayDataset(pixels), batch_size=4, seed=3)
     expected = np.concatenate(
         [small_glow.bits_per_dim(pixels[start : start + 4], seed=3 + i) for i, start in enumerate((0, 4, 8))]
     )
     assert count == 9
     assert bits == pytest.approx(expected.mean(), rel=1e-12)
     assert error == pytest.approx(expected.std(ddof=1) / 3, rel=1e-12)
-    result = metrics.evaluate(small_glow, image_data.Split(pixels), batch_size=4, seed=3)
+    result = metrics.evaluate(small_glow, image_data.ArrayDataset(pixels), batch_size=4, seed=3)
     np.testing.assert_allclose(result.bits_per_dim, expected, rtol=1e-12)
     np.testing.assert_allclose(result.level_bits_per_dim.sum(axis=1), expected, rtol=1e-12)
     assert result.classes is None
@@ -36,7 +36,7 @@ def test_bits_of_a_split_are_those_of_its_images(small_glow, pixels):
 
 
 def test_of_a_conditional_model_given_the_label_and_with_the_classifiers_accuracy(conditional_glow, pixels, labels):
-    result = metrics.evaluate(conditional_glow, image_data.Split(pixels, labels))
+    result = metrics.evaluate(conditional_glow, image_data.ArrayDataset(pixels, labels))
     np.testing.assert_allclose(result.bits_per_dim, conditional_glow.bits_per_dim(pixels, labels), rtol=1e-12)
     middle = conditional_glow.dequantizer.dequantize(pixels, 0.5)
     best = np.argmax([conditional_glow.log_prob(middle, [label] * 9) for label in range(3)], axis=0)

@@ -48,7 +48,7 @@ def test_fit_gives_the_numbers_of_the_trainer(trained):
 
 def test_evaluate_gives_the_numbers_of_the_evaluation(trained):
     model, _ = trained
-    split = image_data.Split(PIXELS, LABELS)
+    split = image_data.ArrayDataset(PIXELS, LABELS)
     expected = metrics.bits_per_dim(model.glow, split, batch_size=4, seed=5)[0]
     for _ in range(2):
         found = model.evaluate(split.batches(4), verbose=0, return_dict=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from glow_tf.errors import InputError
-from glow_tf.training.run_directory import RunDirectory, newest_weights
+from glow_tf.pretrained import newest_weights
+from glow_tf.training.run_directory import RunDirectory
 
 HOLD = """
 import sys
