@@ -17,6 +17,7 @@ from typing import IO, Any, NoReturn, TextIO
 
 from absl import flags, logging
 
+from glow_tf import _progress
 from glow_tf._gc import importing
 from glow_tf.errors import InputError, TrainingFailure
 
@@ -46,6 +47,7 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
         print(f"{usage}\n{_help_of(main)}")
         sys.exit(0)
     _prepare_environment()
+    _progress.show()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     logging.set_stderrthreshold("warning")

@@ -1,0 +1,199 @@
+"""Progress of the phases of a command: a bar on a terminal, a line every ten seconds elsewhere.
+
+    with _progress.phase("evaluating", total=10_000) as advance:
+        for batch in batches:
+            ...
+            advance(len(batch))
+
+Phases are silent until a command calls `show`. Output never raises: a closed pipe and a full disk are ignored.
+"""
+
+import contextlib
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TextIO
+
+# Seconds between two lines where the output is not a terminal, and between two refreshes where it is one.
+LINE_SECONDS = 10.0
+REFRESH_SECONDS = 0.2
+
+_state: dict[str, bool] = {"shown": False}
+_bars: list["Bar"] = []
+
+
+class Advance(Protocol):
+    """Reports that `count` more items are done."""
+
+    def __call__(self, count: int = 1, /) -> None: ...
+
+
+def show(is_shown: bool = True) -> None:
+    """Switches the display of phases on, or off."""
+    _state["shown"] = is_shown
+
+
+def is_shown() -> bool:
+    """Whether phases are displayed."""
+    return _state["shown"]
+
+
+@contextlib.contextmanager
+def phase(name: str, total: int | None = None, unit: str = "images") -> Iterator[Advance]:
+    """Displays the progress of a block while it runs.
+
+    Args:
+        name: what the block does, as a participle: "evaluating".
+        total: number of items, or None if it is unknown.
+        unit: plural of the items.
+    """
+    if not is_shown():
+        yield lambda count=1, /: None
+        return
+    with Bar(name, total, unit) as bar:
+        yield bar.advance
+
+
+def line(text: str, stream: TextIO | None = None) -> None:
+    """Writes a line that stays, above the bar that is on display.
+
+    Args:
+        text: one line.
+        stream: where to write; default: the error stream.
+    """
+    for bar in _bars[-1:]:
+        bar.clear()
+    output = _QuietStream(stream or sys.stderr)
+    output.write(f"{text}\n")
+    output.flush()
+    for bar in _bars[-1:]:
+        bar.refresh()
+
+
+class Bar:
+    """The display of one phase. A bar that opens hides the one before, which returns when it closes.
+
+    Args:
+        name: see `phase`.
+        total: see `phase`.
+        unit: see `phase`.
+        stream: where to write; default: the error stream.
+        layout: tqdm's `bar_format`; default: name, bar, count and time left.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int | None = None,
+        unit: str = "items",
+        stream: TextIO | None = None,
+        layout: str | None = None,
+    ) -> None:
+        output = _QuietStream(stream or sys.stderr)
+        is_terminal = output.isatty()
+        for bar in _bars[-1:]:
+            bar.clear()
+        self._tqdm = _tqdm_class()(
+            desc=name,
+            total=total,
+            unit=unit,
+            file=output if is_terminal else _LineStream(output),
+            bar_format=layout or _layout(total, is_terminal),
+            mininterval=REFRESH_SECONDS if is_terminal else LINE_SECONDS,
+            miniters=1,
+            delay=0 if is_terminal else 1e-9,  # without a delay tqdm writes a first line at once
+            dynamic_ncols=is_terminal,
+            position=0,
+            leave=False,
+        )
+        if total is None and not is_terminal:
+            self._tqdm.refresh()
+        _bars.append(self)
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def advance(self, count: int = 1, /, text: str | None = None) -> None:
+        """Counts items that are done; `text` replaces the name."""
+        if text is not None:
+            self._tqdm.set_description_str(text, refresh=False)
+        self._tqdm.update(count)
+
+    def clear(self) -> None:
+        """Removes the bar from a terminal until the next refresh."""
+        self._tqdm.clear()
+
+    def refresh(self) -> None:
+        """Draws the bar on a terminal; lines elsewhere only follow the clock."""
+        if not isinstance(self._tqdm.fp, _LineStream):
+            self._tqdm.refresh()
+
+    def close(self) -> None:
+        """Removes the bar for good."""
+        self._tqdm.close()
+        if self in _bars:
+            _bars.remove(self)
+        for bar in _bars[-1:]:
+            bar.refresh()
+
+
+def _layout(total: int | None, is_terminal: bool) -> str:
+    if total is None:
+        return "{desc} ..."
+    bar = " {percentage:3.0f}% {bar:20}" if is_terminal else ":"
+    return "{desc}" + bar + " {n_fmt}/{total_fmt} {unit}, {remaining} left"
+
+
+@functools.cache
+def _tqdm_class() -> Any:
+    from tqdm import tqdm  # takes a twentieth of a second, which `--help` can do without
+
+    class Tqdm(tqdm):
+        """A tqdm without its monitor thread and its lock between processes, which bars of one thread do not need."""
+
+        monitor_interval = 0
+
+    Tqdm.set_lock(threading.RLock())
+    return Tqdm
+
+
+class _QuietStream:
+    """A text stream whose write errors are ignored: a closed pipe, a full disk, a character it cannot encode."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        self._attempt(self._stream.write, text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def isatty(self) -> bool:
+        return bool(self._attempt(self._stream.isatty))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _attempt(self, method: Callable, *arguments: Any) -> Any:
+        with contextlib.suppress(OSError, ValueError):
+            return method(*arguments)
+        return None
+
+
+class _LineStream:
+    """Turns the carriage returns that tqdm draws with into lines."""
+
+    def __init__(self, stream: _QuietStream) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            self._stream.write(f"{text.strip()}\n")
+
+    def flush(self) -> None:
+        self._stream.flush()
