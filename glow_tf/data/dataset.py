@@ -15,9 +15,6 @@ from absl import logging
 
 from glow_tf.errors import InputError
 
-HELD_OUT_FRACTION = 0.05  # of a set that has no test split of its own ...
-MAX_HELD_OUT = 10_000  # ... but no more images than this
-
 
 @dataclasses.dataclass(frozen=True, eq=False, init=False)
 class ArrayDataset:
@@ -191,11 +188,6 @@ class StreamingDataset:
         examples = self.source.encoded(self.split, shuffle_seed).take(count)
         decoded = examples.map(self.source.decode, tf.data.AUTOTUNE)
         return next(decoded.batch(min(count, self.num_images)).as_numpy_iterator())
-
-
-def num_validation_images(num_images: int) -> int:
-    """How many images of a set without a test split are kept for testing."""
-    return max(1, min(MAX_HELD_OUT, int(HELD_OUT_FRACTION * num_images)))
 
 
 def _from_generator(

@@ -16,13 +16,16 @@ import tensorflow as tf
 from absl import logging
 
 from glow_tf.data import image_folder, registry, tfds
-from glow_tf.data.dataset import ArrayDataset, StreamingDataset, num_validation_images
+from glow_tf.data.dataset import ArrayDataset, StreamingDataset
+from glow_tf.data.holdout import describe_change, fingerprint, validation_mask
 from glow_tf.data.resize import resize_image
 from glow_tf.errors import InputError
 
+__all__ = ["ImageData", "describe_change", "load", "load_attribute", "name_for", "of_model", "pick"]
+
 MAX_IMAGE_SIDE = 1024
 
-_SPLIT_SEED = 20180709  # the permutations that part test from training images never change
+_SPLIT_SEED = 20180709  # the permutation that parts the digits never changes
 _NUM_DIGITS_TRAIN = 1541
 _MIRRORING_CHANGES_CONTENT = ("digits", "mnist", "omniglot", "svhn", "binary_alpha_digits", "cmaterdb")
 
@@ -38,6 +41,7 @@ class ImageData:
         class_names: the name of each label; empty if the images are unlabelled (their labels are 0).
         flippable: whether mirrored left to right an image is as likely as before: False for digits and
             letters.
+        train_names, test_names: the path of each image of a folder, relative to the folder of its split.
     """
 
     name: str
@@ -46,6 +50,17 @@ class ImageData:
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...] = ()
     flippable: bool = True
+    train_names: tuple[str, ...] = ()
+    test_names: tuple[str, ...] = ()
+
+    @property
+    def num_images(self) -> int:
+        """Number of training and test images."""
+        return self.train.num_images + self.test.num_images
+
+    def fingerprint(self) -> dict[str, Any]:
+        """JSON values that a run records; `describe_change` compares them with those of a later start."""
+        return fingerprint(self.train.num_images, self.test.num_images, self.train_names, self.test_names)
 
 
 def load(
@@ -67,8 +82,8 @@ def load(
         most 10,000. Labels are its feature `label` if that is a class. Images become `image_size` as
         `resize_image` says.
     A path (begins with `.`, `/` or `~`, or is a folder and no known name): see `image_folder`. Without a
-        training and a test sub-folder, 5 % of the images, at least 1 and at most 10,000, chosen by a
-        fixed permutation, are for testing. A single image serves as both, with a warning.
+        training and a test sub-folder, about 5 % of the images, at least 1 and at most 10,000, chosen by
+        the hash of their names, are for testing. A single image serves as both, with a warning.
 
     Args:
         data_dir: where TFDS keeps its prepared sets; None: TFDS's own default.
@@ -236,7 +251,7 @@ def _load_folder(
     train_folder, test_folder = image_folder.find_splits(name)
     read = image_folder.read_folder(train_folder, image_size=image_size, channels=channels, rules=rules)
     if test_folder is None:
-        train, test = _validation_split(name, read)
+        train, test, train_names, test_names = _validation_split(name, read)
         names = read.class_names
     else:
         held = image_folder.read_folder(test_folder, image_size=image_size, channels=channels, rules=rules)
@@ -248,24 +263,29 @@ def _load_folder(
         names, test_labels = _shared_classes(name, read, held)
         train = ArrayDataset(read.images, read.labels if names else None)
         test = ArrayDataset(held.images, test_labels if names else None)
-    return ImageData(name, train, test, read.images.shape[1:], names)
+        train_names, test_names = read.paths, held.paths
+    shape = read.images.shape[1:]
+    return ImageData(name, train, test, shape, names, train_names=train_names, test_names=test_names)
 
 
-def _validation_split(name: str, read: image_folder.FolderImages) -> tuple[ArrayDataset, ArrayDataset]:
+def _validation_split(
+    name: str, read: image_folder.FolderImages
+) -> tuple[ArrayDataset, ArrayDataset, tuple[str, ...], tuple[str, ...]]:
     """Parts the test images from the training images without a second copy of the latter."""
-    num_images = len(read.images)
-    if num_images == 1:
+    if len(read.images) == 1:
         logging.warning("%r holds a single image; it is the training and the test set", name)
-        return ArrayDataset(read.images, read.labels), ArrayDataset(read.images, read.labels)
-    order = np.random.default_rng(_SPLIT_SEED).permutation(num_images)
-    num_test = num_validation_images(num_images)
-    test_rows, train_rows = np.sort(order[:num_test]), np.sort(order[num_test:])
+        both = ArrayDataset(read.images, read.labels)
+        return both, both, read.paths, read.paths
+    is_test = validation_mask(read.paths)
+    test_rows, train_rows = np.flatnonzero(is_test), np.flatnonzero(~is_test)
     test = ArrayDataset(read.images[test_rows], read.labels[test_rows])
+    train_names, test_names = (tuple(read.paths[row] for row in rows) for rows in (train_rows, test_rows))
     # Rows only move towards the front, so each is read before it is overwritten.
     for start in range(0, len(train_rows), 1024):
         rows = train_rows[start : start + 1024]
         read.images[start : start + len(rows)] = read.images[rows]
-    return ArrayDataset(read.images[: len(train_rows)], read.labels[train_rows]), test
+    train = ArrayDataset(read.images[: len(train_rows)], read.labels[train_rows])
+    return train, test, train_names, test_names
 
 
 def _shared_classes(

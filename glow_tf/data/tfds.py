@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from glow_tf.data.dataset import ArrayDataset, StreamingDataset, num_validation_images
+from glow_tf.data.dataset import ArrayDataset, StreamingDataset
+from glow_tf.data.holdout import num_validation_images
 from glow_tf.data.resize import resize_image
 from glow_tf.errors import InputError
 

@@ -75,13 +75,23 @@ def fill(folder, count, seed=0, side=8):
     return folder
 
 
-def test_a_flat_folder_holds_out_five_per_cent_for_ever(tmp_path):
+def test_a_flat_folder_is_divided_by_the_names_of_its_images(tmp_path):
     folder = image_data.load(str(fill(tmp_path, 40)))
-    assert (folder.train.num_images, folder.test.num_images) == (38, 2)
+    assert (folder.train.num_images, folder.test.num_images, folder.num_images) == (39, 1, 40)
     assert folder.image_shape == (8, 8, 3) and folder.class_names == () and folder.flippable
-    originals = keys(pictures(40, (8, 8, 3)))
-    assert sorted(keys(folder.train.images) + keys(folder.test.images)) == sorted(originals)
-    np.testing.assert_array_equal(folder.test.images, image_data.load(str(tmp_path)).test.images)
+    originals = pictures(40, (8, 8, 3))
+    for split, names in ((folder.train, folder.train_names), (folder.test, folder.test_names)):
+        assert keys(split.images) == keys([originals[int(name.removesuffix(".png"))] for name in names])
+    assert sorted(folder.train_names + folder.test_names) == [f"{number:03}.png" for number in range(40)]
+
+
+def test_a_folder_that_grew_is_told_apart_and_its_test_images_stay(tmp_path):
+    before = image_data.load(str(fill(tmp_path, 100)))
+    assert image_data.describe_change(before.fingerprint(), image_data.load(str(tmp_path)).fingerprint()) == ("", False)
+    after = image_data.load(str(fill(tmp_path, 104)))
+    assert set(before.train_names) <= set(after.train_names) and set(before.test_names) <= set(after.test_names)
+    message, is_fatal = image_data.describe_change(before.fingerprint(), after.fingerprint())
+    assert "4 images were added and 0 images were removed" in message and not is_fatal
 
 
 def test_labels_of_a_divided_folder_stay_with_their_images(tmp_path):
@@ -92,7 +102,7 @@ def test_labels_of_a_divided_folder_stay_with_their_images(tmp_path):
     label_of = {key: label for label, seed in enumerate([1, 0, 2]) for key in keys(pictures(20, (8, 8, 3), seed))}
     for split in (folder.train, folder.test):
         assert [label_of[key] for key in keys(split.images)] == list(split.labels)
-    assert (folder.train.num_images, folder.test.num_images) == (57, 3)
+    assert folder.train.num_images == 60 - folder.test.num_images
 
 
 def test_training_and_test_folders_share_their_classes(tmp_path):

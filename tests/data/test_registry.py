@@ -108,7 +108,7 @@ import sys
 from glow_tf import errors
 from glow_tf.data import registry
 try:
-    lookup.{call}
+    registry.{call}
 except errors.InputError:
     sys.exit("tensorflow" in sys.modules)
 sys.exit("nothing was refused")
