@@ -90,7 +90,9 @@ def main(arguments):
     print(f"{said['what']} from {path} ({why}): {out}")
     if FLAGS.gif:
         moving = os.path.splitext(out)[0] + ".gif"
-        visualization.save_gif(moving, strips, names)
+        visualization.save_gif(
+            moving, [visualization.grid(strips[:, c], 1 if names else None, names) for c in range(columns)]
+        )
         print(f"moving: {moving}")
 
 
@@ -220,8 +222,8 @@ def draw_components(glow):
     plot = visualization.scatter(
         components.scores[:, :2],
         labels if data.class_names else None,
-        data.class_names[: len(visualization.COLOURS)],
-        [f"component {title} of the variance" for title in titles[:2]],
+        data.class_names,
+        axis_names=[f"component {title} of the variance" for title in titles[:2]],
     )
     out = os.path.splitext(FLAGS.out or "pca.png")[0] + "-scatter.png"
     visualization.save_png(out, plot)

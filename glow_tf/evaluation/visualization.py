@@ -1,6 +1,10 @@
-"""Images into files: grids with a border between the cells, as PNG; sequences as GIF; scatter plots."""
+"""Labelled grids of images, animations and scatter plots, and the files that hold them.
+
+Images are uint8 [H, W, C] of 1 to 4 channels; every picture that this module draws is uint8 RGB [H, W, 3].
+"""
 
 import base64
+import importlib.util
 import io
 import math
 import os
@@ -10,103 +14,274 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from glow_tf._files import write_atomically
+from glow_tf._files import printable, write_atomically
+from glow_tf.errors import InputError
 
-# Images are enlarged by whole factors until a cell is about this many pixels high, so that small ones can be seen.
-CELL_SIDE = 64
+# The file formats of a picture by the ending of its name, and how each is written.
+FORMATS: dict[str, dict[str, Any]] = {
+    ".png": {"format": "PNG", "optimize": True},
+    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+    ".webp": {"format": "WEBP", "lossless": True},
+}
+
+# Width of a grid in pixels that small images are enlarged to fill, and the bounds of a cell's longer side.
+GRID_WIDTH = 900
+MIN_CELL, MAX_CELL = 64, 128
 
 BORDER = 2
-BORDER_VALUE = 96  # grey: neither black nor white images run into one another
+BORDER_COLOUR = "#a0a0a0"  # grey: neither black nor white images run into one another
+MARK_COLOUR = "#d55e00"
+TEXT_COLOUR, NOTE_COLOUR = "#202020", "#606060"
 
-FONT_SIZE = 14
+MIN_FONT_SIZE = 15
+MAX_LABEL_LENGTH = 28  # characters of a row's or column's label
 
-# Milliseconds of a frame of a GIF.
 FRAME_MILLISECONDS = 120
 
-# Okabe and Ito's colours, which the colour-blind tell apart too, and more of the same kind; then they repeat.
+# Okabe and Ito's colours, which colour-blind readers can tell apart, and four more; then they repeat.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#000000", "#7f3c8d", "#808080")
 
 
-def grid(images: np.ndarray, columns: int | None = None, row_names: Sequence[str] = ()) -> np.ndarray:
-    """One image of all images.
+def labelled_grid(
+    images: np.ndarray,
+    *,
+    caption: str = "",
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    columns: int | None = None,
+    marked_column: int | None = None,
+) -> np.ndarray:
+    """One picture of all images, enlarged by a whole factor without smoothing, with a caption and labels.
 
     Args:
         images: uint8 [N, H, W, C].
-        columns: None: as square as can be.
-        row_names: written to the left of the rows.
-    Returns:
-        uint8 [rows * (h + 2) + 2, columns * (w + 2) + 2, C], h and w after enlarging by a whole factor; wider, and
-        RGB, where there are names.
+        caption: a title, and after the first line break notes in smaller letters.
+        row_labels: one per row; a label may have several lines.
+        column_labels: one per column.
+        columns: the number of columns. Default: the number of column labels, otherwise a square grid.
+        marked_column: the index of a column that gets a coloured frame.
 
-    >>> grid(images).shape
-    (134, 200, 1)
+    >>> labelled_grid(images, caption="Samples at temperature 0.7", columns=3).shape[2]
+    3
     """
     images = np.asarray(images)
-    count, height, width, channels = images.shape
-    factor = max(1, CELL_SIDE // max(height, width))
-    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
-    height, width = height * factor, width * factor
-    columns = columns or math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    canvas = np.full(
-        [rows * (height + BORDER) + BORDER, columns * (width + BORDER) + BORDER, channels], BORDER_VALUE, np.uint8
-    )
-    for index, image in enumerate(images):
-        top = BORDER + index // columns * (height + BORDER)
-        left = BORDER + index % columns * (width + BORDER)
-        canvas[top : top + height, left : left + width] = image
-    return _with_row_names(canvas, row_names, height + BORDER) if row_names else canvas
+    count, height, width, _ = images.shape
+    columns = columns or (len(column_labels) if column_labels else math.ceil(math.sqrt(count)))
+    cell = min(max(GRID_WIDTH // columns, MIN_CELL), MAX_CELL)
+    factor = max(1, cell // max(height, width))
+    size = max(MIN_FONT_SIZE, columns * factor * width // 48)
+    font, gap = _font(size), size // 3
+    of_rows = [_Text(_shortened(label), font) for label in row_labels or ()]
+    of_columns = [_Text(_shortened(label), font) for label in column_labels or ()]
+    # A cell is at least as large as its labels.
+    needed = [(text.width + gap) / width for text in of_columns] + [text.height / height for text in of_rows]
+    factor = max(factor, *map(math.ceil, needed), 1)
+    cells = _cells(images, columns, factor, marked_column)
 
+    left = size + max((text.width + gap for text in of_rows), default=0)
+    whole_width = max(left + cells.width + size, 24 * size)
+    title, _, notes = caption.partition("\n")
+    styles = ((title, _font(round(1.2 * size), bold=True), TEXT_COLOUR), (notes, font, NOTE_COLOUR))
+    heading = [
+        (_Text(_wrapped(text, font, whole_width - 2 * size), font), colour) for text, font, colour in styles if text
+    ]
+    top = size + sum(text.height + gap for text, _ in heading) + gap
+    top += max((text.height + gap for text in of_columns), default=0)
 
-def _with_row_names(canvas: np.ndarray, names: Sequence[str], row_height: int) -> np.ndarray:
-    font = ImageFont.load_default(FONT_SIZE)
-    margin = int(max(font.getlength(name) for name in names)) + 3 * BORDER
-    picture = Image.new("RGB", (canvas.shape[1] + margin, canvas.shape[0]), (BORDER_VALUE,) * 3)
-    picture.paste(Image.fromarray(to_rgb(canvas)), (margin, 0))
+    picture = Image.new("RGB", (whole_width, top + cells.height + size), "white")
+    picture.paste(cells, (left, top))
     draw = ImageDraw.Draw(picture)
-    for row, name in enumerate(names):
-        draw.text((margin - BORDER, (row + 0.5) * row_height), name, "white", font, anchor="rm")
+    y = size
+    for text, colour in heading:
+        text.draw(draw, size, y, "left", colour)
+        y += text.height + gap
+    for row, text in enumerate(of_rows):
+        middle = top + (row + 0.5) * (factor * height + BORDER)
+        text.draw(draw, left - gap - text.width, middle - text.height / 2, "right")
+    for column, text in enumerate(of_columns):
+        middle = left + (column + 0.5) * (factor * width + BORDER)
+        colour = MARK_COLOUR if column == marked_column else TEXT_COLOUR
+        text.draw(draw, middle - text.width / 2, top - gap - text.height, "center", colour)
     return np.asarray(picture)
 
 
+def _cells(images: np.ndarray, columns: int, factor: int, marked_column: int | None) -> Image.Image:
+    """The images side by side, each enlarged by `factor` and with a border around it."""
+    height, width = (factor * side for side in images.shape[1:3])
+    size = (columns * (width + BORDER) + BORDER, math.ceil(len(images) / columns) * (height + BORDER) + BORDER)
+    picture = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(picture)
+    for index, image in enumerate(images):
+        x, y = index % columns * (width + BORDER), index // columns * (height + BORDER)
+        draw.rectangle((x, y, x + width + 2 * BORDER - 1, y + height + 2 * BORDER - 1), BORDER_COLOUR)
+        enlarged = Image.fromarray(to_rgb(image)).resize((width, height), Image.Resampling.NEAREST)
+        picture.paste(enlarged, (x + BORDER, y + BORDER))
+    if marked_column is not None:
+        x = marked_column * (width + BORDER)
+        draw.rectangle((x, 0, x + width + 2 * BORDER - 1, size[1] - 1), outline=MARK_COLOUR, width=BORDER)
+    return picture
+
+
+class _Text:
+    """Lines of text in a font, and the size that they take."""
+
+    def __init__(self, content: str, font: ImageFont.FreeTypeFont) -> None:
+        self._content, self._font = content, font
+        measure = ImageDraw.Draw(Image.new("L", (1, 1)))
+        self.width = math.ceil(measure.multiline_textbbox((0, 0), content, font)[2])
+        # The same for any letters, so that neighbouring labels stand on one line.
+        tallest = "\n".join("Ág" for _ in content.split("\n"))
+        self.height = math.ceil(measure.multiline_textbbox((0, 0), tallest, font)[3])
+
+    def draw(self, draw: ImageDraw.ImageDraw, x: float, y: float, align: str, colour: str = TEXT_COLOUR) -> None:
+        draw.multiline_text((round(x), round(y)), self._content, colour, self._font, align=align)
+
+
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib and has many more letters than Pillow's default font."""
+    specification = importlib.util.find_spec("matplotlib")  # importing it would take a third of a second
+    assert specification is not None and specification.origin is not None
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    folder = os.path.join(os.path.dirname(specification.origin), "mpl-data", "fonts", "ttf")
+    return ImageFont.truetype(os.path.join(folder, name), size)
+
+
+def _shortened(label: str) -> str:
+    lines = [printable(line) for line in str(label).split("\n")]
+    return "\n".join(line if len(line) <= MAX_LABEL_LENGTH else line[: MAX_LABEL_LENGTH - 1] + "…" for line in lines)
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """The text with line breaks, between words where possible, so that it fits the width."""
+    lines = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in printable(paragraph).split(" "):
+            longer = f"{line} {word}" if line else word
+            if line and font.getlength(longer) > width:
+                lines.append(line)
+                longer = word
+            while font.getlength(longer) > width:
+                fitting = max(1, int(len(longer) * width / font.getlength(longer)))
+                lines.append(longer[:fitting])
+                longer = longer[fitting:]
+            line = longer
+        lines.append(line)
+    return "\n".join(lines)
+
+
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 1 to 4] -> [H, W, 3] for showing: grey is repeated, a second or fourth channel (alpha) is
-    left out."""
+    """uint8 [H, W, 1 to 4] -> [H, W, 3]: grey is repeated, a second or fourth channel (alpha) is left out."""
     channels = image.shape[-1]
-    return np.repeat(image[..., :1], 3, axis=-1) if channels < 3 else image[..., :3]
+    return np.repeat(image[..., :1], 3, axis=-1) if channels < 3 else np.ascontiguousarray(image[..., :3])
 
 
 def data_uri(image: np.ndarray) -> str:
-    """uint8 [H, W, C] as PNG inside of a `data:` address, for pages that need no other file."""
+    """uint8 [H, W, C] as PNG in a `data:` address, for pages that need no other file."""
     data = io.BytesIO()
     Image.fromarray(to_rgb(np.asarray(image))).save(data, format="PNG")
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
-def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Writes uint8 [H, W, C] as PNG, creating its folder; the file is replaced as a whole.
+def check_image_path(path: str | os.PathLike) -> None:
+    """Raises InputError if the ending of a file's name does not say a format to write.
 
-    >>> save_png("grid.png", grid(images, row_names=["a", "b"]))
-    >>> Image.open("grid.png").mode
-    'RGB'
+    >>> check_image_path("grid.tiff")
+    Traceback (most recent call last):
+    ...
+    glow_tf.errors.InputError: 'grid.tiff' must end in .png, .jpg, .jpeg or .webp
     """
-    _write(path, Image.fromarray(to_rgb(np.asarray(image))), format="PNG")
+    if os.path.splitext(path)[1].lower() not in FORMATS:
+        *most, last = FORMATS
+        raise InputError(f"{printable(path)!r} must end in {', '.join(most)} or {last}")
 
 
-def save_gif(path: str | os.PathLike, strips: np.ndarray, row_names: Sequence[str] = ()) -> None:
-    """Writes strips as a GIF: one frame a column, all rows in each, there and back for ever.
+def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Writes uint8 [H, W, C] as PNG, JPEG or WebP, by the ending of the name, and creates the folder.
+
+    Raises:
+        InputError: see `check_image_path`.
+
+    >>> save_image("grid.webp", labelled_grid(images, row_labels=["a", "b"]))
+    >>> Image.open("grid.webp").format
+    'WEBP'
+    """
+    check_image_path(path)
+    rgb = to_rgb(np.asarray(image))
+    is_grey = (rgb == rgb[..., :1]).all()
+    _write(path, Image.fromarray(rgb[..., 0] if is_grey else rgb), **FORMATS[os.path.splitext(path)[1].lower()])
+
+
+def save_gif(path: str | os.PathLike, frames: Sequence[np.ndarray]) -> None:
+    """Writes an endless animation that runs through the frames and back.
 
     Args:
-        strips: uint8 [rows, columns, H, W, C].
+        frames: uint8 [h, w, C] each; smaller ones get a white margin at the right and at the bottom.
 
-    >>> save_gif("there-and-back.gif", images.reshape(2, 3, 4, 4, 1))
+    >>> save_gif("there-and-back.gif", images[:3])
     >>> Image.open("there-and-back.gif").n_frames
     4
     """
-    order = [*range(strips.shape[1]), *range(strips.shape[1] - 2, 0, -1)]
-    columns = 1 if row_names else None
-    frames = [Image.fromarray(to_rgb(grid(strips[:, column], columns, row_names))) for column in order]
-    _write(path, frames[0], format="GIF", save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0)
+    size = tuple(max(frame.shape[axis] for frame in frames) for axis in (1, 0))
+    pictures = []
+    for frame in [*frames, *frames[-2:0:-1]]:
+        picture = Image.new("RGB", size, "white")
+        picture.paste(Image.fromarray(to_rgb(frame)))
+        pictures.append(picture)
+    first, *others = pictures
+    _write(path, first, format="GIF", save_all=True, append_images=others, duration=FRAME_MILLISECONDS, loop=0)
+
+
+def scatter(
+    points: np.ndarray,
+    labels: np.ndarray | None = None,
+    names: Sequence[str] = (),
+    *,
+    caption: str = "",
+    axis_names: Sequence[str] = ("", ""),
+) -> np.ndarray:
+    """A scatter plot, coloured by class, with a legend of the class names.
+
+    Args:
+        points: [N, 2].
+        labels: [N] integers below len(names). Default: one colour.
+        names: the class names; those beyond the number of colours are left out of the legend.
+        axis_names: of the horizontal and the vertical axis.
+
+    >>> scatter(np.array([[0, 1], [1, 0]]), labels=np.array([0, 1]), names=["first", "second"]).shape
+    (640, 840, 3)
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    points = np.asarray(points, np.float64)
+    figure = Figure(
+        figsize=(8.4 if names else 6.4, 6.4), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    )
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for index in range(max(1, len(names))):
+        chosen = points if labels is None else points[labels == index]
+        label = _literal(_shortened(names[index])) if index < min(len(names), len(COLOURS)) else None
+        axes.scatter(chosen[:, 0], chosen[:, 1], s=20, color=COLOURS[index % len(COLOURS)], linewidths=0, label=label)
+    title, _, notes = map(_literal, caption.partition("\n"))
+    axes.set_title(title, loc="left", fontweight="bold", pad=26 if notes else 8)
+    axes.text(0, 1.015, notes, transform=axes.transAxes, color=NOTE_COLOUR)
+    axes.set_xlabel(_literal(axis_names[0]))
+    axes.set_ylabel(_literal(axis_names[1]))
+    axes.grid(alpha=0.3)
+    if names:
+        figure.legend(loc="outside right center", frameon=False, markerscale=2)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _literal(text: str) -> str:
+    """Text that matplotlib does not read as mathematics, nor as a label to leave out of a legend."""
+    escaped = text.replace("$", r"\$")
+    return f"\u200b{escaped}" if escaped.startswith("_") else escaped
 
 
 def _write(path: str | os.PathLike, picture: Image.Image, **options: Any) -> None:
@@ -116,52 +291,10 @@ def _write(path: str | os.PathLike, picture: Image.Image, **options: Any) -> Non
     write_atomically(path, data.getvalue())
 
 
-def scatter(
-    points: np.ndarray,
-    labels: np.ndarray | None = None,
-    names: Sequence[str] = (),
-    axis_names: Sequence[str] = ("", ""),
-    side: int = 640,
-) -> np.ndarray:
-    """A scatter plot, coloured by class.
+# Until every caller draws labelled grids.
+save_png = save_image
 
-    Args:
-        points: [N, 2].
-        labels: [N] integers, or None.
-        names: of the classes.
-        axis_names: of the horizontal and the vertical axis.
-        side: of the plot in pixels, without the legend.
-    Returns:
-        uint8 [H, W, 3].
 
-    >>> scatter(np.array([[0, 1], [1, 0]]), labels=np.array([0, 1]), names=["first", "second"]).shape
-    (640, 780, 3)
-    """
-    points = np.asarray(points, np.float64)
-    margin = 40
-    reach = 1.05 * max(np.max(np.abs(points)), 1e-9)
-    picture = Image.new("RGB", (side + (140 if names else 0), side), "white")
-    draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(FONT_SIZE)
-
-    def place(value: float) -> float:
-        return margin + (value / reach + 1) / 2 * (side - 2 * margin)
-
-    draw.rectangle((margin, margin, side - margin, side - margin), outline="#808080")
-    for at in range(-int(reach), int(reach) + 1):
-        tick = place(at)
-        draw.line((tick, side - margin, tick, side - margin + 4), "#808080")
-        draw.line((margin - 4, side - place(at), margin, side - place(at)), "#808080")
-        draw.text((tick, side - margin + 6), str(at), "black", font, anchor="ma")
-        draw.text((margin - 6, side - tick), str(at), "black", font, anchor="rm")
-    draw.text((side / 2, side - 4), axis_names[0], "black", font, anchor="md")
-    draw.text((4, 4), axis_names[1], "black", font)
-    labels = np.zeros(len(points), int) if labels is None else labels
-    for (x, y), label in zip(points, labels, strict=True):
-        x, y = place(x), side - place(y)
-        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=COLOURS[label % len(COLOURS)])
-    for row, name in enumerate(names):
-        top = margin + row * (FONT_SIZE + 6)
-        draw.ellipse((side, top, side + 8, top + 8), fill=COLOURS[row % len(COLOURS)])
-        draw.text((side + 14, top + 4), name, "black", font, anchor="lm")
-    return np.asarray(picture)
+def grid(images: np.ndarray, columns: int | None = None, row_names: Sequence[str] = ()) -> np.ndarray:
+    """A labelled_grid with labels on rows alone."""
+    return labelled_grid(images, columns=columns, row_labels=row_names)

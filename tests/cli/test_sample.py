@@ -30,8 +30,8 @@ def answers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample")
     make_glow(image_shape=(8, 8, 1), dtype="float32").save_weights(folder / "weights.h5")
     (folder / "page.html").write_text("<!DOCTYPE html><html></html>" * 50)
-    (folder / "blocked").mkdir()
-    right = ["--weights weights.h5 --temp 0 --n 4 --out mode.png", "--weights weights.h5 --n 4 --out blocked"]
+    (folder / "blocked.png").mkdir()
+    right = ["--weights weights.h5 --temp 0 --n 4 --out mode.png", "--weights weights.h5 --n 4 --out blocked.png"]
     lines = [*WRONG, *right]
     return folder, dict(zip(lines, run_many("sample", [line.split() for line in lines], folder), strict=True))
 
@@ -53,9 +53,9 @@ def test_temperature_zero_is_the_mode(answers):
 
 
 def test_a_file_that_cannot_be_written_is_named(answers):
-    status, _, error = answers[1]["--weights weights.h5 --n 4 --out blocked"]
+    status, _, error = answers[1]["--weights weights.h5 --n 4 --out blocked.png"]
     assert status == 2
-    assert "error: blocked: Is a directory\n" in error
+    assert "error: blocked.png: Is a directory\n" in error
     assert not list(answers[0].glob("*.tmp-*"))
 
 

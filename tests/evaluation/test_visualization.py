@@ -2,46 +2,103 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from glow_tf.errors import InputError
 from glow_tf.evaluation import visualization
 
 
-def test_grid_holds_every_image(rng):
-    images = rng.integers(0, 256, (5, 40, 30, 3)).astype(np.uint8)
-    whole = visualization.grid(images, columns=2)
-    assert whole.shape == (3 * 42 + 2, 2 * 32 + 2, 3)
-    np.testing.assert_array_equal(whole[2:42, 2:32], images[0])
-    np.testing.assert_array_equal(whole[44:84, 34:64], images[3])
-    assert np.all(whole[86:126, 34:64] == visualization.BORDER_VALUE)
+def is_inside(picture, image):
+    """Whether an image stands somewhere in a picture, pixel for pixel."""
+    height, width, _ = image.shape
+    windows = np.lib.stride_tricks.sliding_window_view(picture, image.shape)[:, :, 0]
+    corners = np.argwhere((windows[:, :, 0, 0] == image[0, 0]).all(axis=-1))
+    return any(np.array_equal(picture[y : y + height, x : x + width], image) for y, x in corners)
 
 
-def test_row_names_leave_the_images_as_they_are(rng):
-    images = rng.integers(0, 256, (4, 64, 64, 1)).astype(np.uint8)
-    plain, named = visualization.grid(images, 2), visualization.grid(images, 2, ["zero", "seventeen"])
-    margin = named.shape[1] - plain.shape[1]
-    assert margin > 50 and named.shape[2] == 3
-    np.testing.assert_array_equal(named[:, margin:], np.repeat(plain, 3, axis=-1))
-    assert named[:, :margin].max() > 200  # something is written
+@pytest.mark.parametrize(("side", "channels", "factor"), [(8, 1, 16), (48, 3, 2), (256, 4, 1)])
+def test_grid_shows_every_image_in_its_own_colours(rng, side, channels, factor):
+    images = rng.integers(0, 256, (5, side, side, channels)).astype(np.uint8)
+    picture = visualization.labelled_grid(images, caption="five", columns=2, row_labels=["a", "b", "c"])
+    for image in images:
+        enlarged = visualization.to_rgb(image).repeat(factor, axis=0).repeat(factor, axis=1)
+        assert is_inside(picture, enlarged)
+
+
+def is_text(area):
+    """Whether dark letters stand on white ground."""
+    return area.min() < 128 and area.max() == 255 and (area == 255).mean() > 0.5
+
+
+@pytest.mark.parametrize("side", [8, 32, 256])
+def test_caption_and_labels_have_a_readable_size(side):
+    images = np.full((6, side, side, 1), 200, np.uint8)
+    plain = visualization.labelled_grid(images, columns=3)
+    height, width = plain.shape[:2]
+    captioned = visualization.labelled_grid(images, columns=3, caption="Title\nnote")
+    rows = visualization.labelled_grid(images, columns=3, row_labels=["a label", "another"])
+    columns = visualization.labelled_grid(images, column_labels=["1", "2", "3"])
+    for taken in (captioned.shape[0] - height, rows.shape[1] - width, columns.shape[0] - height):
+        assert taken >= max(visualization.MIN_FONT_SIZE, width // 60)
+    assert is_text(captioned[: captioned.shape[0] - height])
+    assert is_text(rows[:, : rows.shape[1] - width])
+    assert is_text(columns[: columns.shape[0] - height + 8])
+
+
+def test_long_texts_stay_inside_the_picture():
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    picture = visualization.labelled_grid(
+        images, caption=f"{'long ' * 60}\n{'x' * 500}", column_labels=["n" * 200, "\x1b[31mred"]
+    )
+    assert picture.shape[0] < 700 and picture.shape[1] < 1000
+    assert (picture[:, -8:] == 255).all() and (picture[-8:] == 255).all()
+
+
+def test_marked_column_has_a_frame():
+    images = np.zeros((4, 8, 8, 1), np.uint8)
+    plain = visualization.labelled_grid(images, columns=2)
+    marked = visualization.labelled_grid(images, columns=2, marked_column=1)
+    changed = np.argwhere((plain != marked).any(axis=-1))
+    assert tuple(marked[tuple(changed[0])]) == (0xD5, 0x5E, 0)
+    assert changed[:, 1].min() == 145  # the margin of 15, a border of 2 and a cell of 128 pixels
+
+
+def test_files_are_what_their_ending_says(tmp_path, rng):
+    image = rng.integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    for name, kind in (("a.png", "PNG"), ("new/b.JPG", "JPEG"), ("c.webp", "WEBP")):
+        visualization.save_image(tmp_path / name, image)
+        with Image.open(tmp_path / name) as written:
+            assert written.format == kind
+            if kind != "JPEG":
+                np.testing.assert_array_equal(written.convert("RGB"), image)
+    with pytest.raises(InputError, match=r"must end in \.png, \.jpg, \.jpeg or \.webp"):
+        visualization.save_image(tmp_path / "d.bmp", image)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_gif_goes_there_and_back(tmp_path, channels):
-    strips = np.zeros((2, 4, 64, 64, channels), np.uint8) + np.array([0, 80, 160, 240], np.uint8).reshape(1, 4, 1, 1, 1)
-    visualization.save_gif(tmp_path / "new" / "a.gif", strips)
+    frames = [np.full((64, 64 + value, channels), value, np.uint8) for value in (0, 80, 160, 240)]
+    visualization.save_gif(tmp_path / "new" / "a.gif", frames)
     with Image.open(tmp_path / "new" / "a.gif") as moving:
         assert moving.n_frames == 6 and moving.info["loop"] == 0
-        found = []
+        assert moving.size == (64 + 240, 64)
+        greys = []
         for frame in range(6):
             moving.seek(frame)
-            found.append(np.asarray(moving.convert("RGB"))[30, 30, 0])
-    np.testing.assert_allclose(found, [0, 80, 160, 240, 160, 80], atol=2)
+            greys.append(np.asarray(moving.convert("RGB"))[30, 30, 0])
+    np.testing.assert_allclose(greys, [0, 80, 160, 240, 160, 80], atol=2)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.gif"]
 
 
-def test_scatter_puts_points_in_their_place():
-    points = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
-    plot = visualization.scatter(points, np.array([0, 1, 2]), ["a", "b", "c"], ("across", "up"), side=400)
-    assert plot.shape == (400, 540, 3)
-    places, colours = [(200, 200), (352, 200), (200, 48)], [(0, 114, 178), (230, 159, 0), (0, 158, 115)]
-    for (across, up), colour in zip(places, colours, strict=True):
-        assert tuple(plot[up, across]) == colour
-    assert visualization.scatter(np.zeros((3, 2)), side=200).shape == (200, 200, 3)
+def pixels(plot, colour):
+    """[N, 2], the (y, x) of the pixels of a colour."""
+    return np.argwhere((np.abs(plot.astype(int) - colour) <= 3).all(axis=-1))
+
+
+def test_scatter_has_a_range_for_each_axis():
+    points = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 200.0]])
+    plot = visualization.scatter(points, np.array([0, 1, 2]), ["a", "_b", "$c$"], caption="three\nnote")
+    colours = ((0, 114, 178), (230, 159, 0), (0, 158, 115))
+    blue, orange, green = (pixels(plot[:, :720], colour).mean(axis=0) for colour in colours)
+    assert orange[1] - blue[1] > 300 and blue[0] - green[0] > 300
+    # The legend shows the colour of each class, also of names that matplotlib would read as something else.
+    assert all(len(pixels(plot[:, 740:], colour)) for colour in colours)
+    assert visualization.scatter(np.zeros((3, 2))).shape == (640, 640, 3)
