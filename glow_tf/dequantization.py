@@ -1,30 +1,52 @@
-"""Between the bytes of an image and the continuous values that a flow models.
+"""Conversion between the bytes of an image and the continuous values that a flow models.
 
-Pixels are uint8 [..., H, W, C]. A model of `num_bits` bits sees their high bits, 2**num_bits bins a channel.
+Pixels are uint8 [..., H, W, C]. A model of `num_bits` bits sees their high bits, 2**num_bits bins per channel.
 Each bin is an interval of the model's pixel range; a byte becomes a point of its bin (dequantisation), and
 the density integrated over the bin is the probability of the byte.
+
+A flow is a density on all real numbers, and part of its mass lies outside of the pixel range (in small models 0.16 to
+0.25 of it), where there are no bins. The probabilities of all images therefore sum to less than 1, and the bits/dim
+computed here is a conservative bound: renormalising the model to the pixel range would lower it. Samples that lie
+outside are clipped to black and white.
 
 References: Theis et al. 2016, section 3.1; Kingma & Dhariwal 2018, equation 2; openai/glow `model.py`.
 """
 
 import dataclasses
+import enum
 import math
 from collections.abc import Sequence
-from typing import TypeAlias
 
-import numpy as np
 import tensorflow as tf
 
-# What most functions take: images, latents.
-Array: TypeAlias = np.ndarray | tf.Tensor
+from glow_tf.errors import InputError
+from glow_tf.inputs import Array, as_tensor
 
-# One class an image.
-Labels: TypeAlias = Sequence[int] | np.ndarray | tf.Tensor
+
+class NoiseStream(enum.IntEnum):
+    """The second half of a noise seed: (seed, stream). Each use of noise has a stream of its own.
+
+    Training step n draws from (seed, n), n counted from 0. That the first few coincide with the streams below is
+    harmless: the noise meets other images there, or serves another purpose.
+    """
+
+    # Dequantises images whose density is evaluated: bits/dim.
+    SCORE = 0
+    # Draws the latents of samples.
+    SAMPLE = 1
+    # Dequantises images whose latents are examined.
+    LATENTS = 2
+    # Dequantises the images of the data-dependent initialisation.
+    INITIALIZE = 3
+    # Dequantises images that are reconstructed.
+    RECONSTRUCT = 4
+    # Dequantises images for the diagnostics of a training run.
+    DIAGNOSE = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Dequantizer:
-    """How bytes lie in the model's pixel range.
+    """The bins of the model's pixel range, one for each value that a byte can take.
 
     Args:
         num_bits: 1 to 8; the low 8 - num_bits bits of each byte are dropped.
@@ -50,7 +72,7 @@ class Dequantizer:
 
     @property
     def bin_width(self) -> float:
-        """Of one bin, in the units of the model's pixel range."""
+        """The width of one bin in the units of the pixel range."""
         return (self.high - self.low) / self.num_bins
 
     def dequantize(self, images: Array, noise: float | Array = 0.0, dtype: tf.DType | str = tf.float32) -> tf.Tensor:
@@ -58,15 +80,21 @@ class Dequantizer:
 
         Args:
             images: uint8 [..., H, W, C].
-            noise: in [0, 1), broadcast against images: 0 is the lower edge of a bin, 0.5 its middle.
+            noise: values in [0, 1) that broadcast with images: 0 is the lower edge of a bin, 0.5 its middle.
+            dtype: type of the result.
         Returns:
-            [..., H, W, C] of `dtype` in [low, high).
+            [..., H, W, C] in [low, high).
+        Raises:
+            InputError: if images are not uint8.
         """
+        images = as_tensor(images, "images")
+        if images.dtype != tf.uint8:
+            raise InputError(f"images are {images.dtype.name}; uint8 in 0 .. 255 is needed here")
         bins = tf.cast(tf.cast(images, tf.int32) // 2 ** (8 - self.num_bits), dtype)
         return self.low + (bins + noise) * self.bin_width
 
     def quantize(self, values: Array) -> tf.Tensor:
-        """The byte of the bin that holds each value; what is outside the range becomes black or white.
+        """The byte of the bin that holds each value; values outside of the range become black or white.
 
         Bytes are the bins' lower edges, multiples of 2**(8 - num_bits), but 255 above the range; NaN becomes 0.
         """
@@ -75,7 +103,7 @@ class Dequantizer:
         return tf.cast(tf.clip_by_value(bins * (256 / self.num_bins), 0.0, 255.0), tf.uint8)
 
     def bits_per_dim(self, log_prob: tf.Tensor, num_dims: int) -> tf.Tensor:
-        """From the log density of continuous values to bits per dimension of the discrete image.
+        """Converts the log density of dequantised images to bits per dimension of the discrete images.
 
         -(log_prob + num_dims * log(bin_width)) / (num_dims * log 2)
 
@@ -84,18 +112,25 @@ class Dequantizer:
         Args:
             log_prob: [...], nats.
             num_dims: H * W * C.
+        Returns:
+            [...], bits/dim.
         """
         return -(log_prob / num_dims + math.log(self.bin_width)) / math.log(2.0)
 
     def nll_nats(self, bits_per_dim: tf.Tensor, num_dims: int) -> tf.Tensor:
-        """-log_prob from bits/dim, nats: the inverse of `bits_per_dim`."""
+        """Converts bits/dim back to -log_prob in nats: the inverse of `bits_per_dim`."""
         return (bits_per_dim * math.log(2.0) + math.log(self.bin_width)) * num_dims
 
 
 def uniform_noise(
     shape: Sequence[int] | tf.Tensor, seed: Sequence[int] | tf.Tensor, dtype: tf.DType | str = tf.float32
 ) -> tf.Tensor:
-    """Dequantisation noise in [0, 1), a pure function of `seed` ([2] integers).
+    """Dequantisation noise in [0, 1), a pure function of its seed.
+
+    Args:
+        shape: of the noise.
+        seed: [2] integers, such as (seed, `NoiseStream.SCORE`).
+        dtype: float32 or float64.
 
     >>> bool((uniform_noise([4], [0, 1]) == uniform_noise([4], [0, 1])).numpy().all())
     True

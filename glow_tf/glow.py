@@ -18,8 +18,9 @@ from glow_tf.bijectors.logit import Logit
 from glow_tf.bijectors.split import Split
 from glow_tf.bijectors.squeeze import Squeeze
 from glow_tf.config import GlowConfig
-from glow_tf.dequantization import Array, Labels
+from glow_tf.dequantization import NoiseStream
 from glow_tf.errors import InputError
+from glow_tf.inputs import Array, Labels, uint8_images
 from glow_tf.nn import openai
 from glow_tf.nn.architectures import ARCHITECTURES
 from glow_tf.nn.steps import Classifier, FlowSteps
@@ -163,6 +164,24 @@ class Glow(tf.Module):
             if level < len(self._splits):
                 batches = [tf.split(batch, 2, axis=-1)[0] for batch in batches]
         self.is_initialized = True
+
+    def dequantize(
+        self, images: Array, seed: int | tf.Tensor | None = None, stream: int | tf.Tensor = NoiseStream.SCORE
+    ) -> tf.Tensor:
+        """Continuous pixels [B, H, W, C] of uint8 images.
+
+        Args:
+            images: uint8 [B, H, W, C].
+            seed: seed of uniform noise within each bin; None for the middle of each bin.
+            stream: the second half of the seed, a `NoiseStream` or the number of a training step.
+
+        >>> values = glow.dequantize(images, seed=0)
+        >>> bool((glow.dequantizer.quantize(values) == images).numpy().all())
+        True
+        """
+        images = uint8_images(images, self.config.image_shape)
+        noise = 0.5 if seed is None else dequantization.uniform_noise(tf.shape(images), [seed, stream], self._dtype)
+        return self.dequantizer.dequantize(images, noise, self._dtype)
 
     def preprocess(self, images: Array) -> tuple[tf.Tensor, tf.Tensor]:
         """(what the first squeeze sees of continuous images, the log-det [...] of that): see `config.pixels`."""

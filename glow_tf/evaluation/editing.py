@@ -18,10 +18,10 @@ import numpy as np
 from glow_tf._files import check_file, write_atomically
 from glow_tf.config import GlowConfig
 from glow_tf.data import image_folder
-from glow_tf.dequantization import Labels
 from glow_tf.errors import InputError
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
+from glow_tf.inputs import Labels
 
 # Words of an attribute's column.
 _YES, _NO = {"1", "true", "yes", "y"}, {"-1", "0", "false", "no", "n"}

@@ -11,9 +11,9 @@ import tensorflow as tf
 from glow_tf import dequantization
 from glow_tf.config import GlowConfig
 from glow_tf.data.dataset import ArrayDataset, StreamingDataset
-from glow_tf.dequantization import Array, Labels
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
+from glow_tf.inputs import Array, Labels
 
 # Between the seeds of two draws of the same images' noise; batches use consecutive seeds.
 DRAW_STRIDE = 1_000_003

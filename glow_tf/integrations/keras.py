@@ -12,9 +12,9 @@ import tensorflow as tf
 import tf_keras
 
 from glow_tf import dequantization
-from glow_tf.dequantization import Array
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
+from glow_tf.inputs import Array
 
 
 class KerasGlow(tf_keras.Model):

@@ -12,9 +12,9 @@ from glow_tf import dequantization
 from glow_tf._gc import paused
 from glow_tf.config import GlowConfig
 from glow_tf.data.dataset import ArrayDataset, StreamingDataset
-from glow_tf.dequantization import Array, Labels
 from glow_tf.errors import InputError, WorkerLost
 from glow_tf.glow import Glow
+from glow_tf.inputs import Array, Labels
 from glow_tf.training import diagnostics
 from glow_tf.training.checkpoint import Checkpointer
 from glow_tf.training.distributed import Workers
