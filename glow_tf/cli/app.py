@@ -1,94 +1,105 @@
 """What the commands share: flags before TensorFlow, errors as one line, and a quiet start.
 
-TensorFlow takes seconds to import, so the modules that need it are imported inside each command's `main`,
-after the flags were read: `--help` and a wrong flag answer at once.
+TensorFlow takes seconds to import, so a command imports the modules that need it inside its `main`, after the flags
+were parsed: `--help` and a wrong flag answer at once.
 """
 
 import contextlib
-import logging as python_logging
+import difflib
+import logging
 import os
 import re
 import shlex
 import signal
 import sys
-import tempfile
+import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any, NoReturn, TextIO
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
-from absl import flags, logging
+from absl import flags
 
-from glow_tf import _progress
 from glow_tf._gc import importing
 from glow_tf.errors import InputError, TrainingFailure
 
 FLAGS = flags.FLAGS
 
 flags.DEFINE_bool("help", False, "Show this help.", short_name="h")
-flags.DEFINE_bool("debug", False, "Show tracebacks and TensorFlow's own messages.")
+flags.DEFINE_bool("debug", False, "Show tracebacks and the messages of TensorFlow and other libraries.")
+
+# Help texts of flags that several commands define.
+WEIGHTS_HELP = (
+    "A weights file, a run's folder, or the name of bundled weights. Default: the newest run under runs/, "
+    "otherwise the bundled digits."
+)
+DATA_DIR_HELP = "The folder of prepared TFDS data sets. Default: TFDS's own."
+DOWNLOAD_HELP = "Download a TFDS data set that is not prepared yet."
+
+# The flags by which a user sets what the code calls otherwise.
+FLAG_NAMES = {"num_levels": "l_glow", "num_steps": "k_glow", "num_bits": "n_bits", "image_shape": "img_size"}
+
+HELP_WIDTH = 110
+MAX_MESSAGE = 1000  # characters
+
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
     """Parses the flags and calls `main(arguments)`; does not return.
 
-    Exit status: what `main` returns; 2 and one line for what the user can mend, 1 and one line where training
-    cannot go on, 130 after Ctrl-C, 1 and a traceback for a fault of the program. `--debug` gives a traceback
-    for everything.
+    Exit status: what `main` returns; 2 and one line for invalid input; 1 and one line if training cannot continue;
+    130 after Ctrl-C; 1 and a traceback for a fault of the program. `--debug` shows a traceback for every error.
 
     Args:
-        main: takes the list of what is no flag; returns the exit status or None for 0.
-        usage: what `--help` says first.
+        main: takes the arguments that are not flags and returns the exit status, or None for 0.
+        usage: the text that `--help` shows before the flags.
     """
     _secure_streams()
     try:
         arguments = FLAGS(sys.argv)[1:]
+        if FLAGS.help:
+            print(f"{usage.strip()}\n\nFlags:\n{_help_of(main)}")
+            sys.exit(0)
+        os.getcwd()
+    except flags.UnrecognizedFlagError as error:
+        _fail(InputError(_unknown_flag(error.flagname, main)))
     except flags.Error as error:
         _fail(error)
-    if FLAGS.help:
-        print(f"{usage}\n{_help_of(main)}")
-        sys.exit(0)
-    _prepare_environment()
-    _progress.show()
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.WARNING)
-    logging.set_stderrthreshold("warning")
-    logging.get_absl_handler().setFormatter(LevelFormatter())
+    except FileNotFoundError:
+        _fail(InputError("the working directory no longer exists; change to another one"))
+    _configure_messages()
     try:
         status = main(arguments)
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     except Exception as error:
-        if FLAGS.debug or not _is_for_the_user(error):
+        if FLAGS.debug or not _is_user_error(error):
             raise
         _fail(error, error.exit_status if isinstance(error, TrainingFailure) else 2)
     if status is not None and status > 128:
-        # Stopped by a signal: TensorFlow would take seconds to take itself apart.
+        # Stopped by a signal: TensorFlow would take seconds to shut down.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
 
 
-def _help_of(main: Callable) -> str:
-    """The flags of a command's module; absl knows the module that was started by its path."""
-    module = main.__module__
-    return FLAGS.main_module_help() if module == "__main__" else FLAGS.module_help(module)
-
-
 def resume_command(without: Sequence[str] = ()) -> str:
-    """What to type to run this command again, quoted for a shell.
+    """The command line that runs this command again, quoted for a shell.
 
     Args:
         without: flags to leave out, such as "fresh".
     """
     left_out = re.compile(rf"--?({'|'.join(without)})(=.*)?") if without else re.compile("(?!)")
-    return shlex.join(word for word in sys.orig_argv if not left_out.fullmatch(word))
+    return " ".join(_quoted(word) for word in sys.orig_argv if not left_out.fullmatch(word))
 
 
 def import_tensorflow(starts_devices: bool = True) -> Any:
     """Imports TensorFlow without the lines that its libraries print while they load.
 
     Args:
-        starts_devices: whether to start its devices at once, which prints, too. A multi-worker strategy does so
+        starts_devices: whether to start its devices, which prints as well. A multi-worker strategy starts them
             itself.
     """
     with importing("tensorflow"), _quiet_stderr():
@@ -99,11 +110,56 @@ def import_tensorflow(starts_devices: bool = True) -> Any:
     return tf
 
 
-def _is_for_the_user(error: Exception) -> bool:
-    """Whether the message is all that is needed to mend it: no fault of the program."""
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Sends what C++ libraries print on the error stream to /dev/null, unless --debug is set.
+
+    TF_CPP_MIN_LOG_LEVEL does not reach the lines that are printed before TensorFlow reads it.
+    """
+    if FLAGS.is_parsed() and FLAGS.debug:
+        yield
+        return
+    sys.stderr.flush()
+    saved = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+# Help and errors
+
+
+def _flags_of(main: Callable) -> list[flags.Flag]:
+    """The flags of a command's own module; absl knows a module that was started as a script by its path."""
+    return FLAGS.get_flags_for_module(sys.argv[0] if main.__module__ == "__main__" else main.__module__)
+
+
+def _help_of(main: Callable) -> str:
+    entries = []
+    for flag in [*sorted(_flags_of(main), key=lambda flag: flag.name), FLAGS["help"], FLAGS["debug"]]:
+        name = f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}"
+        text = flag.help if flag.default in (None, False, []) else f"{flag.help} Default: {flag.default}."
+        entries.append(name + "\n" + textwrap.fill(text, HELP_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
+    return "\n".join(entries)
+
+
+def _unknown_flag(name: str, main: Callable) -> str:
+    known = [flag.name for flag in (*_flags_of(main), FLAGS["help"], FLAGS["debug"])]
+    near = difflib.get_close_matches(name, known + [f"no{known_name}" for known_name in known], n=1)
+    hint = f"did you mean --{near[0]}? " if near else ""
+    return f"--{name} is not a flag of this command; {hint}--help lists its flags"
+
+
+def _is_user_error(error: Exception) -> bool:
+    """Whether the message is all that a user needs, as opposed to a fault of the program."""
     if isinstance(error, (InputError, TrainingFailure, MemoryError)):
         return True
-    # A file that was named and cannot be read or written; the error says which one and why.
+    # A file that cannot be read or written: the error says which one and why.
     return isinstance(error, OSError) and error.filename is not None and error.strerror is not None
 
 
@@ -112,26 +168,65 @@ def _fail(error: Exception, status: int = 2) -> NoReturn:
     if isinstance(error, MemoryError):
         message = "out of memory; a smaller --batch_size or --img_size needs less"
     elif isinstance(error, OSError):
-        # Of a rename the second name is the one that was given.
+        # The second name of a rename is the one that the user gave.
         message = f"{error.filename2 or error.filename}: {error.strerror}"
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    for name, flag in FLAG_NAMES.items():
+        if flag in FLAGS:
+            message = re.sub(rf"\b{name}\b", f"--{flag}", message)
+    print("error: " + _one_line(message), file=sys.stderr)
     sys.exit(status)
 
 
+def _one_line(text: str) -> str:
+    """The text without line breaks and terminal escapes, and of bounded length."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+    return line if len(line) <= MAX_MESSAGE else line[:MAX_MESSAGE] + "..."
+
+
+def _quoted(word: str) -> str:
+    if word.isprintable():
+        return shlex.quote(word)
+    plain = (chr(b) if 32 <= b < 127 and chr(b) not in "'\\" else f"\\x{b:02x}" for b in os.fsencode(word))
+    return f"$'{''.join(plain)}'"
+
+
+# Streams
+
+
+def _configure_messages() -> None:
+    """Warnings of this package become single lines; without --debug those of libraries are hidden."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LevelFormatter())
+    if not FLAGS.debug:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        handler.addFilter(lambda record: record.levelno >= logging.ERROR or record.pathname.startswith(_PACKAGE))
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+    # absl's own handler would write each line twice, since sys.stderr is not the stream that it was made for.
+    logging.basicConfig(handlers=[handler], force=True)
+
+
+class _LevelFormatter(logging.Formatter):
+    """Formats a warning as one plain line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {_one_line(record.getMessage())}"
+
+
 def _secure_streams() -> None:
-    """Printing must not end a run: where nobody reads any more, or a terminal lacks a letter."""
+    """Keeps printing from ending a run when nobody reads the output or a terminal lacks a letter."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
-        pass  # closed at the start: the next file that is opened would become the output
+        pass  # A stream that was closed at the start: the next file to be opened would become the output.
     os.close(descriptor)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115  (for the life of the process)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, BrokenPipeSafeStream(stream))
+        setattr(sys, name, _BrokenPipeSafeStream(stream))
 
 
-class BrokenPipeSafeStream:
-    """A text stream that goes to /dev/null once it cannot be written to."""
+class _BrokenPipeSafeStream:
+    """A text stream that continues as /dev/null after it can no longer be written to."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -151,44 +246,3 @@ class BrokenPipeSafeStream:
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             return None
-
-
-def _prepare_environment() -> None:
-    if not FLAGS.debug:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Holds back what libraries write to the error stream; it is shown if the block fails."""
-    if FLAGS.is_parsed() and FLAGS.debug:
-        yield
-        return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with _temporary_file() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            os.dup2(kept, 2)
-            held.seek(0)
-            os.write(2, held.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-def _temporary_file() -> IO[bytes]:
-    try:
-        return tempfile.TemporaryFile()
-    except OSError:  # a full disk: what would be held back is lost
-        return open(os.devnull, "r+b")
-
-
-class LevelFormatter(python_logging.Formatter):
-    """Warnings as plain lines."""
-
-    def format(self, record: python_logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {record.getMessage()}"
