@@ -1,174 +1,282 @@
-"""Prints what trained weights are worth on a test split, or what they say about your own images.
+"""Prints the bits/dim of trained weights on a test split, or scores your own images.
 
     python3 evaluate.py                                             the newest weights under runs/
     python3 evaluate.py --weights weights.h5 --dataset cifar10 --draws 16
     python3 evaluate.py --images path/to/images --csv scores.csv --html scores.html
 
-Of a split: bits/dim and its standard error, what each level contributes, how Gaussian its latents are, the
-largest round-trip error; of a class-conditional model also how many images the generative classifier
-argmax p(image | class) gets right. Weights that main.py wrote are averages over the last steps (EMA).
+For a test split: bits/dim with its standard error, per level and per class, the largest round-trip error, and how
+Gaussian the latents are; for a class-conditional model also the accuracy of the generative classifier
+argmax p(image | class). Weights that main.py wrote are averages over the last steps (EMA).
 
-Of your own images, one line each: log-likelihood in nats, bits/dim, bits/dim minus those of a lossless PNG or
-WebP of the same image (the corrected score), and how often a training image is as unusual (typicality).
+For your own images, one line each: log-likelihood in nats, bits/dim, bits/dim minus those of a lossless PNG or
+WebP of the same image (the corrected score), and the share of training images that are as unusual (typicality).
 
-A high likelihood alone is a bad sign that an image is like the training images: smooth and simple images (a
-blurred one, a grey wall) get a higher likelihood than the training images themselves, because a likelihood
-rewards pixels that are easy to predict from their neighbours, whatever they show. Rather use the corrected
-score (high is foreign); typicality finds images that are too likely, but not those that happen to be as likely.
+A high likelihood alone is poor evidence that an image is like the training images: smooth and simple images (a
+blurred photograph, a grey wall) get a higher likelihood than the training images themselves, because a likelihood
+rewards pixels that are easy to predict from their neighbours, whatever they show. Use the corrected score instead
+(high means unlike the training images); typicality detects images that are too likely, but not those that happen
+to be as likely.
 """
 
 import os
+import sys
 
 from absl import flags
 
 from glow_tf import pretrained
+from glow_tf._files import printable
 from glow_tf.cli import app, defaults
+from glow_tf.cli import images as named_images
 from glow_tf.data import registry
 from glow_tf.errors import InputError
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("weights", None, "A weights.h5, or a run's folder; None: the newest run, else the bundled digits.")
-flags.DEFINE_string("dataset", None, "A data set or a folder of images; None: what the weights were trained on.")
-flags.DEFINE_string("data_dir", None, "Where prepared TFDS data sets lie.")
-flags.DEFINE_bool("download", True, "Download a TFDS data set that is not prepared yet.")
-flags.DEFINE_integer("batch_size", 64, "Images scored at once.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Of the dequantisation noise.", lower_bound=0, upper_bound=2**31 - 1)
-flags.DEFINE_integer(
-    "draws", 1, "Of the noise, an image: more give a tighter bound on the bits/dim.", lower_bound=1, upper_bound=10_000
+flags.DEFINE_string(
+    "weights", None, "Weights file, run folder or name of bundled weights. Default: the newest run, else digits."
 )
-flags.DEFINE_string("images", None, "A folder of images to score one by one, instead of a split.")
+flags.DEFINE_string("dataset", None, "Data set or folder of images. Default: the data set the weights were trained on.")
+flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data sets.")
+flags.DEFINE_bool("download", False, "Download the TFDS data set that --dataset names if it is not prepared.")
+flags.DEFINE_integer("batch_size", 64, "Images per batch.", lower_bound=1)
+flags.DEFINE_integer("eval_images", None, "Number of test images, chosen at random. Default: all.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Seed of the dequantisation noise.", lower_bound=0, upper_bound=2**31 - 1)
+flags.DEFINE_integer(
+    "draws", 1, "Noise samples per image; more give a tighter bound on bits/dim.", lower_bound=1, upper_bound=10_000
+)
+flags.DEFINE_multi_string("images", None, f"Images to score one by one, instead of a split. {named_images.HELP}")
 flags.DEFINE_string("csv", None, "With --images: the table to write.")
-flags.DEFINE_string("html", None, "With --images: the sheet of the least and the most likely images to write.")
+flags.DEFINE_string("html", None, "With --images: the page of images and scores to write.")
 
-# Test images of the latents' statistics and the round trip.
-WATCHED_IMAGES = 512
+# Images behind the moments of the latents, all of which are held in memory.
+LATENT_IMAGES = 512
 
-# Lines of a table that goes to the screen.
-SHOWN = 10
+# Rows of a table on the screen.
+MAX_ROWS = 20
 
 
 def main(arguments):
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; a weights file is named by --weights")
     if FLAGS.images is None and (FLAGS.csv or FLAGS.html):
-        raise InputError("--csv and --html tell about single images; name their folder with --images")
-    if FLAGS.images is not None and FLAGS.dataset is not None:
-        raise InputError("give --dataset (a split as a whole) or --images (one by one), not both")
+        raise InputError("--csv and --html hold scores of single images; name the images with --images")
     if FLAGS.csv and FLAGS.html and os.path.abspath(FLAGS.csv) == os.path.abspath(FLAGS.html):
-        raise InputError(f"--csv and --html are both {FLAGS.csv}; they are two files")
+        raise InputError(f"--csv and --html are both {FLAGS.csv}; name two files")
+    if FLAGS.images is not None:
+        named_images.check(FLAGS.images)
+        reads_test_split = any(value.startswith(named_images.TEST) for value in FLAGS.images)
+        if FLAGS.dataset is not None and not reads_test_split:
+            raise InputError("--dataset evaluates a whole split and --images scores single images; give one of them")
     if FLAGS.dataset is not None:
         registry.check_data_set(FLAGS.dataset, FLAGS.data_dir)
-    if FLAGS.images is not None:
-        registry.check_folder(FLAGS.images)
     path, _ = pretrained.find(FLAGS.weights, defaults.RUNS)
     app.import_tensorflow()
     from glow_tf.glow import Glow
 
     glow = Glow.load(path)
-    if FLAGS.images is not None:
-        score_images(glow, path)
-    else:
-        evaluate_split(glow, path)
+    return evaluate_split(glow, path) if FLAGS.images is None else score_images(glow, path)
+
+
+def load_data(glow, path):
+    """The ImageData of --dataset, else of the data set that the weights name, which only may be a prepared one."""
+    from glow_tf.data import image_data
+
+    name = FLAGS.dataset or glow.metadata.get("dataset")
+    if not isinstance(name, str):
+        raise InputError(f"{path} does not record its training data; name the data with --dataset")
+    if FLAGS.dataset is None and (registry.is_path(name) or registry.is_folder(name)):
+        raise InputError(f"{path} was trained on the folder {printable(name)!r}; name a folder to read with --dataset")
+    height, width, channels = glow.config.image_shape
+    return image_data.load(
+        name,
+        data_dir=FLAGS.data_dir,
+        image_size=(height, width),
+        channels=channels,
+        download=FLAGS.download and FLAGS.dataset is not None,
+    )
+
+
+def report_conversion(glow, name):
+    """Prints that the images of a data set are not of the model's shape."""
+    from glow_tf.data import tfds
+
+    if name == glow.metadata.get("dataset"):
+        return
+    if registry.is_folder(name):
+        print(f"the images of {name} are converted to {model_input(glow)}, the input of this model")
+        return
+    builder = None if name == "digits" else tfds.find_builder(name, FLAGS.data_dir)
+    shape = (8, 8, 1) if builder is None else builder.info.features["image"].shape
+    if shape != glow.config.image_shape:
+        size = "x".join("?" if side is None else str(side) for side in shape)
+        print(f"the images of {name} are {size}; they are converted to {model_input(glow)}, the input of this model")
+
+
+def model_input(glow):
+    """Size and colours of a model's images in words, such as "32x32 RGB"."""
+    height, width, channels = glow.config.image_shape
+    return f"{height}x{width} {('grey', 'grey and alpha', 'RGB', 'RGBA')[channels - 1]}"
 
 
 def evaluate_split(glow, path):
-    from glow_tf.data import image_data
+    from glow_tf.data.dataset import ArrayDataset
     from glow_tf.evaluation import metrics
 
-    name = FLAGS.dataset or glow.metadata.get("dataset")
-    if name is None:
-        raise InputError(f"{path} does not say what it was trained on; name the data with --dataset")
-    height, width, channels = glow.config.image_shape
-    images = image_data.load(
-        name, data_dir=FLAGS.data_dir, image_size=(height, width), channels=channels, download=FLAGS.download
-    )
-    check_classes(glow, images)
-    result = metrics.evaluate(glow, images.test, FLAGS.batch_size, FLAGS.seed, FLAGS.draws)
+    data = load_data(glow, path)
+    check_classes(glow, data)
+    split = data.test
+    if FLAGS.eval_images is not None and FLAGS.eval_images < split.num_images:
+        split = ArrayDataset(*split.random_subset(FLAGS.eval_images, seed=0))
+    result = metrics.evaluate(glow, split, FLAGS.batch_size, FLAGS.seed, FLAGS.draws)
     bits = result.bits_per_dim
+    if explain_not_finite(glow, bits, split):
+        return 1
+    summary = metrics.describe(bits.mean(), metrics.standard_error(bits), len(bits))
+    print(f"{summary} of {data.name} ({path})")
+    report_conversion(glow, data.name)
+    if len(bits) < data.test.num_images:
+        print(f"a random subset of the {data.test.num_images:,} test images")
+    samples = "1 noise sample" if FLAGS.draws == 1 else f"importance-weighted over {FLAGS.draws} noise samples"
+    print(f"an upper bound, {samples} per image{' (levels: 1)' if FLAGS.draws > 1 else ''}")
+    if result.classes is not None:
+        print(f"given the class; the generative classifier is right for {result.accuracy:.2%} of {len(bits):,} images")
+    print_classes(result, data.class_names)
+    print_levels(glow, result.level_bits_per_dim.mean(axis=0), split)
     print(
-        f"{bits.mean():.4f} bits/dim, standard error {metrics.standard_error(bits):.4f}, on the {len(bits)} test "
-        f"images of {images.name} ({path})"
+        f"decode(encode(image)) changes {result.num_wrong_bytes:,} of {result.num_bytes:,} bytes of {len(bits):,} "
+        f"images; largest error {result.round_trip_error:.2g} of a bin"
     )
-    if FLAGS.draws > 1:
-        print(f"(importance-weighted over {FLAGS.draws} draws of the noise; levels: one draw)")
-    if glow.config.num_classes:
-        print(
-            f"given the class; the generative classifier is right in {result.accuracy:.2%} of {len(bits)} "
-            f"({glow.config.num_classes} classes)"
-        )
-    watched, labels = images.test.random_subset(WATCHED_IMAGES, seed=0)
-    given = labels if glow.config.num_classes else None
-    print_levels(glow, result.level_bits_per_dim.mean(axis=0), watched, given)
-    error, wrong = metrics.round_trip(glow, watched, given)
-    print(
-        f"largest round-trip error {error:.2g} of a bin; {wrong} of {watched.size} bytes of {len(watched)} images "
-        f"do not come back"
-    )
+    return 0
 
 
-def print_levels(glow, bits, images, labels):
-    from glow_tf import dequantization
+def explain_not_finite(glow, bits, split):
+    """Prints an error and returns True if some bits/dim of a split are not finite."""
+    import numpy as np
+
+    from glow_tf.data import image_data
+    from glow_tf.training import diagnostics
+
+    bad = np.flatnonzero(~np.isfinite(bits))
+    if not len(bad):
+        return False
+    images, labels = image_data.pick(split, [int(bad[0])])
+    values = glow.dequantize(images)
+    place = diagnostics.first_not_finite(glow, values, labels if glow.config.num_classes else None)
+    where = f"; the first value that is not finite comes from {place}" if place else ""
+    print(f"error: the bits/dim of {len(bad):,} of {len(bits):,} images is not finite{where}", file=sys.stderr)
+    return True
+
+
+def print_classes(result, names):
+    if len(names) < 2:
+        return
+    rows = result.per_class()
+    print(f"images  bits/dim{'' if result.classes is None else '  accuracy'}  class")
+    for label, (count, bits, accuracy) in list(rows.items())[:MAX_ROWS]:
+        share = "" if accuracy is None else f"  {accuracy:8.2%}"
+        print(f"{count:>6}  {bits:8.4f}{share}  {printable(names[label])}")
+    if len(rows) > MAX_ROWS:
+        print(f"... and {len(rows) - MAX_ROWS} more classes")
+
+
+def print_levels(glow, bits, split):
+    from glow_tf.dequantization import NoiseStream
     from glow_tf.evaluation import metrics
 
-    noise = dequantization.uniform_noise(images.shape, [FLAGS.seed, 2], glow.config.dtype)
-    z = glow.encode(glow.dequantizer.dequantize(images, noise, glow.config.dtype), labels)
+    images, labels = split.random_subset(LATENT_IMAGES, seed=0)
+    values = glow.dequantize(images, FLAGS.seed, NoiseStream.LATENTS)
+    z = glow.encode(values, labels if glow.config.num_classes else None)
     print("level  latents  bits/dim  share  mean of z  variance  skewness  kurtosis  distance from Normal")
-    sizes = metrics.latents_of_levels(glow.config)
+    sizes = metrics.latents_per_level(glow.config)
     for level, latents in enumerate(glow.split_latents(z)):
         n = metrics.normality(latents)
         print(
             f"{level:>5}  {sizes[level]:>7}  {bits[level]:8.4f}  {bits[level] / bits.sum():5.0%}  {n.mean:9.3f}  "
-            f"{n.variance:8.3f}  {n.skewness:8.3f}  {n.kurtosis:8.3f}  {n.distance:20.4f}"
+            f"{n.variance:8.3f}  {n.skewness:8.3f}  {n.kurtosis:8.3f}  {n.ks_statistic:20.4f}"
         )
+    print(f"(z of {len(images)} images; the distance is the Kolmogorov-Smirnov statistic)")
 
 
-def check_classes(glow, images):
+def check_classes(glow, data):
     """InputError if the labels of the images are not those that the model was trained with."""
     if not glow.config.num_classes:
         return
     known = list(glow.metadata.get("class_names") or [])
-    if len(images.class_names) != glow.config.num_classes or known not in ([], list(images.class_names)):
-        mine, others = (", ".join(map(str, names[:5])) or "no names" for names in (known, images.class_names))
+    if len(data.class_names) != glow.config.num_classes or known not in ([], list(data.class_names)):
+        mine, others = (", ".join(map(printable, names[:5])) or "no names" for names in (known, data.class_names))
         raise InputError(
-            f"the model has {glow.config.num_classes} classes ({mine}, ...), {images.name} has "
-            f"{len(images.class_names)} ({others}, ...); name the data it was trained on"
+            f"the model has {glow.config.num_classes} classes ({mine}, ...), {data.name} has "
+            f"{len(data.class_names)} ({others}, ...); name the data it was trained on"
         )
 
 
 def score_images(glow, path):
-    from glow_tf.data import image_folder
-    from glow_tf.evaluation import ood
+    import numpy as np
 
-    height, width, channels = glow.config.image_shape
-    read = image_folder.read_folder(FLAGS.images, image_size=(height, width), channels=channels)
-    scores = ood.score(glow, read.images, read.paths, FLAGS.draws, FLAGS.seed)
+    from glow_tf.data.dataset import ArrayDataset
+    from glow_tf.evaluation import metrics, ood
+
+    read = named_images.read(FLAGS.images, glow.config, lambda: load_data(glow, path))
+    scores = ood.score(glow, read.images, read.names, FLAGS.draws, FLAGS.seed)
     if FLAGS.csv:
         ood.write_csv(FLAGS.csv, scores)
     if FLAGS.html:
-        ood.write_html(FLAGS.html, scores, read.images, f"{FLAGS.images}, scored by {path}")
+        ood.write_html(FLAGS.html, scores, read.images, f"{', '.join(FLAGS.images)}, scored by {path}")
     bits, corrected = scores.columns["bits_per_dim"], scores.columns["corrected_bits_per_dim"]
-    print(f"{bits.mean():.4f} bits/dim, {corrected.mean():+.4f} against PNG or WebP, {len(bits)} images ({path})")
-    if registry.is_same_folder(glow.metadata.get("dataset"), FLAGS.images):
-        print("this model was trained on most of these images: new ones of their kind would score worse")
+    summary = metrics.describe(bits.mean(), metrics.standard_error(bits), len(bits), "images")
+    print(f"{summary}, {corrected.mean():+.4f} against PNG or WebP ({path})")
+    report_conversions(glow, read.names)
+    if any(registry.is_same_folder(glow.metadata.get("dataset"), folder) for folder in FLAGS.images):
+        print("this model was trained on most of these images: new images of the same type would score worse")
     if "typicality_p" not in scores.columns:
         print("no typicality: this weights file does not hold the bits/dim of its training images")
     if not FLAGS.csv:
-        print(*scores.columns, "file", sep="  ")
-        for index in range(min(SHOWN, len(bits))):
-            print(*(cell(title, values[index]) for title, values in scores.columns.items()), sep="  ", end="  ")
-            print(repr(scores.names[index]))
-        if len(bits) > SHOWN:
-            print(f"... and {len(bits) - SHOWN} more; --csv FILE writes all")
+        print_scores(scores)
     for written in (FLAGS.csv, FLAGS.html):
         if written:
             print(f"written: {written}")
+    return int(explain_not_finite(glow, bits, ArrayDataset(read.images, np.maximum(read.labels, 0))))
 
 
-def cell(title, value):
+def report_conversions(glow, names):
+    """Prints how many image files are not of the model's size and colours, and the largest of them."""
+    from PIL import Image
+
+    height, width, channels = glow.config.image_shape
+    modes = ("L", "LA", "RGB", "RGBA")
+    others = {}
+    for name in names:
+        try:
+            with Image.open(name) as picture:  # reads the header only
+                size, mode = picture.size, picture.mode
+        except Exception:  # not a file (test:0), or gone since it was read
+            continue
+        if (size, mode) != ((width, height), modes[channels - 1]):
+            others[name] = size, mode
+    if others:
+        (largest_width, largest_height), mode = max(others.values(), key=lambda each: each[0][0] * each[0][1])
+        print(
+            f"{len(others):,} of {len(names):,} images are converted to {model_input(glow)}, the input of this model; "
+            f"the largest is {largest_height}x{largest_width} {mode}"
+        )
+
+
+def print_scores(scores):
+    from glow_tf.evaluation import ood
+
+    titles = [ood.COLUMNS[name][0] for name in scores.columns]
+    print(*titles, "file", sep="  ")
+    for name, *values in list(zip(scores.names, *scores.columns.values(), strict=True))[:MAX_ROWS]:
+        cells = (_cell(title, value) for title, value in zip(titles, values, strict=True))
+        print(*cells, printable(name), sep="  ")
+    if len(scores.names) > MAX_ROWS:
+        print(f"... and {len(scores.names) - MAX_ROWS:,} more; --csv FILE writes all")
+
+
+def _cell(title, value):
     return f"{value:>{len(title)}}" if isinstance(value, str) else f"{value:{len(title)}.4f}"
 
 
 def run():
-    """The command, from the command line; does not return."""
+    """Runs the command with the arguments of the command line; does not return."""
     app.run(main, __doc__)

@@ -1,4 +1,4 @@
-"""Numbers of a trained model: bits/dim, classes, and how Gaussian its latents are."""
+"""Bits/dim, generative classification, round trips, and how Gaussian the latents of a trained model are."""
 
 import dataclasses
 import math
@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from glow_tf import dequantization
+from glow_tf import _progress
 from glow_tf.config import GlowConfig
 from glow_tf.data.dataset import ArrayDataset, StreamingDataset
+from glow_tf.dequantization import NoiseStream
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
 from glow_tf.inputs import Array, Labels
 
-# Between the seeds of two draws of the same images' noise; batches use consecutive seeds.
-DRAW_STRIDE = 1_000_003
+# Distance between the seeds of two noise samples of one batch; batches use consecutive seeds.
+SAMPLE_STRIDE = 1_000_003
 
 # Points of a distribution's summary: the quantiles 0, 1/64, ..., 1.
 NUM_QUANTILES = 65
@@ -24,35 +25,56 @@ NUM_QUANTILES = 65
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SplitResult:
-    """What `evaluate` found, image by image.
+    """Scores of all images of a split.
 
     Attributes:
-        bits_per_dim: [N]; of a class-conditional model given the label.
-        level_bits_per_dim: [N, L]: what each level contributes, level 0 first; sums to bits/dim of one draw.
+        bits_per_dim: [N]; for a class-conditional model given the label.
+        level_bits_per_dim: [N, L]: contribution of each level, level 0 first; sums to bits/dim of one noise sample.
         labels: [N].
-        classes: [N], what the generative classifier says, or None for a model without classes.
+        classes: [N], predictions of the generative classifier; None for a model without classes.
+        round_trip_error: largest |decode(encode(image)) - image|, in bins.
+        num_wrong_bytes: number of bytes that decode(encode(image)) changes.
+        num_bytes: number of bytes of all images.
     """
 
     bits_per_dim: np.ndarray
     level_bits_per_dim: np.ndarray
     labels: np.ndarray
     classes: np.ndarray | None
+    round_trip_error: float
+    num_wrong_bytes: int
+    num_bytes: int
 
     @property
     def accuracy(self) -> float:
-        """Of the generative classifier, in [0, 1]."""
+        """Accuracy of the generative classifier, in [0, 1]."""
         return float(np.mean(self.classes == self.labels))
+
+    def per_class(self) -> dict[int, tuple[int, float, float | None]]:
+        """{label: (number of images, mean bits/dim, accuracy or None)}, for the labels that occur."""
+        rows = {}
+        for label in np.unique(self.labels):
+            chosen = self.labels == label
+            accuracy = None if self.classes is None else float(np.mean(self.classes[chosen] == label))
+            rows[int(label)] = int(chosen.sum()), float(self.bits_per_dim[chosen].mean()), accuracy
+        return rows
 
 
 def evaluate(
-    glow: Glow, split: ArrayDataset | StreamingDataset, batch_size: int = 64, seed: int = 0, draws: int = 1
+    glow: Glow,
+    split: ArrayDataset | StreamingDataset,
+    batch_size: int = 64,
+    seed: int = 0,
+    num_importance_samples: int = 1,
 ) -> SplitResult:
-    """A SplitResult of a split.
+    """Scores every image of a split.
 
     Args:
-        split: a `ArrayDataset`.
-        seed: of the dequantisation noise; batch i draws with seed + i.
-        draws: of the noise, an image: see `bits_per_dim_per_image`.
+        glow: the model.
+        split: the images and their labels.
+        batch_size: images per batch.
+        seed: seed of the dequantisation noise; batch i uses seed + i.
+        num_importance_samples: noise samples per image, see `bits_per_dim_per_image`.
 
     >>> from glow_tf.data.dataset import ArrayDataset
     >>> result = evaluate(glow, ArrayDataset(images), batch_size=4)
@@ -60,98 +82,131 @@ def evaluate(
     ((6,), (6, 1), None)
     """
     config = glow.config
-    bits, levels, labels, classes = [], [], [], []
-    for index, (images, batch_labels) in enumerate(split.batches(batch_size)):
-        given = batch_labels if config.num_classes else None
-        bits.append(bits_per_dim_per_image(glow, images, given, seed + index, draws))
-        noise = dequantization.uniform_noise(images.shape, [seed + index, 0], config.dtype)
-        values = glow.dequantizer.dequantize(images, noise, config.dtype)
-        levels.append(level_bits_per_dim(glow, values, given))
-        labels.append(batch_labels)
-        if config.num_classes:
-            classes.append(classify(glow, images))
+    bits, levels, labels, classes, trips = [], [], [], [], []
+    with _progress.phase("evaluating", split.num_images) as advance:
+        for index, (images, batch_labels) in enumerate(split.batches(batch_size)):
+            conditions = batch_labels if config.num_classes else None
+            values = glow.dequantize(images, seed + index, NoiseStream.SCORE)
+            levels.append(level_bits_per_dim(glow, values, conditions))
+            seeds = _sample_seeds(seed + index, num_importance_samples)[1:]  # the levels have used the first
+            others = [glow.bits_per_dim(images, conditions, seed=each).numpy() for each in seeds]
+            bits.append(_importance_weighted([levels[-1].sum(axis=1), *others], config.num_dims))
+            trips.append(round_trip(glow, images, conditions))
+            labels.append(batch_labels)
+            if config.num_classes:
+                classes.append(classify(glow, images))
+            advance(len(images))
+    errors, wrong = zip(*trips, strict=True)
     return SplitResult(
         np.concatenate(bits),
         np.concatenate(levels),
         np.concatenate(labels),
         np.concatenate(classes) if classes else None,
+        round_trip_error=float(np.max(errors)),
+        num_wrong_bytes=sum(wrong),
+        num_bytes=split.num_images * config.num_dims,
     )
 
 
 def classify(glow: Glow, images: Array) -> np.ndarray:
-    """[N], the generative classifier's answers: argmax over the classes of log p(image | class).
+    """Returns [N] predictions of the generative classifier, argmax over the classes of log p(image | class).
 
-    The density is that at the middle of each pixel's bin, so that no noise decides.
+    The density is evaluated at the middle of each pixel's bin, so no noise affects the prediction.
 
     Args:
+        glow: a class-conditional model.
         images: uint8 [N, H, W, C].
     """
-    values = glow.dequantizer.dequantize(images, 0.5, glow.config.dtype)
+    values = glow.dequantize(images)
     return np.argmax(glow.class_log_probs(values), axis=1).astype(np.int32)
 
 
 def bits_per_dim_per_image(
-    glow: Glow, images: Array, labels: Labels | None = None, seed: int = 0, draws: int = 1
+    glow: Glow, images: Array, labels: Labels | None = None, seed: int = 0, num_importance_samples: int = 1
 ) -> np.ndarray:
-    """[N] bits/dim of uint8 images, an upper bound that tightens with the draws.
+    """Returns [N] bits/dim of uint8 images, an upper bound that tightens with more importance samples.
 
-    -log2 of the mean over the draws of the dequantisation noise of p(pixels + noise), by dimension: with one
-    draw the usual number, with many the bits/dim of the discrete model itself.
+    -log2 of the mean over the samples of the dequantisation noise of p(pixels + noise), per dimension: the usual
+    bound with one sample, and in the limit the bits/dim of the discrete model.
 
     References: Burda et al. 2016, equation 8; Ho et al. 2019, section 4.
 
-    >>> bits_per_dim_per_image(glow, images, draws=2).shape
+    >>> bits_per_dim_per_image(glow, images, num_importance_samples=2).shape
     (6,)
     """
-    if draws < 1:
-        raise InputError(f"draws is {draws}; it must be 1 or more")
-    nats = math.log(2.0) * glow.config.num_dims
-    of_draws = [glow.bits_per_dim(images, labels, seed=seed + DRAW_STRIDE * i).numpy() for i in range(draws)]
-    together = tf.reduce_logsumexp(-nats * np.array(of_draws, np.float64), axis=0).numpy()
-    return (math.log(draws) - together) / nats
+    seeds = _sample_seeds(seed, num_importance_samples)
+    bits = [glow.bits_per_dim(images, labels, seed=each).numpy() for each in seeds]
+    return _importance_weighted(bits, glow.config.num_dims)
+
+
+def _sample_seeds(seed: int, num_importance_samples: int) -> list[int]:
+    if num_importance_samples < 1:
+        raise InputError(f"num_importance_samples is {num_importance_samples}; it must be 1 or more")
+    return [seed + SAMPLE_STRIDE * i for i in range(num_importance_samples)]
+
+
+def _importance_weighted(bits: Sequence[np.ndarray], num_dims: int) -> np.ndarray:
+    """Returns [N] bits/dim of the mean probability, from the bits/dim [N] of each noise sample."""
+    nats = math.log(2.0) * num_dims
+    log_mean = np.logaddexp.reduce(-nats * np.array(bits, np.float64)) - math.log(len(bits))
+    return -log_mean / nats
 
 
 def level_bits_per_dim(glow: Glow, values: Array, labels: Labels | None = None) -> np.ndarray:
-    """[B, L]: what each level contributes to the bits/dim of continuous images [B, H, W, C].
+    """Returns [B, L] contributions of each level to the bits/dim of continuous images [B, H, W, C].
 
-    The width of a bin counts for each latent, so a level's part is that of `Glow.level_log_probs` and
-    log(bin width) for each latent that leaves there.
+    The contribution of a level is that of `Glow.level_log_probs` plus log(bin width) for each of its latents.
     """
     config = glow.config
     log_probs = glow.level_log_probs(values, labels).numpy()
-    widths = math.log(glow.dequantizer.bin_width) * np.array(latents_of_levels(config))
+    widths = math.log(glow.dequantizer.bin_width) * np.array(latents_per_level(config))
     return -(log_probs + widths) / (math.log(2.0) * config.num_dims)
 
 
-def latents_of_levels(config: GlowConfig) -> list[int]:
-    """How many latents leave at each level, level 0 first; they sum to H * W * C."""
+def latents_per_level(config: GlowConfig) -> list[int]:
+    """Number of latents of each level, level 0 first; they sum to H * W * C."""
     sizes = [math.prod(shape) for shape in config.squeezed_shapes()]
     return [size // 2 for size in sizes[:-1]] + sizes[-1:]
 
 
-def standard_error(values: np.ndarray) -> float:
-    """Of the mean of [N]; NaN for one value.
+def standard_error(values: np.ndarray) -> float | None:
+    """Standard error of the mean of [N]; None for a single value.
 
     >>> standard_error(np.array([1.0, 3.0]))
     1.0
     """
-    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+
+
+def describe(bits: float, error: float | None, count: int, images: str = "test images") -> str:
+    """A mean of bits/dim with its standard error and the number of images behind it.
+
+    >>> describe(3.35, 0.0125, 10_000)
+    '3.3500 ± 0.0125 bits/dim on 10,000 test images'
+    >>> describe(3.35, None, 1)
+    '3.3500 bits/dim on 1 test image (no standard error)'
+    """
+    images = images.removesuffix("s") if count == 1 else images
+    if error is None:
+        return f"{bits:.4f} bits/dim on {count:,} {images} (no standard error)"
+    return f"{bits:.4f} ± {error:.4f} bits/dim on {count:,} {images}"
 
 
 def distribution_summary(values: np.ndarray) -> dict[str, Any]:
-    """A distribution in a few plain numbers, to be kept in a weights file: its size, mean and quantiles."""
+    """Size, mean and quantiles of [N], as plain numbers for a weights file."""
     quantiles = np.quantile(values, np.linspace(0, 1, NUM_QUANTILES))
     return {"count": len(values), "mean": float(np.mean(values)), "quantiles": [float(f"{q:.6g}") for q in quantiles]}
 
 
 def typicality(values: Sequence[float] | np.ndarray, summary: Mapping[str, Any]) -> np.ndarray:
-    """[N] two-sided p-values: how often the summarised distribution has a value as far out as each of these.
+    """Returns [N] two-sided p-values of values under a summarised distribution.
 
-    2 min(F, 1 - F), F the distribution function between the quantiles; never below 1 / (count + 1).
+    2 min(F, 1 - F) with F the distribution function, linear between the quantiles; at least 1 / (count + 1).
 
     Args:
         values: [N].
-        summary: of `distribution_summary`.
+        summary: the result of `distribution_summary`.
+
     References: Nalisnick et al. 2019 ("Detecting out-of-distribution inputs using typicality").
 
     >>> [round(float(p), 2) for p in typicality([1.0, 2.0, 9.0], {"count": 99, "quantiles": [0, 1, 2, 3, 4]})]
@@ -164,58 +219,63 @@ def typicality(values: Sequence[float] | np.ndarray, summary: Mapping[str, Any])
 
 @dataclasses.dataclass(frozen=True)
 class Normality:
-    """Moments of standardised latents, and how far their distribution is from the standard Normal's.
+    """Moments of standardised latents, and the distance of their distribution from the standard Normal.
 
-    Of a standard Normal the mean, skewness and excess kurtosis are 0 and the variance is 1; `distance` is
-    Kolmogorov and Smirnov's, the largest difference of the two distribution functions, from 0 to 1.
+    For a standard Normal the variance is 1 and everything else 0.
+
+    Attributes:
+        mean: mean.
+        variance: variance.
+        skewness: third standardised moment.
+        kurtosis: fourth standardised moment minus 3.
+        ks_statistic: Kolmogorov-Smirnov statistic, the largest difference of the distribution functions, in [0, 1].
     """
 
     mean: float
     variance: float
     skewness: float
     kurtosis: float
-    distance: float
+    ks_statistic: float
 
 
 def normality(values: Array) -> Normality:
     """The Normality of numbers of any shape.
 
-    >>> found = normality(np.random.default_rng(0).standard_normal([100, 100]))
-    >>> round(found.variance, 1), found.distance < 0.02
+    >>> result = normality(np.random.default_rng(0).standard_normal([100, 100]))
+    >>> round(result.variance, 1), result.ks_statistic < 0.02
     (1.0, True)
     """
-    values = np.sort(np.asarray(values, np.float64).ravel())
-    mean, deviation = values.mean(), values.std()
-    standard = (values - mean) / deviation
-    expected, count = 0.5 * (1 + tf.math.erf(values / math.sqrt(2)).numpy()), len(values)
-    steps = np.arange(count + 1) / count
-    distance = max(np.max(steps[1:] - expected), np.max(expected - steps[:-1]))
+    from scipy import stats  # takes half a second to import
+
+    values = np.asarray(values, np.float64).ravel()
     return Normality(
-        float(mean),
-        float(deviation**2),
-        float(np.mean(standard**3)),
-        float(np.mean(standard**4) - 3),
-        float(distance),
+        float(np.mean(values)),
+        float(np.var(values)),
+        float(stats.skew(values)),
+        float(stats.kurtosis(values)),
+        float(stats.ks_1samp(values, stats.norm.cdf, method="asymp").statistic),
     )
 
 
 def round_trip(glow: Glow, images: Array, labels: Labels | None = None) -> tuple[float, int]:
-    """(largest error of decode(encode(image)) in bins, number of bytes that do not come back).
+    """Returns (largest error of decode(encode(image)) in bins, number of bytes that it changes).
 
-    From the middle of the bins: half a bin is what a byte can bear, while at the edge of its bin, where
-    dequantisation noise may put it, any rounding error can turn it into its neighbour.
+    Starts at the middle of the bins, where an error below half a bin changes no byte. At the edge of a bin, where
+    dequantisation noise may fall, any rounding error can change the byte.
 
     Args:
+        glow: the model.
         images: uint8 [B, H, W, C].
+        labels: [B] for a class-conditional model.
 
     >>> error, wrong = round_trip(glow, images)
     >>> error < 0.01, wrong
     (True, 0)
     """
-    values = glow.dequantizer.dequantize(images, 0.5, glow.config.dtype)
-    again = glow.decode(tf.identity(glow.encode(values, labels)), labels)
-    error = float(tf.reduce_max(tf.abs(again - values))) / glow.dequantizer.bin_width
-    wrong = glow.dequantizer.quantize(again) != glow.dequantizer.quantize(values)
+    values = glow.dequantize(images)
+    decoded = glow.decode(tf.identity(glow.encode(values, labels)), labels)
+    error = float(tf.reduce_max(tf.abs(decoded - values))) / glow.dequantizer.bin_width
+    wrong = glow.dequantizer.quantize(decoded) != glow.dequantizer.quantize(values)
     return error, int(tf.math.count_nonzero(wrong))
 
 
@@ -226,54 +286,57 @@ def bits_per_dim(
     seed: int = 0,
     limit: int | None = None,
     check: Callable[[], Any] = lambda: None,
-) -> tuple[float, float, int]:
-    """Mean bits/dim over a split, and its standard error.
+) -> tuple[float, float | None, int]:
+    """Mean bits/dim over a split.
 
     Args:
-        glow: a Glow.
-        split: a `ArrayDataset`.
-        seed: of the dequantisation noise; batch i draws with seed + i.
-        limit: at most this many images, the first ones; None: all.
-        check: called before each batch; what it raises ends the evaluation.
+        glow: the model.
+        split: the images and their labels.
+        batch_size: images per batch.
+        seed: seed of the dequantisation noise; batch i uses seed + i.
+        limit: number of images, a fixed random subset of the split; None for all images.
+        check: called before each batch; an exception from it ends the evaluation.
+
     Returns:
-        (mean, standard error, number of images).
+        (mean, standard error or None for a single image, number of images).
 
     >>> from glow_tf.data.dataset import ArrayDataset
     >>> mean, error, count = bits_per_dim(glow, ArrayDataset(images))
     >>> mean > 0, error > 0, count
     (True, True, 6)
     """
-    batches, seen = [], 0
-    for index, (images, labels) in enumerate(split.batches(batch_size)):
-        check()
-        if limit is not None:
-            images, labels = images[: limit - seen], labels[: limit - seen]
-        seen += len(images)
-        given = labels if glow.config.num_classes else None
-        batches.append(glow.bits_per_dim(images, given, seed=seed + index).numpy())
-        if seen == limit:
-            break
+    if limit is not None and limit < split.num_images:
+        split = ArrayDataset(*split.random_subset(limit, seed=0))
+    batches = []
+    with _progress.phase("evaluating", split.num_images) as advance:
+        for index, (images, labels) in enumerate(split.batches(batch_size)):
+            check()
+            conditions = labels if glow.config.num_classes else None
+            batches.append(glow.bits_per_dim(images, conditions, seed=seed + index).numpy())
+            advance(len(images))
     values = np.concatenate(batches)
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-    return float(values.mean()), float(error), len(values)
+    return float(values.mean()), standard_error(values), len(values)
 
 
 def latent_statistics(glow: Glow, images: Array, labels: Labels | None = None, seed: int = 0) -> dict[str, float]:
-    """Mean and variance of z, over everything and level by level; a good model has 0 and 1.
+    """Mean and variance of z, over everything and per level; a good model has 0 and 1.
 
     Args:
+        glow: the model.
         images: uint8 [B, H, W, C].
+        labels: [B] for a class-conditional model.
+        seed: seed of the dequantisation noise.
+
     Returns:
         {"z/mean", "z/variance", "z/level0/mean", "z/level0/variance", ...: float}.
 
     >>> sorted(latent_statistics(glow, images))
     ['z/level0/mean', 'z/level0/variance', 'z/mean', 'z/variance']
     """
-    noise = tf.random.stateless_uniform(images.shape, [seed, 2], dtype=glow.config.dtype)
-    z = glow.encode(glow.dequantizer.dequantize(images, noise, glow.config.dtype), labels)
+    z = glow.encode(glow.dequantize(images, seed, NoiseStream.LATENTS), labels)
     named = {"z": z} | {f"z/level{i}": level for i, level in enumerate(glow.split_latents(z))}
-    found = {}
+    statistics = {}
     for name, values in named.items():
-        found[f"{name}/mean"] = float(tf.reduce_mean(values))
-        found[f"{name}/variance"] = float(tf.math.reduce_variance(values))
-    return found
+        statistics[f"{name}/mean"] = float(tf.reduce_mean(values))
+        statistics[f"{name}/variance"] = float(tf.math.reduce_variance(values))
+    return statistics

@@ -1,9 +1,9 @@
-"""What a model says about single images: likelihood, a score that allows for their complexity, typicality.
+"""Scores of single images: likelihood, a score that corrects for an image's complexity, and typicality.
 
-A high likelihood alone does not show that an image is like the training images: smooth, simple images have
-a high likelihood under every model of natural images (blurred photographs more than sharp ones). The corrected
-score subtracts what a general-purpose compressor needs for the same image, and typicality asks for a
-likelihood as usual among the training images, neither lower nor higher.
+A high likelihood alone is poor evidence that an image is like the training images: smooth, simple images have a high
+likelihood under every model of natural images (blurred photographs more than sharp ones). The corrected score
+subtracts the bits that a general-purpose compressor needs for the same image. Typicality asks for a likelihood that
+is usual among the training images, neither lower nor higher.
 
 References: Nalisnick et al. 2019 ("Do deep generative models know what they don't know?"); Serrà et al. 2020.
 """
@@ -20,56 +20,86 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
-from glow_tf._files import write_atomically
+from glow_tf import _progress
+from glow_tf._files import printable, write_atomically
 from glow_tf.evaluation import metrics, visualization
 from glow_tf.glow import Glow
 
-# Images of each half of the sheet.
-SHEET_IMAGES = 24
+# {column: (title, explanation)} of `Scores.columns`.
+COLUMNS = {
+    "log_likelihood": ("log-likelihood", "Natural logarithm of the image's probability, in nats. Higher is likelier."),
+    "bits_per_dim": ("bits/dim", "The same per pixel value, in bits. Lower is likelier; smooth images are low."),
+    "lossless_bits_per_dim": ("PNG or WebP bits/dim", "Size of the smaller lossless file: the image's complexity."),
+    "corrected_bits_per_dim": (
+        "corrected bits/dim",
+        "bits/dim minus the size of the lossless file. High means unlike the training images; the most telling score.",
+    ),
+    "typicality_p": ("typicality", "Share of training images whose bits/dim is as unusual. Near 0 means atypical."),
+    "most_likely_class": ("class", "The class under which the image is most likely."),
+}
+
+# Images of an HTML page, and the longer side of their thumbnails in pixels.
+PAGE_IMAGES = 300
+THUMBNAIL_SIDE = 128
+
+BATCH_SIZE = 64
+
+# A spreadsheet runs a cell that begins with one of these as a formula.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Of N images; `columns` are those of a table.
+    """Scores of N images.
 
     Attributes:
         names: [N].
-        columns: {title: [N]}: log_likelihood (nats, of the discrete image), bits_per_dim, lossless_bits_per_dim
-            (the smaller of PNG and WebP), corrected_bits_per_dim (the difference of the two; high is foreign),
-            and where the model knows its training images' bits/dim typicality_p; where it has classes
-            most_likely_class.
+        columns: {name: [N]}, names from `COLUMNS`; typicality_p only if the weights file holds a summary of the
+            training images, most_likely_class only for a class-conditional model.
     """
 
     names: tuple[str, ...]
     columns: dict[str, np.ndarray]
 
 
-def score(glow: Glow, images: np.ndarray, names: Iterable[str], draws: int = 1, seed: int = 0) -> Scores:
-    """The Scores of uint8 images [N, H, W, C]; of a class-conditional model those of the mixture of its classes.
+def score(
+    glow: Glow, images: np.ndarray, names: Iterable[str], num_importance_samples: int = 1, seed: int = 0
+) -> Scores:
+    """The Scores of uint8 images [N, H, W, C]; a class-conditional model scores under the mixture of its classes.
 
     >>> scores = score(glow, images, names=list("abcdef"))
     >>> sorted(scores.columns)
     ['bits_per_dim', 'corrected_bits_per_dim', 'log_likelihood', 'lossless_bits_per_dim']
     """
     config = glow.config
-    bits = metrics.bits_per_dim_per_image(glow, images, None, seed, draws)
-    lossless = np.array([lossless_bits(image, config.num_bits) for image in images]) / config.num_dims
+    bits_of_batches, lossless, classes = [], [], []
+    with _progress.phase("scoring", len(images)) as advance:
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = images[start : start + BATCH_SIZE]
+            bits_of_batches.append(
+                metrics.bits_per_dim_per_image(glow, batch, None, seed + start // BATCH_SIZE, num_importance_samples)
+            )
+            lossless += [lossless_bits(image, config.num_bits) / config.num_dims for image in batch]
+            if config.num_classes:
+                classes += [class_name(glow, label) for label in metrics.classify(glow, batch)]
+            advance(len(batch))
+    bits = np.concatenate(bits_of_batches)
     columns = {
         "log_likelihood": -bits * math.log(2.0) * config.num_dims,
         "bits_per_dim": bits,
-        "lossless_bits_per_dim": lossless,
+        "lossless_bits_per_dim": np.array(lossless),
         "corrected_bits_per_dim": bits - lossless,
     }
     summary = training_summary(glow)
     if summary is not None:
         columns["typicality_p"] = metrics.typicality(bits, summary)
-    if config.num_classes:
-        columns["most_likely_class"] = np.array([class_name(glow, i) for i in metrics.classify(glow, images)])
+    if classes:
+        columns["most_likely_class"] = np.array(classes)
     return Scores(tuple(names), columns)
 
 
 def training_summary(glow: Glow) -> dict[str, Any] | None:
-    """`evaluation.distribution_summary` of the training images' bits/dim, from the weights file; None if it lacks."""
+    """`metrics.distribution_summary` of the training images' bits/dim; None if the weights file has no valid one."""
     summary: Any = glow.metadata.get("train_bits_per_dim")
     try:
         quantiles = np.asarray(summary["quantiles"], np.float64)
@@ -80,33 +110,38 @@ def training_summary(glow: Glow) -> dict[str, Any] | None:
 
 
 def class_name(glow: Glow, index: int) -> str:
-    """The name of a class, its index where the weights file holds no names."""
+    """The name of a class, or its index if the weights file holds no names."""
     names = glow.metadata.get("class_names") or []
-    return str(names[index]) if index < len(names) else str(index)
+    return printable(names[index]) if index < len(names) else str(index)
 
 
 def lossless_bits(image: np.ndarray, num_bits: int = 8) -> int:
-    """Bits that PNG or WebP, the smaller, needs for what a model of `num_bits` sees of an image.
+    """Bits of the smaller of PNG and WebP for the `num_bits` high bits of an image, without file headers.
 
-    Containers and headers, the same for every image, do not count.
+    Transparent pixels keep their colours (WebP's `exact`), since the model encodes them, too.
 
     Args:
         image: uint8 [H, W, C].
+        num_bits: bits per channel that the model sees.
 
     >>> lossless_bits(np.zeros([4, 4, 1], np.uint8)) < lossless_bits(images[0])
     True
     """
-    # The values are shifted to the low bits, where compressors expect them to be few.
-    picture = Image.fromarray(_squeezed(np.asarray(image) >> (8 - num_bits)))
+    # Compressors expect few values to be the low ones.
+    values = np.asarray(image) >> (8 - num_bits)
+    picture = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
     sizes = [_png_data(_encoded(picture, "PNG", optimize=True))]
     if features.check("webp") and picture.mode in ("L", "RGB", "RGBA"):
-        data = _encoded(picture.convert("RGB") if picture.mode == "L" else picture, "WEBP", lossless=True, quality=100)
+        colour = picture.convert("RGB") if picture.mode == "L" else picture
+        data = _encoded(colour, "WEBP", lossless=True, quality=100, exact=True)
         sizes.append(len(data) - 20)  # RIFF and VP8L headers
     return 8 * min(sizes)
 
 
 def write_csv(path: str | os.PathLike, scores: Scores) -> None:
-    """A table with one line an image: `file`, then the columns.
+    """Writes a table with one row per image: `file`, then the columns.
+
+    Text that a spreadsheet would run as a formula gets an apostrophe in front.
 
     >>> write_csv("scores.csv", Scores(("a.png",), {"bits_per_dim": np.array([2.5])}))
     >>> print(open("scores.csv").read().strip())
@@ -116,58 +151,72 @@ def write_csv(path: str | os.PathLike, scores: Scores) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", *scores.columns])
-    for name, *values in zip(scores.names, *scores.columns.values(), strict=True):
-        writer.writerow([name, *(value if isinstance(value, str) else f"{value:.6g}" for value in values)])
+    for row in zip(scores.names, *scores.columns.values(), strict=True):
+        writer.writerow([_csv_cell(value) if isinstance(value, str) else f"{value:.6g}" for value in row])
     _write(path, text.getvalue())
 
 
 def write_html(path: str | os.PathLike, scores: Scores, images: np.ndarray, title: str) -> None:
-    """A sheet of the least and the most likely images, smallest and largest bits/dim, in one file."""
-    order = np.argsort(scores.columns["bits_per_dim"])
-    parts = [
-        ("Least likely", order[::-1][:SHEET_IMAGES]),
-        ("Most likely", order[:SHEET_IMAGES]),
-    ]
-    if "typicality_p" in scores.columns:
-        parts.append(("Least typical", np.argsort(scores.columns["typicality_p"], kind="stable")[:SHEET_IMAGES]))
-    body = "".join(
-        f"<h2>{html.escape(name)}</h2><div>{''.join(_figure(scores, images, index) for index in chosen)}</div>"
-        for name, chosen in parts
+    """Writes a page with the images and their scores, those least like the training images first.
+
+    Args:
+        path: the file.
+        scores: N scores.
+        images: uint8 [N, H, W, C]; those with the `PAGE_IMAGES` highest corrected scores are shown.
+        title: the page's title.
+    """
+    order = np.argsort(-scores.columns["corrected_bits_per_dim"], kind="stable")[:PAGE_IMAGES]
+    shown = f"{len(order)} images" if len(order) == len(images) else f"{len(order)} of {len(images):,} images"
+    described = [COLUMNS[name] for name in scores.columns]
+    page = _PAGE.format(
+        title=_escaped(title),
+        shown=f"{shown}, sorted by {COLUMNS['corrected_bits_per_dim'][0]}: those least like the training images first",
+        note=_escaped(NOTE),
+        terms="".join(f"<dt>{_escaped(name)}</dt><dd>{_escaped(text)}</dd>" for name, text in described),
+        head="".join(f'<th title="{_escaped(text)}">{_escaped(name)}</th>' for name, text in described),
+        rows="\n".join(_row(scores, images[index], index) for index in order),
     )
-    _write(path, _PAGE.format(title=html.escape(title), body=body, note=html.escape(NOTE)))
+    _write(path, page)
 
 
 NOTE = (
-    "A high likelihood alone does not tell images like the training images from others: smooth and simple images "
-    "have a high likelihood under any model. Read it with the corrected score and the typicality."
+    "A high likelihood alone does not show that an image is like the training images: smooth and simple images have a "
+    "high likelihood under any model. Read it together with the corrected score and the typicality."
 )
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>body{{font:14px sans-serif;margin:2em}} div{{display:flex;flex-wrap:wrap;gap:12px}}
-figure{{margin:0;width:150px;overflow-wrap:anywhere}} img{{width:128px;image-rendering:pixelated}}</style>
-<h1>{title}</h1><p>{note}</p>{body}</html>
+<style>
+body{{font:14px sans-serif;margin:2em}} table{{border-collapse:collapse}} th{{position:sticky;top:0;background:#fff}}
+th,td{{padding:4px 12px;text-align:right;border-bottom:1px solid #ddd}} td.file{{text-align:left}}
+img{{width:96px;image-rendering:pixelated}} dt{{font-weight:bold;float:left;margin-right:1ex}} p,dl{{max-width:60em}}
+</style>
+<h1>{title}</h1><p>{note}</p><dl>{terms}</dl><p>{shown}.</p>
+<table><thead><tr><th>image</th><th>file</th>{head}</tr></thead><tbody>
+{rows}
+</tbody></table></html>
 """
 
 
-def _figure(scores: Scores, images: np.ndarray, index: int) -> str:
-    lines = [f"{title} {_shown(values[index])}" for title, values in scores.columns.items()]
-    caption = "<br>".join(html.escape(line) for line in (scores.names[index], *lines))
-    return (
-        f'<figure><img alt="" src="{visualization.data_uri(images[index])}"><figcaption>{caption}</figcaption></figure>'
-    )
+def _row(scores: Scores, image: np.ndarray, index: int) -> str:
+    values = [values[index] for values in scores.columns.values()]
+    cells = "".join(f"<td>{_escaped(value if isinstance(value, str) else f'{value:.4g}')}</td>" for value in values)
+    thumbnail = Image.fromarray(visualization.to_rgb(image))
+    thumbnail.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    picture = f'<img alt="" src="{visualization.data_uri(np.asarray(thumbnail))}">'
+    return f'<tr><td>{picture}</td><td class="file">{_escaped(scores.names[index])}</td>{cells}</tr>'
 
 
-def _shown(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))
 
 
-def _squeezed(image: np.ndarray) -> np.ndarray:
-    """[H, W, C] as Pillow takes it: grey has no axis of channels."""
-    return image[..., 0] if image.shape[-1] == 1 else image
+def _csv_cell(text: str) -> str:
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
-def _encoded(picture: Image.Image, format: str, **options: Any) -> bytes:  # noqa: A002  (Pillow's word)
+def _encoded(picture: Image.Image, format: str, **options: Any) -> bytes:  # noqa: A002  (Pillow's name)
     data = io.BytesIO()
     picture.save(data, format=format, **options)
     return data.getvalue()
@@ -186,5 +235,4 @@ def _png_data(data: bytes) -> int:
 
 def _write(path: str | os.PathLike, text: str) -> None:
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    # Names that are no Unicode are shown with escapes.
     write_atomically(path, text.encode("utf-8", "backslashreplace"))

@@ -210,7 +210,7 @@ class TrainingLoop:
         self._reporter.latents(glow, images, labels, self._metadata.get("class_names", ()))
         self._reporter.pictures(glow, images, labels, step, epoch, check=self._signals.check)
         self._reporter.line(
-            f"epoch {epoch}, step {step}: {bits:.4f} ± {error:.4f} bits/dim on {count} test images; "
+            f"epoch {epoch}, step {step}: {metrics.describe(bits, error, count)}; "
             f"z has mean {statistics['z/mean']:+.3f} and variance {statistics['z/variance']:.3f}"
         )
         self._signals.check()
@@ -234,7 +234,7 @@ class TrainingLoop:
             "step": self._trainer.step_count,
             "epoch": epoch,
             "test_bits_per_dim": result,
-            "test_standard_error": error if math.isfinite(error) else None,
+            "test_standard_error": error if error is not None and math.isfinite(error) else None,
             "test_images": count,
         }
         typical = metrics.bits_per_dim_per_image(self._trainer.glow, self._typical)

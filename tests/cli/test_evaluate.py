@@ -2,24 +2,33 @@
 
 import csv
 import os
+import re
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from commands import run_many
 from helpers import make_glow
 from PIL import Image
 
 WRONG = {
     "--weights missing.h5": "missing.h5",
-    "--weights weights.h5": "does not say what it was trained on; name the data with --dataset",
+    "--weights weights.h5": "weights.h5 does not record its training data; name the data with --dataset",
     "--weights weights.h5 --dataset ./missing": "the folder './missing' does not exist",
     "--weights weights.h5 --dataset digits --batch_size 0": "flag --batch_size=0",
     "--weights weights.h5 --dataset digits --draws 0": "flag --draws=0",
-    "--weights weights.h5 --csv s.csv": "name their folder with --images",
+    "--weights weights.h5 --csv s.csv": "name the images with --images",
     "--weights weights.h5 --images folder --csv new/s --html new/./s": "--csv and --html are both new/s",
     "--weights weights.h5 --images folder --csv empty": "error: empty: Is a directory",
-    "--weights weights.h5 --images pipe": "'pipe' is not a folder",
-    "--weights weights.h5 --images folder --dataset digits": "not both",
-    "--weights weights.h5 --images ./missing": "the folder './missing' does not exist",
+    "--weights weights.h5 --images pipe": "pipe",
+    "--weights weights.h5 --images folder --dataset digits": "give one of them",
+    "--weights weights.h5 --images ./missing": "./missing does not exist",
+    "--weights weights.h5 --images test:0": "does not record its training data; name the data with --dataset",
+    "--weights weights.h5 --dataset digits --images test:0,256": "the test split has 256 images",
+    "--weights weights.h5 --eval_images 0": "flag --eval_images=0",
+    "--weights seen.h5": "was trained on the folder 'folder'; name a folder to read with --dataset",
+    "--weights root.h5": "was trained on the folder '/'; name a folder to read with --dataset",
+    "--weights mnist.h5 --data_dir empty --download": "mnist",
     "--weights weights.h5 --images empty": "found 0 images",
     "--weights weights.h5 --images folder --csv folder/sub.csv/x.csv": "sub.csv",
     "--weights letters.h5 --dataset digits": "the model has 2 classes (a, b, ...), digits has 10",
@@ -34,7 +43,12 @@ CLASSES = "--weights classes.h5 --draws 2"
 SCORED = "--weights classes.h5 --images folder --csv new/s.csv --html s.html"
 SHOWN = "--weights weights.h5 --images folder"
 SEEN = "--weights seen.h5 --images ./folder"
-RIGHT = (DIGITS, CLASSES, SCORED, SHOWN, SEEN)
+ONE = "--weights weights.h5 --dataset digits --eval_images 1"
+CONVERTED = "--weights colour.h5 --dataset digits --eval_images 8"
+NAMED = "--weights run --dataset digits --images test:0,5 --images folder"
+RIGHT = (DIGITS, CLASSES, SCORED, SHOWN, SEEN, ONE, NAMED, CONVERTED)
+BROKEN = "--weights broken.h5 --dataset digits --eval_images 9"
+BROKEN_IMAGES = "--weights broken.h5 --images folder"
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +62,21 @@ def answers(tmp_path_factory):
     )
     make_glow(**size, num_classes=2).save_weights(folder / "letters.h5", class_names=["a", "b"])
     make_glow(**size).save_weights(folder / "seen.h5", dataset="folder")
+    make_glow(**size).save_weights(folder / "root.h5", dataset="/")
+    make_glow(**size).save_weights(folder / "mnist.h5", dataset="mnist")
+    make_glow(image_shape=(16, 16, 3), dtype="float32").save_weights(folder / "colour.h5")
+    (folder / "run" / "checkpoints").mkdir(parents=True)
+    make_glow(**size).save_weights(folder / "run" / "checkpoints" / "weights.h5")
+    broken = make_glow(**size)
+    broken.named_variables()["level1/actnorm/log_scale"].assign_add(tf.fill([2, 8], 1e3))
+    broken.save_weights(folder / "broken.h5")
     (folder / "empty").mkdir()
     os.mkfifo(folder / "pipe")
     (folder / "folder").mkdir()
     (folder / "folder" / "sub.csv").write_text("")
     for index, name in enumerate(NAMES):
         Image.new("L", (10, 10), 80 * index).save(folder / "folder" / name)
-    lines = [*WRONG, *RIGHT]
+    lines = [*WRONG, *RIGHT, BROKEN, BROKEN_IMAGES]
     answered = dict(zip(lines, run_many("evaluate", [line.split() for line in lines], folder), strict=True))
     return answered | {"folder": folder}
 
@@ -69,28 +91,60 @@ def test_wrong_input_is_one_line(answers, line):
 
 
 def test_the_digits_are_scored(answers):
-    status, output, error = answers["--weights weights.h5 --dataset digits"]
+    status, output, error = answers[DIGITS]
     assert status == 0, error
-    assert "bits/dim, standard error" in output
-    assert "256 test images of digits (weights.h5)" in output
+    assert re.search(r"^\d+\.\d{4} ± 0\.\d{4} bits/dim on 256 test images of digits \(weights.h5\)$", output, re.M)
+    assert "converted" not in output
+    assert "an upper bound, 1 noise sample per image" in output
     assert "level  latents  bits/dim  share" in output
-    assert "0 of 16384 bytes of 256 images do not come back" in output
+    assert "changes 0 of 16,384 bytes of 256 images" in output
+
+
+def test_classes_are_told_apart(answers):
+    rows = re.findall(r"^ *(\d+) +(\d+\.\d{4})  ([0-9])$", answers[DIGITS][1], re.M)
+    assert [row[2] for row in rows] == [*"0123456789"]
+    counts, bits = (np.array([float(row[i]) for row in rows]) for i in (0, 1))
+    mean = float(re.match(r"\d+\.\d{4}", answers[DIGITS][1])[0])
+    assert counts.sum() == 256 and mean == pytest.approx(np.average(bits, weights=counts), abs=2e-4)
 
 
 def test_classes_and_draws(answers):
     status, output, error = answers[CLASSES]
     assert status == 0, error
-    assert "importance-weighted over 2 draws" in output
-    assert "the generative classifier is right in" in output and "(10 classes)" in output
+    assert "importance-weighted over 2 noise samples per image (levels: 1)" in output
+    assert "the generative classifier is right for" in output and "of 256 images" in output
+    assert "images  bits/dim  accuracy  class" in output and "converted" not in output
+
+
+def test_one_image_has_no_standard_error(answers):
+    status, output, error = answers[ONE]
+    assert status == 0, error
+    assert "bits/dim on 1 test image (no standard error) of digits" in output and "nan" not in output
+    assert "a random subset of the 256 test images" in output
+
+
+def test_images_unlike_the_models_are_said_to_be_converted(answers):
+    status, output, error = answers[CONVERTED]
+    assert status == 0, error
+    assert "the images of digits are 8x8x1; they are converted to 16x16 RGB, the input of this model" in output
+
+
+@pytest.mark.parametrize("line", [BROKEN, BROKEN_IMAGES])
+def test_a_result_that_is_not_finite_is_an_error(answers, line):
+    status, _, error = answers[line]
+    assert status == 1
+    assert re.search(
+        r"^error: the bits/dim of (\d) of \1 images is not finite; .* level 1, step 0, actnorm$", error, re.M
+    )
 
 
 def test_images_are_scored_one_by_one(answers):
     status, output, error = answers[SCORED]
     assert status == 0, error
-    assert "3 images (classes.h5)" in output and "written: new/s.csv" in output and "no typicality" not in output
+    assert "bits/dim on 3 images" in output and "written: new/s.csv" in output and "no typicality" not in output
     with open(answers["folder"] / "new" / "s.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["file"] for row in rows] == sorted(NAMES)
+    assert [row["file"] for row in rows] == sorted(f"folder/{name}" for name in NAMES)
     assert {*rows[0]} >= {"log_likelihood", "corrected_bits_per_dim", "typicality_p", "most_likely_class"}
     page = (answers["folder"] / "s.html").read_text()
     assert "-&lt;b&gt;.png" in page and "<b>" not in page
@@ -100,7 +154,15 @@ def test_without_files_the_scores_are_shown(answers):
     status, output, error = answers[SHOWN]
     assert status == 0, error
     assert "no typicality: this weights file does not hold" in output
-    assert "'a b.png'" in output and "trained on" not in output
+    assert "folder/a b.png" in output and "trained on" not in output
+    assert "3 of 3 images are converted to 8x8 grey, the input of this model; the largest is 10x10 L" in output
+
+
+def test_images_of_a_split_files_and_a_runs_folder(answers):
+    status, output, error = answers[NAMED]
+    assert status == 0, error
+    assert "bits/dim on 5 images" in output and "(run/checkpoints/weights.h5)" in output
+    assert "test:0" in output and "test:5" in output and "folder/ü.png" in output
 
 
 def test_images_that_were_trained_on_are_named_so(answers):

@@ -1,3 +1,4 @@
+import contextlib
 import math
 
 import numpy as np
@@ -32,7 +33,8 @@ def test_bits_of_a_split_are_those_of_its_images(small_glow, pixels):
     np.testing.assert_allclose(result.level_bits_per_dim.sum(axis=1), expected, rtol=1e-12)
     assert result.classes is None
     assert metrics.standard_error(expected) == pytest.approx(error)
-    assert math.isnan(metrics.standard_error(expected[:1]))
+    assert (result.num_wrong_bytes, result.num_bytes) == (0, 9 * 64)
+    assert 0 < result.round_trip_error < 1e-9
 
 
 def test_of_a_conditional_model_given_the_label_and_with_the_classifiers_accuracy(conditional_glow, pixels, labels):
@@ -42,22 +44,61 @@ def test_of_a_conditional_model_given_the_label_and_with_the_classifiers_accurac
     best = np.argmax([conditional_glow.log_prob(middle, [label] * 9) for label in range(3)], axis=0)
     np.testing.assert_array_equal(result.classes, best)
     assert result.accuracy == pytest.approx(np.mean(best == labels))
+    rows = result.per_class()
+    assert {label: row[0] for label, row in rows.items()} == {0: 3, 1: 3, 2: 3}
+    ones = labels == 1
+    assert rows[1][1:] == pytest.approx((result.bits_per_dim[ones].mean(), np.mean(best[ones] == 1)))
 
 
 def test_more_draws_average_the_probability_and_not_its_logarithm(small_glow, pixels):
-    one, two, three = (small_glow.bits_per_dim(pixels, seed=2 + i * metrics.DRAW_STRIDE).numpy() for i in range(3))
-    found = metrics.bits_per_dim_per_image(small_glow, pixels, seed=2, draws=3)
+    one, two, three = (small_glow.bits_per_dim(pixels, seed=2 + i * metrics.SAMPLE_STRIDE).numpy() for i in range(3))
+    found = metrics.bits_per_dim_per_image(small_glow, pixels, seed=2, num_importance_samples=3)
     probabilities = np.mean(np.exp2(-64 * (np.array([one, two, three]) - one)), axis=0)
     np.testing.assert_allclose(found, one - np.log2(probabilities) / 64, rtol=1e-10)
     assert np.all(found <= np.mean([one, two, three], axis=0))
     np.testing.assert_allclose(metrics.bits_per_dim_per_image(small_glow, pixels, seed=2), one, rtol=1e-12)
-    with pytest.raises(InputError, match="draws is 0"):
-        metrics.bits_per_dim_per_image(small_glow, pixels, draws=0)
+    with pytest.raises(InputError, match="num_importance_samples is 0"):
+        metrics.bits_per_dim_per_image(small_glow, pixels, num_importance_samples=0)
 
 
-def test_latents_of_levels_are_all_dimensions(small_glow):
-    assert metrics.latents_of_levels(small_glow.config) == [32, 32]
-    sizes = metrics.latents_of_levels(make_glow(image_shape=(8, 8, 3), num_levels=3).config)
+def test_one_image_has_no_standard_error(small_glow, pixels):
+    bits, error, count = metrics.bits_per_dim(small_glow, image_data.ArrayDataset(pixels[:1]))
+    assert (error, count) == (None, 1)
+    assert metrics.standard_error(pixels[:1]) is None
+    assert metrics.describe(bits, error, count) == f"{bits:.4f} bits/dim on 1 test image (no standard error)"
+
+
+def test_a_limit_takes_a_random_subset(small_glow, pixels):
+    split = image_data.ArrayDataset(pixels)
+    chosen, _ = split.random_subset(4, seed=0)
+    assert not np.array_equal(chosen, pixels[:4])
+    bits, _, count = metrics.bits_per_dim(small_glow, split, limit=4)
+    assert count == 4
+    assert bits == pytest.approx(float(np.mean(small_glow.bits_per_dim(chosen, seed=0))), rel=1e-12)
+
+
+def test_importance_samples_of_a_split(small_glow, pixels):
+    result = metrics.evaluate(small_glow, image_data.ArrayDataset(pixels), seed=2, num_importance_samples=3)
+    expected = metrics.bits_per_dim_per_image(small_glow, pixels, seed=2, num_importance_samples=3)
+    np.testing.assert_allclose(result.bits_per_dim, expected, rtol=1e-12)
+
+
+def test_progress_counts_every_image(small_glow, pixels, monkeypatch):
+    counts = []
+
+    @contextlib.contextmanager
+    def phase(name, total):
+        yield lambda count: counts.append((name, total, count))
+
+    monkeypatch.setattr(metrics._progress, "phase", phase)
+    metrics.evaluate(small_glow, image_data.ArrayDataset(pixels), batch_size=4)
+    metrics.bits_per_dim(small_glow, image_data.ArrayDataset(pixels), batch_size=5)
+    assert counts == [("evaluating", 9, count) for count in (4, 4, 1, 5, 4)]
+
+
+def test_latents_per_level_are_all_dimensions(small_glow):
+    assert metrics.latents_per_level(small_glow.config) == [32, 32]
+    sizes = metrics.latents_per_level(make_glow(image_shape=(8, 8, 3), num_levels=3).config)
     assert sizes == [96, 48, 48]
 
 
@@ -75,12 +116,12 @@ def test_typicality_is_the_share_as_far_out(rng):
 def test_normality_of_known_distributions(rng):
     n = metrics.normality(rng.standard_normal((100, 20, 20)))
     np.testing.assert_allclose([n.mean, n.variance, n.skewness, n.kurtosis], [0, 1, 0, 0], atol=0.06)
-    assert n.distance < 0.01
+    assert n.ks_statistic < 0.01
     uniform = metrics.normality(rng.uniform(-math.sqrt(3), math.sqrt(3), 40_000))
     np.testing.assert_allclose([uniform.variance, uniform.skewness, uniform.kurtosis], [1, 0, -1.2], atol=0.05)
-    assert uniform.distance == pytest.approx(0.0577, abs=0.01)
+    assert uniform.ks_statistic == pytest.approx(0.0577, abs=0.01)
     assert metrics.normality(rng.exponential(1.0, 40_000)).skewness == pytest.approx(2.0, abs=0.2)
-    assert metrics.normality(rng.standard_normal(10_000) + 1).distance == pytest.approx(0.383, abs=0.02)
+    assert metrics.normality(rng.standard_normal(10_000) + 1).ks_statistic == pytest.approx(0.383, abs=0.02)
 
 
 def test_round_trip_is_exact_in_bytes(small_glow, pixels):

@@ -1,4 +1,5 @@
 import csv
+import html
 import io
 import re
 
@@ -7,6 +8,7 @@ import pytest
 from helpers import make_glow
 from PIL import Image
 
+from glow_tf import _files
 from glow_tf.evaluation import metrics, ood
 
 
@@ -70,26 +72,60 @@ def test_csv_holds_any_name(tmp_path, glow, pixels):
     text = (tmp_path / "new" / "s.csv").read_bytes().decode()
     rows = list(csv.reader(io.StringIO(text, newline="")))
     assert rows[0] == ["file", "log_likelihood", "bits_per_dim", "lossless_bits_per_dim", "corrected_bits_per_dim"]
-    assert [row[0] for row in rows[1:]] == [*names[:5], "bad\\udcff.png"]
+    written = ["a b.png", 'quo"te, comma.png', "new\\nline.png", "ünï.png", "'-x.png", "bad\\udcff.png"]
+    assert [row[0] for row in rows[1:]] == written
     bits = np.array([float(row[2]) for row in rows[1:]])
     np.testing.assert_allclose(bits, glow.bits_per_dim(pixels), rtol=1e-5)
 
 
-def test_html_escapes_names_and_shows_both_ends(tmp_path, glow, pixels):
-    names = ["<script>alert(1)</script>", '"><img src=x onerror=y>', "&amp;", "c", "d", "bad\udcff"]
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_csv_holds_no_formula(tmp_path, name):
+    ood.write_csv(tmp_path / "s.csv", ood.Scores((name,), {"bits_per_dim": np.array([-2.5])}))
+    line = (tmp_path / "s.csv").read_text().splitlines()[1]
+    assert line[0] in "'\\" and line.endswith(",-2.5")
+
+
+def test_html_is_sorted_explained_and_escaped(tmp_path, glow, pixels):
+    names = ["<script>alert(1)</script>", '"><img src=x onerror=y>', "&amp;", "\x1b[31mred", "d", "bad\udcff"]
     glow.metadata = {"train_bits_per_dim": metrics.distribution_summary(glow.bits_per_dim(pixels).numpy())}
     scores = ood.score(glow, pixels, names)
     ood.write_html(tmp_path / "s.html", scores, pixels, "<b>title</b>")
     text = (tmp_path / "s.html").read_text()
-    assert "<script" not in text and "<img src=x" not in text and "<b>" not in text
+    assert "<script" not in text and "<img src=x" not in text and "<b>" not in text and "\x1b" not in text
     assert "&lt;script&gt;" in text and "&amp;amp;" in text
-    assert re.findall("<h2>(.*?)</h2>", text) == ["Least likely", "Most likely", "Least typical"]
-    least = text[text.index("Least likely") : text.index("Most likely")]
-    order = np.argsort(-scores.columns["bits_per_dim"])
-    captions = re.findall("<figcaption>(.*?)<br>", least)
-    assert captions[names.index("c") if order[0] == 3 else 0]
-    assert len(captions) == 6
-    assert "likelihood alone" in text
+    for name in scores.columns:
+        title, explanation = ood.COLUMNS[name]
+        assert f"<dt>{title}</dt><dd>{html.escape(explanation)}</dd>" in text
+    rows = re.findall("<tr><td><img.*?</tr>", text)
+    order = np.argsort(-scores.columns["corrected_bits_per_dim"])
+    assert len(rows) == 6 and "data:image/png" in rows[0]
+    for index, row in zip(order, rows, strict=True):
+        assert html.escape(_files.printable(names[index])) in row
+    assert "likelihood alone" in text and "6 images, sorted by corrected bits/dim" in text
+
+
+def test_html_of_many_images_shows_the_most_telling(tmp_path, monkeypatch, glow, pixels):
+    monkeypatch.setattr(ood, "PAGE_IMAGES", 2)
+    scores = ood.score(glow, pixels, "abcdef")
+    ood.write_html(tmp_path / "s.html", scores, pixels, "title")
+    text = (tmp_path / "s.html").read_text()
+    order = np.argsort(-scores.columns["corrected_bits_per_dim"])
+    assert re.findall('<td class="file">(.)</td>', text) == ["abcdef"[index] for index in order[:2]]
+    assert "2 of 6 images" in text
+
+
+def test_lossless_bits_hold_the_colours_of_transparent_pixels(rng):
+    image = rng.integers(0, 256, (32, 32, 4)).astype(np.uint8)
+    image[..., 3] = 0
+    assert ood.lossless_bits(image) > 0.95 * 24 * 32 * 32
+
+
+def test_batches_do_not_change_the_scores_of_the_first(glow, pixels, monkeypatch):
+    whole = ood.score(glow, pixels[:4], "abcd").columns
+    monkeypatch.setattr(ood, "BATCH_SIZE", 4)
+    batched = ood.score(glow, pixels, "abcdef").columns
+    for name, values in whole.items():
+        np.testing.assert_array_equal(batched[name][:4], values)
 
 
 def test_lossless_bits_are_those_of_the_files(rng):
