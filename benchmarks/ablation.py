@@ -145,7 +145,7 @@ def plot(curves):
         colour = visualization.COLOURS[index]
         draw.line([place(*point) for point in points], colour, 3)
         draw.text((width - 20, margin + 22 * index), f"{name} {points[-1, 1]:.3f}", colour, font)
-    visualization.save_png(FLAGS.out, np.asarray(picture))
+    visualization.save_image(FLAGS.out, np.asarray(picture))
 
 
 if __name__ == "__main__":

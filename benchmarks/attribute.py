@@ -83,7 +83,7 @@ def move(glow, images, direction):
     """[strengths, N, H, W, C]."""
     from glow_tf.evaluation import editing
 
-    return editing.move(glow, images, direction, STRENGTHS, one_label(glow, images)).swapaxes(0, 1)
+    return editing.apply_direction(glow, images, direction, STRENGTHS, one_label(glow, images)).swapaxes(0, 1)
 
 
 def one_label(glow, images):

@@ -63,7 +63,7 @@ def blind(glow, digits, options):
     images = np.concatenate([samples, digits.test.images[rows]])[order]
     answers = np.concatenate([labels, labels])[order]
     if options.read is None:
-        visualization.save_png(options.blind, visualization.grid(images, 2 * EACH))
+        visualization.save_image(options.blind, visualization.labelled_grid(images, columns=2 * EACH))
         return
     read = np.array([int(letter) for letter in options.read if letter.isdigit()])
     if len(read) != len(answers):

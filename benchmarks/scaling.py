@@ -112,7 +112,7 @@ def plot(path, measured):
             draw.text(place(x, y), f"{y:.2f}", "black", font, anchor="rb")
         draw.text((left + span / 2, side - 14), title, "black", font, anchor="md")
         draw.text((left + span / 2, 20), "CPU s a step", "black", font, anchor="md")
-    visualization.save_png(path, np.asarray(picture))
+    visualization.save_image(path, np.asarray(picture))
     print(path)
 
 

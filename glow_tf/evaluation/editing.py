@@ -1,12 +1,11 @@
-"""Edits images through their latents: mixtures, directions, single levels, principal components.
+"""Edits images through their latents: mixtures, attribute directions, single levels, principal components.
 
-Images are uint8 [N, H, W, C] and become the middle of their bins; z is [N, H, W, C], the latents of every
-level. Results are strips, uint8 [rows, columns, H, W, C], which `pictures` shows.
+Images are uint8 [N, H, W, C], encoded at the middle of their bins; z is [N, H, W, C], the latents of every level.
+Several results per image are rows of images, uint8 [rows, columns, H, W, C], for `visualization.labelled_grid`.
 
 References: Kingma & Dhariwal 2018, section 5.3; White 2016 ("Sampling generative networks") for the spherical path.
 """
 
-import csv
 import dataclasses
 import io
 import os
@@ -16,22 +15,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from glow_tf._files import check_file, write_atomically
-from glow_tf.config import GlowConfig
-from glow_tf.data import image_folder
 from glow_tf.errors import InputError
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
 from glow_tf.inputs import Labels
 
-# Words of an attribute's column.
-_YES, _NO = {"1", "true", "yes", "y"}, {"-1", "0", "false", "no", "n"}
-
 
 def labels_of(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> np.ndarray | None:
-    """The labels to encode images under: None for a model without classes, those given, else the likeliest ones.
+    """The labels to encode images under: None for a model without classes, otherwise `labels` or the likeliest ones.
 
     Args:
-        labels: [N], or None where they are not known.
+        labels: [N]. Default: unknown.
     """
     if not glow.config.num_classes:
         return None
@@ -41,98 +35,89 @@ def labels_of(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> n
 
 
 def encode(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> np.ndarray:
-    """z of uint8 images."""
+    """Encodes uint8 images as z."""
     return glow.encode(glow.dequantizer.dequantize(images, 0.5, glow.config.dtype), labels).numpy()
 
 
 def decode(glow: Glow, z: np.ndarray, labels: Labels | None = None) -> np.ndarray:
-    """uint8 images from z."""
+    """Decodes z to uint8 images."""
     return glow.decode_to_uint8(z, labels).numpy()
 
 
 def reconstruct(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> np.ndarray:
-    """[N, 2, ...]: each image, as the model sees it, beside decode(encode(image)).
+    """[2, N, H, W, C]: the images as the model sees them, in its number of bits, and decode(encode(images)).
 
-    >>> pairs = reconstruct(glow, images)
-    >>> pairs.shape, bool((pairs[:, 0] == pairs[:, 1]).all())
-    ((6, 2, 4, 4, 1), True)
+    >>> originals, reconstructions = reconstruct(glow, images)
+    >>> originals.shape, bool((originals == reconstructions).all())
+    ((6, 4, 4, 1), True)
     """
     seen = glow.dequantizer.quantize(glow.dequantizer.dequantize(images, 0.5, glow.config.dtype)).numpy()
-    return np.stack([seen, decode(glow, encode(glow, images, labels), labels)], axis=1)
+    return np.stack([seen, decode(glow, encode(glow, images, labels), labels)])
 
 
 def temperatures(
-    glow: Glow,
-    temperatures: Sequence[float],
-    columns: int,
-    seed: int | None = None,
-    labels: Labels | None = None,
+    glow: Glow, temperatures: Sequence[float], columns: int, seed: int, labels: Labels | None = None
 ) -> np.ndarray:
-    """[temperatures, columns, ...]: samples of the same noise in every row.
+    """[temperatures, columns, H, W, C]: samples from the same noise, scaled by a temperature in each row.
 
     >>> temperatures(glow, [0.0, 0.7, 1.0], columns=2, seed=0).shape
     (3, 2, 4, 4, 1)
     """
-    if seed is None:
-        seed = int(np.random.default_rng().integers(2**31))
     return np.stack([glow.sample(columns, temperature, seed, labels) for temperature in temperatures])
 
 
 def interpolate(
-    glow: Glow, images: np.ndarray, steps: int, labels: Labels | None = None, spherical: bool = False
+    glow: Glow, images: np.ndarray, columns: int, labels: Labels | None = None, spherical: bool = False
 ) -> np.ndarray:
-    """[pairs, steps, ...]: from the first to the second of each pair of images, both ends included.
+    """[pairs, columns, H, W, C]: from the first to the second image of each pair, both ends included.
 
-    Of a class-conditional model both are encoded under the label of the first, so both ends come back exactly.
+    A class-conditional model encodes both under the label of the first, so that both ends come back exactly.
 
     Args:
         images: [2 * pairs, H, W, C], pair after pair.
-        spherical: see `path`.
+        spherical: see `mixture`.
 
-    >>> interpolate(glow, images[:4], steps=5).shape
+    >>> interpolate(glow, images[:4], columns=5).shape
     (2, 5, 4, 4, 1)
     """
-    if len(images) % 2 or not len(images):
-        raise InputError(f"{len(images)} images were given to interpolate between; give pairs, an even number")
-    if steps < 2:
-        raise InputError(f"{steps} steps were asked for; an interpolation has 2 or more")
+    if len(images) % 2 or not len(images) or columns < 2:
+        raise InputError(
+            f"an interpolation needs pairs of images and 2 or more columns, not {len(images)} and {columns}"
+        )
     labels = None if labels is None else np.repeat(labels[::2], 2)
     z = encode(glow, images, labels)
-    paths = np.stack([path(start, end, steps, spherical) for start, end in zip(z[::2], z[1::2], strict=True)])
-    return _decode_strips(glow, paths, None if labels is None else labels[::2])
-
-
-def path(start: np.ndarray, end: np.ndarray, steps: int, spherical: bool = False) -> np.ndarray:
-    """[steps, ...] from start to end.
-
-    Args:
-        spherical: along a great circle, the length going evenly from one's to the other's, instead of straight:
-            halfway between two independent latents a straight path is shorter by a factor of sqrt(1/2).
-
-    >>> path(np.array([0.0, 1.0]), np.array([1.0, 0.0]), steps=3).tolist()
-    [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]
-    >>> path(np.array([0.0, 1.0]), np.array([1.0, 0.0]), steps=3, spherical=True)[1].round(3).tolist()
-    [0.707, 0.707]
-    """
-    return mixture(start, end, np.linspace(0, 1, steps), spherical)
+    shares = np.linspace(0, 1, columns)
+    paths = np.stack([mixture(start, end, shares, spherical) for start, end in zip(z[::2], z[1::2], strict=True)])
+    return _decode_rows(glow, paths, None if labels is None else labels[::2])
 
 
 def mixture(
-    start: np.ndarray, end: np.ndarray, at: np.ndarray | Sequence[float], spherical: bool = False
+    start: np.ndarray, end: np.ndarray, shares: np.ndarray | Sequence[float], spherical: bool = False
 ) -> np.ndarray:
-    """[N, ...]: the places `at` [N] of the `path` from start, at 0, to end, at 1."""
-    at = np.reshape(at, [-1] + [1] * start.ndim)
-    if not spherical:
-        return (1 - at) * start + at * end
+    """[N, ...]: points on the path from `start`, at share 0, to `end`, at share 1.
+
+    Args:
+        shares: [N].
+        spherical: whether the path is a great circle, along which the length changes evenly, instead of a straight
+            line. Halfway between two independent latents a straight line is shorter by a factor of sqrt(1/2).
+
+    >>> start, end = np.array([0.0, 1.0]), np.array([1.0, 0.0])
+    >>> mixture(start, end, [0, 0.5, 1]).tolist()
+    [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]
+    >>> mixture(start, end, [0.5], spherical=True).round(3).tolist()
+    [[0.707, 0.707]]
+    """
+    shares = np.reshape(shares, [-1] + [1] * start.ndim)
+    straight = (1 - shares) * start + shares * end
     lengths = np.linalg.norm(start), np.linalg.norm(end)
-    if min(lengths) == 0:
-        return (1 - at) * start + at * end
-    ends = start / lengths[0], end / lengths[1]
-    angle = np.arccos(np.clip(np.sum(ends[0] * ends[1]), -1, 1))
+    if not spherical or min(lengths) == 0:
+        return straight
+    first, last = start / lengths[0], end / lengths[1]
+    angle = np.arccos(np.clip(np.sum(first * last), -1, 1))
     if np.sin(angle) < 1e-6:
-        return (1 - at) * start + at * end
-    directions = (np.sin((1 - at) * angle) * ends[0] + np.sin(at * angle) * ends[1]) / np.sin(angle)
-    return ((1 - at) * lengths[0] + at * lengths[1]) * directions
+        return straight
+    directions = (np.sin((1 - shares) * angle) * first + np.sin(shares * angle) * last) / np.sin(angle)
+    return ((1 - shares) * lengths[0] + shares * lengths[1]) * directions
 
 
 def attribute_direction(
@@ -142,35 +127,34 @@ def attribute_direction(
     positive_labels: Labels | None = None,
     negative_labels: Labels | None = None,
 ) -> np.ndarray:
-    """[H, W, C]: the mean z of the images that have an attribute minus that of those that lack it.
+    """[H, W, C]: the mean z of images with an attribute minus the mean z of images without it.
 
     Args:
         positive, negative: uint8 [N, H, W, C] and [M, H, W, C].
-        positive_labels, negative_labels: of a class-conditional model.
+        positive_labels, negative_labels: [N] and [M], for a class-conditional model.
     """
     for name, images in (("with", positive), ("without", negative)):
         if not len(images):
-            raise InputError(f"there are 0 images {name} the attribute; a direction needs both kinds")
+            raise InputError(f"there are no images {name} the attribute; a direction needs both")
     means = [encode(glow, positive, positive_labels).mean(axis=0), encode(glow, negative, negative_labels).mean(axis=0)]
     return means[0] - means[1]
 
 
-def move(
+def apply_direction(
     glow: Glow,
     images: np.ndarray,
     direction: np.ndarray,
     strengths: Sequence[float] | np.ndarray,
     labels: Labels | None = None,
 ) -> np.ndarray:
-    """[N, strengths, ...]: each image at z + strength * direction.
+    """[N, strengths, H, W, C]: each image at z + strength * direction.
 
     >>> direction = attribute_direction(glow, positive=images[:3], negative=images[3:])
-    >>> move(glow, images, direction, strengths=[-1.0, 0.0, 1.0]).shape
+    >>> apply_direction(glow, images, direction, strengths=[-1.0, 0.0, 1.0]).shape
     (6, 3, 4, 4, 1)
     """
-    z = encode(glow, images, labels)
-    at = np.reshape(np.asarray(strengths, z.dtype), [1, -1, 1, 1, 1])
-    return _decode_strips(glow, z[:, np.newaxis] + at * direction, labels)
+    z = encode(glow, images, labels)[:, np.newaxis]
+    return _decode_rows(glow, z + _as_column(strengths, z.dtype) * direction, labels)
 
 
 def save_direction(path: str | os.PathLike, direction: np.ndarray) -> None:
@@ -187,17 +171,17 @@ def save_direction(path: str | os.PathLike, direction: np.ndarray) -> None:
 
 
 def load_direction(path: str | os.PathLike, glow: Glow) -> np.ndarray:
-    """The direction of a file, for this model.
+    """Reads the direction in a file, for this model.
 
     Raises:
-        InputError: it is no such file, of another shape, or not finite.
+        InputError: the file is not a NumPy file, or its array has another shape or is not finite.
     """
     check_file(path)
     try:
         with open(path, "rb") as file:
             direction = np.load(file, allow_pickle=False)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is no direction that --save_direction wrote") from error
+        raise InputError(f"{path} is not a direction that --save_direction wrote") from error
     if not isinstance(direction, np.ndarray) or direction.shape != glow.config.image_shape:
         shape = getattr(direction, "shape", None)
         raise InputError(f"{path} holds an array of shape {shape}; this model's latents are {glow.config.image_shape}")
@@ -206,38 +190,31 @@ def load_direction(path: str | os.PathLike, glow: Glow) -> np.ndarray:
     return direction
 
 
-def redraw_levels(
-    glow: Glow,
-    images: np.ndarray,
-    columns: int,
-    temperature: float,
-    seed: int | None = None,
-    labels: Labels | None = None,
+def resample_levels(
+    glow: Glow, images: np.ndarray, columns: int, temperature: float, seed: int, labels: Labels | None = None
 ) -> np.ndarray:
-    """[N * L, columns, ...]: for each image and each level, finest first, the image and versions of it.
+    """[N * L, columns, H, W, C]: for each image and each level, finest first, the image and versions of it.
 
-    In a version the latents of that level are drawn anew and the others are kept.
+    In a version the latents of that level are new samples and those of the other levels are the image's.
 
-    >>> redraw_levels(glow, images[:2], columns=3, temperature=0.7, seed=0).shape
+    >>> resample_levels(glow, images[:2], columns=3, temperature=0.7, seed=0).shape
     (2, 3, 4, 4, 1)
     """
     rng = np.random.default_rng(seed)
     z = encode(glow, images, labels)
     rows = []
     for index in range(len(z)):
-        levels = [level.numpy() for level in glow.split_latents(z[index : index + 1])]
-        for level in range(len(levels)):
-            drawn = [np.repeat(values, columns, axis=0) for values in levels]
-            noise = temperature * rng.standard_normal(drawn[level][1:].shape)
-            drawn[level] = np.concatenate([drawn[level][:1], noise.astype(z.dtype)])
-            rows.append(glow.merge_latents(drawn).numpy())
-    repeated = None if labels is None else np.repeat(labels, glow.config.num_levels)
-    return _decode_strips(glow, np.stack(rows), repeated)
+        levels = [np.repeat(level, columns, axis=0) for level in glow.split_latents(z[index : index + 1])]
+        for level, values in enumerate(levels):
+            noise = temperature * rng.standard_normal(values[1:].shape)
+            changed = np.concatenate([values[:1], noise.astype(z.dtype)])
+            rows.append(glow.merge_latents([*levels[:level], changed, *levels[level + 1 :]]).numpy())
+    return _decode_rows(glow, np.stack(rows), None if labels is None else np.repeat(labels, glow.config.num_levels))
 
 
 @dataclasses.dataclass(frozen=True)
 class PrincipalComponents:
-    """Where z varies most.
+    """The directions in which z varies most.
 
     Attributes:
         mean: [H, W, C].
@@ -253,7 +230,7 @@ class PrincipalComponents:
 
 
 def principal_components(z: np.ndarray, count: int) -> PrincipalComponents:
-    """The first PrincipalComponents of z [N, H, W, C].
+    """The first `count` principal components of z [N, H, W, C].
 
     Raises:
         InputError: unless 1 <= count < N.
@@ -263,13 +240,18 @@ def principal_components(z: np.ndarray, count: int) -> PrincipalComponents:
     (2, 3, 4, 4, 1)
     """
     if not 1 <= count < len(z):
-        raise InputError(f"{count} components of {len(z)} images were asked for; it can be 1 to {len(z) - 1}")
-    mean = z.mean(axis=0)
-    left, singular, right = np.linalg.svd((z - mean).reshape(len(z), -1).astype(np.float64), full_matrices=False)
-    deviations = singular[:count] / np.sqrt(len(z) - 1)
-    directions = (deviations[:, np.newaxis] * right[:count]).reshape(count, *z.shape[1:])
-    share = np.square(singular[:count]) / np.sum(np.square(singular))
-    return PrincipalComponents(mean, directions.astype(z.dtype), left[:, :count] * np.sqrt(len(z) - 1), share)
+        raise InputError(f"{len(z)} images have 1 to {len(z) - 1} principal components, not {count}")
+    from sklearn.decomposition import PCA  # takes a second to import
+
+    flat = z.reshape(len(z), -1).astype(np.float64)
+    pca = PCA(min(count, flat.shape[1]), random_state=0).fit(flat)
+    tiny = np.finfo(np.float64).tiny  # images that are all equal have no variance
+    deviations = np.sqrt(pca.explained_variance_)
+    directions = (deviations[:, np.newaxis] * pca.components_).reshape(-1, *z.shape[1:])
+    scores = pca.transform(flat) / np.maximum(deviations, tiny)
+    share = pca.explained_variance_ / max(flat.var(axis=0, ddof=1).sum(), tiny)
+    mean = pca.mean_.reshape(z.shape[1:])
+    return PrincipalComponents(mean.astype(z.dtype), directions.astype(z.dtype), scores, share)
 
 
 def along_components(
@@ -278,66 +260,16 @@ def along_components(
     strengths: Sequence[float] | np.ndarray,
     labels: Labels | None = None,
 ) -> np.ndarray:
-    """[count, strengths, ...]: from the mean of z along each component, in standard deviations."""
-    at = np.reshape(np.asarray(strengths, components.mean.dtype), [1, -1, 1, 1, 1])
-    z = components.mean + at * components.directions[:, np.newaxis]
-    return _decode_strips(glow, z, labels)
+    """[count, strengths, H, W, C]: from the mean of z along each component, in standard deviations."""
+    directions = components.directions[:, np.newaxis]
+    return _decode_rows(glow, components.mean + _as_column(strengths, components.mean.dtype) * directions, labels)
 
 
-def read_images(paths: Sequence[str | os.PathLike], config: GlowConfig) -> np.ndarray:
-    """uint8 [N, H, W, C] of image files.
-
-    Raises:
-        InputError: naming the file that is missing or cannot be read.
-    """
-    rules = image_folder.ReadRules()
-    images = []
-    for name in paths:
-        check_file(name)
-        try:
-            images.append(
-                image_folder.decode(
-                    name, image_size=config.image_shape[:2], channels=config.image_shape[2], rules=rules
-                )
-            )
-        except Exception as error:  # Pillow's plug-ins raise nearly anything on damaged bytes
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise InputError(f"the image {name} cannot be read: {reason}") from error
-    return np.stack(images)
+def _as_column(strengths: Sequence[float] | np.ndarray, dtype: np.dtype) -> np.ndarray:
+    return np.reshape(np.asarray(strengths, dtype), [1, -1, 1, 1, 1])
 
 
-def read_attribute(path: str | os.PathLike, attribute: str) -> tuple[list[str], list[str]]:
-    """(files with the attribute, files without it) from a CSV.
-
-    The first line holds the titles, the first column the image files, relative to the CSV's own folder, and the
-    attribute's column 1, true or yes, or else 0, -1, false or no. Other values are left out.
-    """
-    check_file(path)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no table of comma-separated values: {error}") from error
-    titles = [title.strip() for title in rows[0]] if rows else []
-    if attribute not in titles[1:]:
-        raise InputError(f"{path} has no column {attribute!r}; it has {', '.join(titles[1:][:10]) or 'none'}")
-    column, folder = titles.index(attribute, 1), os.path.dirname(os.path.abspath(path))
-    positive: list[str] = []
-    negative: list[str] = []
-    for row in rows[1:]:
-        value = row[column].strip().lower() if len(row) > column else ""
-        if value in _YES:
-            positive.append(os.path.join(folder, row[0]))
-        elif value in _NO:
-            negative.append(os.path.join(folder, row[0]))
-    for name, files in (("1", positive), ("0 or -1", negative)):
-        if not files:
-            raise InputError(f"column {attribute!r} of {path} has no image with {name}; both kinds are needed")
-    return positive, negative
-
-
-def _decode_strips(glow: Glow, z: np.ndarray, labels: Labels | None = None) -> np.ndarray:
-    """Images [rows, columns, ...] from z of that shape; `labels` [rows]."""
-    flat = z.reshape(-1, *z.shape[2:])
-    images = decode(glow, flat, None if labels is None else np.repeat(labels, z.shape[1]))
-    return images.reshape(z.shape[0], z.shape[1], *images.shape[1:])
+def _decode_rows(glow: Glow, z: np.ndarray, labels: Labels | None = None) -> np.ndarray:
+    """Decodes z [rows, columns, H, W, C], each row under its label of `labels` [rows]."""
+    images = decode(glow, z.reshape(-1, *z.shape[2:]), None if labels is None else np.repeat(labels, z.shape[1]))
+    return images.reshape(*z.shape[:2], *images.shape[1:])

@@ -20,7 +20,8 @@ WRONG = {
     "--weights page.html": "page.html is an HTML page",
     "--weights .": "is a folder",
     "--weights weights.h5 --out missing/folder/../samples.png --n x": "flag --n=x",
-    "--gif --out moving.gif": "--out is moving.gif; it names the PNG",
+    "--mode levels --gif --out moving.gif": "--out is moving.gif; it names the picture",
+    "--gif": "--mode samples does not use --gif",
     "weights.h5": "unexpected argument 'weights.h5'; a weights file is named by --weights",
 }
 
@@ -59,43 +60,57 @@ def test_a_file_that_cannot_be_written_is_named(answers):
     assert not list(answers[0].glob("*.tmp-*"))
 
 
-# Of the modes, with a model of ten classes that knows its data set, and one without classes.
+# The modes, with a model of ten classes that knows its data set, and one without classes: the output, a file.
 MODES = {
-    "--seed 1 --out s.png": ("8 images of each of 10 classes", "s.png"),
-    "--label 7 --n 5 --seed 1 --out label.png": ("5 images at temperature 0.7", "label.png"),
-    "--mode temperature --seed 1 --n 3 --gif --out t.png": ("3 images at temperatures from 0 to 1", "t.gif"),
-    "--mode reconstruct --images test:0,5,17 --out r.png": ("of which 0 of 192 bytes differ", "r.png"),
-    "--mode interpolate --images a.png --images test:3 --steps 4 --spherical --out i.png": ("1 inter", "i.png"),
-    "--mode attribute --positive class:1 --negative class:8 --steps 3 --n 2 --save_direction new/d.npy --out p.png": (
-        "2 images at strengths -1 to 1",
+    "--seed 1 --out s.png": ("8 samples of each of 10 classes at temperature 0.7", "s.png"),
+    "--label 7 --n 5 --seed 1 --out label.webp": ("5 samples of class 7 at temperature 0.7", "label.webp"),
+    "--mode temperature --seed 1 --n 3 --gif --out t.png": ("3 samples at rising temperatures", "t.gif"),
+    "--mode reconstruct --images test:0,5,17 --out r.png": ("3 images and their reconstructions", "r.png"),
+    "--mode reconstruct --images more --images test:1 --out more.jpg": ("3 images and", "more.jpg"),
+    "--mode reconstruct --images more --n 1 --out one.png": ("1 image and its reconstruction", "one.png"),
+    "--mode interpolate --images a.png --images test:3 --columns 4 --spherical --out i.png": ("1 inter", "i.png"),
+    "--mode attribute --positive class:1 --negative class:8 --columns 3 --n 2 --save_direction new/d.npy --out p.png": (
+        "2 images along class 1 minus class 8",
         "new/d.npy",
     ),
-    "--mode attribute --direction new/d.npy --images a.png --gif --steps 3 --out q.png": ("1 images at", "q.gif"),
-    "--mode attribute --csv table.csv --attribute dark --images a.png --steps 3 --out c.png": ("1 images at", "c.png"),
-    "--mode attribute --dataset faces --data_dir . --attribute Smiling --images a.png --steps 3 --out f.png": (
+    "--mode attribute --direction new/d.npy --images a.png --gif --columns 3 --out q.png": ("1 image along", "q.gif"),
+    "--mode attribute --csv table.csv --attribute dark --images a.png --columns 4 --out c.png": ("1 image al", "c.png"),
+    "--mode attribute --dataset faces --data_dir . --attribute Smiling --images a.png --columns 3 --out f.png": (
         "the direction: 4 images with the attribute, 8 without",
         "f.png",
     ),
-    "--mode levels --n 1 --steps 3 --out l.png": ("one level drawn anew in each row", "l.png"),
-    "--mode pca --components 2 --steps 3 --out pca.png": ("2 components", "pca-scatter.png"),
+    "--mode levels --n 1 --columns 3 --out l.png": ("One level of z sampled at temperature 0.7", "l.png"),
+    "--mode pca --components 2 --columns 3 --out pca.png": ("2 principal components", "pca-scatter.png"),
+    "--weights plain.h5 --mode pca --images more --out two.png": ("1 principal component of", "two.png"),
+}
+# What works with a warning.
+WARNED_MODES = {
+    "--mode interpolate --images test:3 --images test:4 --steps 3 --out steps.png": "--steps is now called --columns",
+    "--mode interpolate --images test:1,2,3 --columns 3 --out odd.png": "the number of images, 3, is odd; test:3 is",
+    "--mode interpolate --dataset faces --data_dir . --columns 3 --out few.png": "the test split has 1 image; training",
+    "--mode pca --dataset faces --data_dir . --columns 3 --out small.png": "the test split has 1 image; training",
+    "--mode pca --n 3 --columns 3 --out three.png": "3 images have 2 principal components, not --components 4",
 }
 WRONG_MODES = {
     "--mode fly": "flag --mode=fly",
     "--label horse": "--label is 'horse'; the classes are 0, 1, 2",
     "--label 10": "an index from 0 to 9",
     "--weights plain.h5 --label 1": "this model has no classes; train one with --conditional",
+    "--strength 2 --weights missing.h5": "--mode samples does not use --strength; modes that use it: attribute, pca",
+    "--mode reconstruct --steps 3": "does not use --steps; modes that use it: interpolate, attribute, levels, pca",
     "--mode reconstruct --images missing.png": "missing.png does not exist",
-    "--mode reconstruct --images pipe": "pipe is no regular file",
-    "--mode attribute --csv pipe --attribute dark": "pipe is no regular file",
+    "--mode reconstruct --images pipe": "pipe is",
+    "--mode reconstruct --out r.tif": "'r.tif' must end in .png, .jpg, .jpeg or .webp",
+    "--mode attribute --csv pipe --attribute dark": "pipe is",
     "--mode attribute --csv table.csv --attribute none": "none.png does not exist",
-    "--mode attribute --direction pipe": "pipe is no regular file",
-    "--mode reconstruct --images test:999999": "numbers from 0 to 255",
+    "--mode attribute --direction pipe": "pipe is",
+    "--mode reconstruct --images test:999999": "from 0 to 255",
     "--mode reconstruct --images table.csv": "table.csv cannot be read",
-    "--mode reconstruct --images test:256": "numbers from 0 to 255",
-    "--mode reconstruct --images test:1,x": "it must be like test:0,5,17",
-    "--mode interpolate --images test:1": "1 images were given to interpolate between; give pairs",
-    "--mode interpolate --steps 1": "flag --steps=1",
+    "--mode reconstruct --images test:1,x": "named like test:0,5,17",
+    "--mode interpolate --images test:1": "an interpolation needs pairs of images; name two of them with --images",
+    "--mode interpolate --columns 1": "flag --columns=1",
     "--mode attribute": "an attribute needs examples",
+    "--mode attribute --positive class:1": "--positive and --negative belong together",
     "--mode attribute --positive class:1 --negative class:horse": "--negative is 'horse'; the classes are 0",
     "--mode attribute --positive ./none --negative ./none": "the folder './none' does not exist",
     "--mode attribute --csv table.csv": "--attribute NAME",
@@ -103,12 +118,13 @@ WRONG_MODES = {
     "--mode attribute --csv missing.csv --attribute x": "missing.csv does not exist",
     "--mode attribute --attribute dark": "'digits' has no attributes: it is no data set of tensorflow_datasets",
     "--mode attribute --dataset faces --data_dir . --attribute Hat": "it has attributes/Smiling",
-    "--mode attribute --dataset celeb_a --data_dir . --attribute Smiling --nodownload": "tfds build celeb_a",
+    "--mode attribute --dataset celeb_a --data_dir . --attribute Smiling": "tfds build celeb_a",
     "--mode attribute --attribute dark --positive x": "--positive and --attribute each say what the attribute is",
-    "--mode attribute --direction table.csv": "table.csv is no direction",
+    "--mode attribute --direction table.csv": "table.csv is not a",
     "--mode attribute --direction new/d.npy --strength nan": "--strength is nan",
     "--weights plain.h5 --mode pca": "name the data with --dataset",
-    "--mode pca --n 3 --components 3": "it can be 1 to 2",
+    "--mode attribute --csv missing.csv --attribute x --direction missing.npy": "--direction and --attribute each say",
+    "--weights plain.h5 --mode pca --images a.png": "principal components need 2 or more images, and there is 1",
 }
 
 
@@ -123,10 +139,13 @@ def modes(tmp_path_factory):
         Image.new("L", (12, 12), grey).save(folder / name)
     (folder / "table.csv").write_text("image,dark,none\na.png,1,1\nb.png,-1,0\nnone.png,?,0\n")
     os.mkfifo(folder / "pipe")
+    (folder / "more").mkdir()
+    for number in range(2):
+        Image.new("RGB", (9, 9), (90, 50 * number, 0)).save(folder / "more" / f"{number}.png")
     smiles = {"attributes": {"Smiling": (np.bool_, [number % 3 == 0 for number in range(12)])}}
     splits = {"train": pictures(12, (9, 8, 3)), "test": pictures(1, (9, 8, 3))}
     prepare(folder, "faces", "1.0.0", splits, num_classes=0, extra=smiles)
-    lines = [*MODES, *WRONG_MODES]
+    lines = [*MODES, *WARNED_MODES, *WRONG_MODES]
     commands = [(line if "--weights" in line else f"--weights classes.h5 {line}").split() for line in lines]
     return folder, dict(zip(lines, run_many("sample", commands, folder), strict=True))
 
@@ -139,6 +158,16 @@ def test_modes(modes, line):
     assert status == 0, error
     assert said in output
     assert (folder / written).stat().st_size > 100
+
+
+@pytest.mark.parametrize("line", WARNED_MODES)
+def test_modes_make_do_with_what_is_there(modes, line):
+    folder, answers = modes
+    status, _, error = answers[line]
+    assert status == 0, error
+    assert error.startswith("warning: ") and error.count("\n") == 1
+    assert WARNED_MODES[line] in error
+    assert (folder / line.split()[-1]).stat().st_size > 100
 
 
 @pytest.mark.parametrize("line", WRONG_MODES)

@@ -1,0 +1,167 @@
+"""The direction of `sample.py --mode attribute`: from a file, or from images with and without the attribute."""
+
+import csv
+import io
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from absl import flags
+
+from glow_tf._files import check_file, printable
+from glow_tf.cli import images as named_images
+from glow_tf.data import registry
+from glow_tf.errors import InputError
+
+if TYPE_CHECKING:
+    from glow_tf.data.image_data import ImageData
+    from glow_tf.glow import Glow
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("positive", None, "attribute: A folder of images with it, or class:NAME of the data set.")
+flags.DEFINE_string("negative", None, "attribute: The same for images without it.")
+flags.DEFINE_string("csv", None, "attribute: A table whose first column names image files, instead of two folders.")
+flags.DEFINE_string(
+    "attribute",
+    None,
+    "attribute: The column of the table that says 1, or 0 or -1. Without --csv a feature of the TFDS data set.",
+)
+flags.DEFINE_string("direction", None, "attribute: A file that --save_direction wrote.")
+flags.DEFINE_string("save_direction", None, "attribute: The file to save the direction in.")
+
+# The flags of each way to say what the attribute is.
+WAYS = {"direction": ("direction",), "positive": ("positive", "negative"), "attribute": ("csv", "attribute")}
+
+CLASS = "class:"
+
+MAX_IMAGES = 2000  # with the attribute, and as many without it
+
+_YES, _NO = {"1", "true", "yes", "y"}, {"-1", "0", "false", "no", "n"}
+
+
+def check_flags() -> None:
+    """Raises InputError for flags that contradict each other, and then for files that do not exist."""
+    ways = [way for way, names in WAYS.items() if any(FLAGS[name].value is not None for name in names)]
+    if len(ways) > 1:
+        raise InputError(f"--{' and --'.join(ways)} each say what the attribute is; name one of them")
+    if not ways:
+        raise InputError(
+            "an attribute needs examples: --positive and --negative (folders, or class:NAME), --attribute (of a TFDS "
+            "data set, or of a table with --csv), or --direction"
+        )
+    if ways == ["positive"] and None in (FLAGS.positive, FLAGS.negative):
+        raise InputError("--positive and --negative belong together: images with the attribute and without it")
+    if FLAGS.csv is not None and FLAGS.attribute is None:
+        raise InputError("--csv needs the name of a column: --attribute NAME")
+    for file in (FLAGS.csv, FLAGS.direction):
+        if file is not None:
+            check_file(file)
+    for folder in (FLAGS.positive, FLAGS.negative):
+        if folder is not None and not folder.startswith(CLASS):
+            registry.check_folder(folder)
+
+
+def find_direction(
+    glow: "Glow", data: "Callable[[], ImageData]", labels_for: Callable[[int], Sequence[int] | None]
+) -> tuple[np.ndarray, str]:
+    """The direction that the flags describe, and its description.
+
+    Args:
+        glow: the model.
+        data: returns the ImageData that `class:` refers to.
+        labels_for: returns the labels to encode a number of images under.
+    """
+    from glow_tf.evaluation import editing
+
+    if FLAGS.direction is not None:
+        return editing.load_direction(FLAGS.direction, glow), f"the direction in {FLAGS.direction}"
+    positive, negative, description = _examples(glow, data)
+    labels = [labels_for(len(images)) for images in (positive, negative)]
+    direction = editing.attribute_direction(glow, positive, negative, *labels)
+    print(f"the direction: {len(positive)} images with the attribute, {len(negative)} without")
+    if FLAGS.save_direction:
+        editing.save_direction(FLAGS.save_direction, direction)
+        print(f"the direction is saved: {FLAGS.save_direction}")
+    return direction, description
+
+
+def _examples(glow: "Glow", data: "Callable[[], ImageData]") -> tuple[np.ndarray, np.ndarray, str]:
+    """(uint8 images with the attribute, images without it, how to call the direction)."""
+    from glow_tf.data import image_data
+
+    height, width, channels = glow.config.image_shape
+    if FLAGS.csv is not None:
+        files = read_table(FLAGS.csv, FLAGS.attribute)
+        positive, negative = (
+            np.stack([named_images.read_file(name, glow.config) for name in names[:MAX_IMAGES]]) for names in files
+        )
+    elif FLAGS.attribute is not None:
+        positive, negative = image_data.load_attribute(
+            image_data.name_for(glow, FLAGS.dataset),
+            FLAGS.attribute,
+            MAX_IMAGES,
+            data_dir=FLAGS.data_dir,
+            image_size=(height, width),
+            channels=channels,
+            download=FLAGS.download,
+        )
+    else:
+        positive, negative = (_examples_of(glow, data, flag) for flag in ("positive", "negative"))
+        names = (os.path.basename(os.path.normpath(value)) for value in (FLAGS.positive, FLAGS.negative))
+        return positive, negative, " minus ".join(name.replace(CLASS, "class ") for name in names)
+    return positive, negative, f"{FLAGS.attribute!r}"
+
+
+def _examples_of(glow: "Glow", data: "Callable[[], ImageData]", flag: str) -> np.ndarray:
+    """The images that --positive or --negative names."""
+    from glow_tf.data import image_folder
+
+    value = str(FLAGS[flag].value)
+    if not value.startswith(CLASS):
+        height, width, channels = glow.config.image_shape
+        return image_folder.read_folder(value, image_size=(height, width), channels=channels).images[:MAX_IMAGES]
+    source = data()
+    index = index_of_class(value.removeprefix(CLASS), source.class_names, f"--{flag}")
+    images, labels = source.train.random_subset(10 * MAX_IMAGES, seed=0)
+    return images[labels == index][:MAX_IMAGES]
+
+
+def index_of_class(name: str, names: Sequence[str], flag: str) -> int:
+    """The index of a class that a flag names, or that it gives as a number."""
+    if name in names:
+        return list(names).index(name)
+    if name.isascii() and name.isdigit() and int(name) < len(names):
+        return int(name)
+    if not len(names):
+        raise InputError(f"{flag} is {printable(name)!r}, but the images have no classes")
+    shown = ", ".join(map(printable, names[:12])) + (", ..." if len(names) > 12 else "")
+    raise InputError(f"{flag} is {printable(name)!r}; the classes are {shown}, or an index from 0 to {len(names) - 1}")
+
+
+def read_table(path: str | os.PathLike, attribute: str) -> tuple[list[str], list[str]]:
+    """(files with the attribute, files without it) of a table of comma-separated values.
+
+    The first line holds the titles and the first column the image files, relative to the table's own folder. The
+    attribute's column holds 1, true or yes, or else 0, -1, false or no; lines with other values are left out.
+    """
+    check_file(path)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(io.StringIO(file.read())))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a table of comma-separated values: {error}") from error
+    titles = [title.strip() for title in rows[0]] if rows else []
+    if attribute not in titles[1:]:
+        columns = ", ".join(map(printable, titles[1:][:10])) or "none"
+        raise InputError(f"{printable(path)} has no column {attribute!r}; it has {columns}")
+    column, folder = titles.index(attribute, 1), os.path.dirname(os.path.abspath(path))
+    values = [(row[column].strip().lower() if len(row) > column else "", row[0]) for row in rows[1:] if row]
+    positive, negative = (
+        [os.path.join(folder, name) for value, name in values if value in words] for words in (_YES, _NO)
+    )
+    for words, files in (("1", positive), ("0 or -1", negative)):
+        if not files:
+            raise InputError(f"column {attribute!r} of {printable(path)} has no image with {words}; both are needed")
+    return positive, negative

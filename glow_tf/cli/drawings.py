@@ -1,0 +1,294 @@
+"""What each mode of sample.py draws, from the flags that sample.py and attribute.py define."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from absl import flags, logging
+
+from glow_tf._files import printable
+from glow_tf.cli import attribute, defaults, images
+from glow_tf.errors import InputError
+
+if TYPE_CHECKING:
+    from glow_tf.data.image_data import ImageData
+    from glow_tf.glow import Glow
+
+FLAGS = flags.FLAGS
+
+TEMPERATURES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+COLUMNS = 8
+MAX_ROWS = 32
+MAX_NAME_LENGTH = 12  # characters of an image's name over its column
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """What a mode draws.
+
+    Attributes:
+        images: uint8 [rows, columns, H, W, C], or [N, H, W, C] for a square grid.
+        title, notes: the caption.
+        row_labels, column_labels: one per row and column, or empty.
+        marked_column: the column of the unchanged images.
+        frames: the axis of `images` that an animation runs through.
+        scatter: draws a second picture, a scatter plot, with these notes in its caption.
+    """
+
+    images: np.ndarray
+    title: str
+    notes: str = ""
+    row_labels: Sequence[str] = ()
+    column_labels: Sequence[str] = ()
+    marked_column: int | None = None
+    frames: int = 1
+    scatter: Callable[[str], np.ndarray] | None = None
+
+
+def draw_samples(glow: "Glow") -> Drawing:
+    """A grid of samples; of a class-conditional model one row for each class."""
+    classes, label = glow.config.num_classes, chosen_label(glow)
+    at, seed = f"at temperature {FLAGS.temp:g}", f"seed {FLAGS.seed}"
+    if not classes or label is not None:
+        count = FLAGS.n or defaults.NUM_SAMPLES
+        labels = None if label is None else np.full(count, label)
+        of_class = "" if label is None else f" of class {class_names(glow)[label]}"
+        return Drawing(
+            glow.sample(count, FLAGS.temp, FLAGS.seed, labels).numpy(), f"{count} samples{of_class} {at}", seed
+        )
+    rows = min(classes, MAX_ROWS)
+    columns = math.ceil(FLAGS.n / rows) if FLAGS.n else COLUMNS
+    samples = glow.sample(rows * columns, FLAGS.temp, FLAGS.seed, np.repeat(np.arange(rows), columns)).numpy()
+    shown = f"each of {rows} classes" if rows == classes else f"the first {rows} of {classes} classes"
+    title = f"{columns} samples of {shown} {at}"
+    return Drawing(samples.reshape(rows, columns, *samples.shape[1:]), title, seed, class_names(glow)[:rows])
+
+
+def draw_temperatures(glow: "Glow") -> Drawing:
+    """The same noise in every row, scaled by a rising temperature."""
+    from glow_tf.evaluation import editing
+
+    label, columns = chosen_label(glow), FLAGS.n or COLUMNS
+    rows = editing.temperatures(
+        glow, TEMPERATURES, columns, FLAGS.seed, None if label is None else np.full(columns, label)
+    )  # fmt: skip
+    labels = ["temp 0\nthe mode", *(f"temp {temperature:g}" for temperature in TEMPERATURES[1:])]
+    notes = f"the same noise in every row, seed {FLAGS.seed}"
+    return Drawing(rows, f"{columns} samples at rising temperatures", notes, labels, frames=0)
+
+
+def draw_reconstructions(glow: "Glow") -> Drawing:
+    """Images above their reconstructions."""
+    from glow_tf.evaluation import editing
+
+    chosen, labels, names = chosen_images(glow, FLAGS.n or COLUMNS)
+    rows = editing.reconstruct(glow, chosen, labels)
+    differing = int((rows[0] != rows[1]).sum())
+    notes = f"{differing} of {rows[0].size} bytes differ, the model sees {glow.config.num_bits} bits per channel"
+    title = "1 image and its reconstruction" if len(chosen) == 1 else f"{len(chosen)} images and their reconstructions"
+    return Drawing(rows, title, notes, ("original", "reconstruction"), [short(name) for name in names])
+
+
+def draw_interpolations(glow: "Glow") -> Drawing:
+    """From one image to another through z."""
+    from glow_tf.evaluation import editing
+
+    chosen, labels, names = chosen_images(glow, 2 * (FLAGS.n or 4), at_least=2)
+    pairs = len(chosen) // 2
+    if not pairs:
+        raise InputError("an interpolation needs pairs of images; name two of them with --images")
+    if len(chosen) % 2:
+        logging.warning("the number of images, %d, is odd; %s is left out", len(chosen), printable(names[-1]))
+    rows = editing.interpolate(
+        glow, chosen[: 2 * pairs], FLAGS.columns, None if labels is None else labels[: 2 * pairs], FLAGS.spherical
+    )  # fmt: skip
+    shares = [f"{share:.0%}" for share in np.linspace(0, 1, FLAGS.columns)[1:-1]]
+    ends = [f"{short(first)} to\n{short(last)}" for first, last in zip(names[::2], names[1::2], strict=False)]
+    title = f"{counted(pairs, 'interpolation')} through z, {'great circles' if FLAGS.spherical else 'straight'}"
+    return Drawing(rows, title, "columns: share of the second image", ends, ["first image", *shares, "second image"])
+
+
+def draw_attribute(glow: "Glow") -> Drawing:
+    """Images along a direction."""
+    from glow_tf.evaluation import editing
+
+    direction, description = attribute.find_direction(
+        glow, lambda: chosen_data(glow), lambda count: common_labels(glow, count)
+    )
+    chosen, _, names = chosen_images(glow, FLAGS.n or 6)
+    strengths, columns, middle = strengths_with_zero(FLAGS.strength, "unchanged")
+    rows = editing.apply_direction(glow, chosen, direction, strengths, common_labels(glow, len(chosen)))
+    title = f"{counted(len(chosen), 'image')} along {description}"
+    return Drawing(rows, title, "columns: strength of the direction", [short(name) for name in names], columns, middle)
+
+
+def draw_levels(glow: "Glow") -> Drawing:
+    """What each level decides: in each row one level's latents are new samples."""
+    from glow_tf.evaluation import editing
+
+    chosen, labels, names = chosen_images(glow, FLAGS.n or 2)
+    rows = editing.resample_levels(glow, chosen, FLAGS.columns, FLAGS.temp, FLAGS.seed, labels)
+    levels = [f"level {level}" for level in range(glow.config.num_levels)]
+    if len(levels) > 1:
+        levels[0], levels[-1] = f"{levels[0]}, fine", f"{levels[-1]}, coarse"
+    row_labels = [f"{short(name)}\n{level}" for name in names for level in levels]
+    columns = ["unchanged", *map(str, range(1, FLAGS.columns))]
+    title = f"One level of z sampled at temperature {FLAGS.temp:g}, the others unchanged"
+    return Drawing(rows, title, f"seed {FLAGS.seed}", row_labels, columns, 0)
+
+
+def draw_components(glow: "Glow") -> Drawing:
+    """The directions in which z varies most, and beside it a scatter plot of the images."""
+    from glow_tf.evaluation import editing
+
+    chosen, labels, source, names = images_for_components(glow)
+    count = min(FLAGS.components, len(chosen) - 1)
+    if count < FLAGS.components:
+        logging.warning(
+            "%d images have %d principal components, not --components %d", len(chosen), count, FLAGS.components
+        )
+    z = editing.encode(glow, chosen, common_labels(glow, len(chosen)))
+    components = editing.principal_components(z, count)
+    strengths, columns, middle = strengths_with_zero(3 * FLAGS.strength, "mean", "σ")
+    rows = editing.along_components(glow, components, strengths, common_labels(glow, count))
+    shares = [f"{share:.1%} of variance" for share in components.share]
+
+    def scatter(notes: str) -> np.ndarray:
+        from glow_tf.evaluation import visualization
+
+        return visualization.scatter(
+            components.scores[:, :2],
+            labels if names else None,
+            names,
+            caption=f"{len(chosen)} {source} by their first two principal components\n{notes}",
+            axis_names=[f"component {i + 1}, {shares[i]} (in standard deviations σ)" for i in range(2)],
+        )
+
+    row_labels = [f"component {index}\n{share}" for index, share in enumerate(shares, 1)]
+    title = f"{counted(count, 'principal component')} of the latents of {len(chosen)} {source}"
+    notes = "columns: standard deviations σ from the mean"
+    return Drawing(rows, title, notes, row_labels, columns, middle, scatter=scatter if count > 1 else None)
+
+
+DRAW = {
+    "samples": draw_samples,
+    "temperature": draw_temperatures,
+    "reconstruct": draw_reconstructions,
+    "interpolate": draw_interpolations,
+    "attribute": draw_attribute,
+    "levels": draw_levels,
+    "pca": draw_components,
+}
+
+
+# What the flags name
+
+
+def strengths_with_zero(largest: float, middle_label: str, unit: str = "") -> tuple[np.ndarray, list[str], int]:
+    """(an odd number of strengths from -largest to largest, their labels, the index of 0)."""
+    middle = FLAGS.columns // 2
+    strengths = largest * np.arange(-middle, middle + 1) / middle
+    labels = [f"{strength:+.3g}{unit}" for strength in strengths]
+    labels[middle] = middle_label
+    return strengths, labels, middle
+
+
+def class_names(glow: "Glow") -> list[str]:
+    """The class names of a class-conditional model."""
+    from glow_tf.evaluation import ood
+
+    return [ood.class_name(glow, index) for index in range(glow.config.num_classes)]
+
+
+def chosen_label(glow: "Glow") -> int | None:
+    """The index of --label, or None without it."""
+    if FLAGS.label is None:
+        return None
+    if not glow.config.num_classes:
+        raise InputError(
+            f"--label is {printable(FLAGS.label)!r}, but this model has no classes; train one with --conditional"
+        )
+    return attribute.index_of_class(FLAGS.label, class_names(glow), "--label")
+
+
+def common_labels(glow: "Glow", count: int) -> list[int] | None:
+    """One label for all images of a class-conditional model, else None.
+
+    Under one label, whichever it is, the latents of all classes can be compared, and decode inverts encode.
+    """
+    return [chosen_label(glow) or 0] * count if glow.config.num_classes else None
+
+
+def chosen_data(glow: "Glow") -> "ImageData":
+    """The data set that `test:` and `class:` refer to."""
+    from glow_tf.data import image_data
+
+    return image_data.of_model(glow, FLAGS.dataset, data_dir=FLAGS.data_dir, download=FLAGS.download)
+
+
+def chosen_images(glow: "Glow", count: int, at_least: int = 1) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
+    """(uint8 images, labels to encode them under, names) of --images, or the first `count` of the data set.
+
+    Args:
+        glow: the model.
+        count: how many images to take without --images, and of folders.
+        at_least: with fewer test images, training images are taken.
+    """
+    from glow_tf.data import image_data
+    from glow_tf.evaluation import metrics
+
+    if FLAGS.images:
+        named = images.read(FLAGS.images, glow.config, lambda: chosen_data(glow))
+        if FLAGS.n or any(map(os.path.isdir, FLAGS.images)):
+            named = images.NamedImages(named.images[:count], named.labels[:count], named.names[:count])
+    else:
+        data = chosen_data(glow)
+        split, name = data.test, "test"
+        if split.num_images < at_least:
+            split, name = data.train, "train"
+            logging.warning("the test split has %s; training images are drawn", counted(data.test.num_images, "image"))
+        numbers = range(min(count, split.num_images))
+        named = images.NamedImages(*image_data.pick(split, numbers), tuple(f"{name}:{number}" for number in numbers))
+    label = chosen_label(glow)
+    if not glow.config.num_classes:
+        return named.images, None, named.names
+    labels = named.labels if label is None else np.full(len(named.labels), label, np.int32)
+    unknown = labels == images.UNKNOWN
+    if unknown.any():
+        labels[unknown] = metrics.classify(glow, named.images[unknown])
+    return named.images, labels, named.names
+
+
+def images_for_components(glow: "Glow") -> tuple[np.ndarray, np.ndarray, str, Sequence[str]]:
+    """(uint8 images, their labels, what they are, class names), training images included if there are few others."""
+    count = FLAGS.n or attribute.MAX_IMAGES
+    names: Sequence[str] = ()
+    if FLAGS.images:
+        named = images.read(FLAGS.images, glow.config, lambda: chosen_data(glow))
+        chosen, labels, source = named.images[:count], named.labels[:count], "images"
+    else:
+        data = chosen_data(glow)
+        chosen, labels = data.test.random_subset(count, seed=0)
+        source, names = "test images", data.class_names
+        if len(chosen) <= FLAGS.components and len(chosen) < count:
+            logging.warning("the test split has %s; training images are used as well", counted(len(chosen), "image"))
+            more, their_labels = data.train.random_subset(count - len(chosen), seed=0)
+            chosen, labels = np.concatenate([chosen, more]), np.concatenate([labels, their_labels])
+            source = "test and training images"
+    if len(chosen) < 2:
+        raise InputError(f"principal components need 2 or more images, and there is {len(chosen)}")
+    return chosen, labels, source, names
+
+
+def counted(count: int, noun: str) -> str:
+    """'1 image' or '2 images'."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def short(name: str) -> str:
+    """The last part of an image's name, for a label."""
+    base = printable(os.path.basename(name))
+    return base if len(base) <= MAX_NAME_LENGTH else base[: MAX_NAME_LENGTH - 1] + "…"

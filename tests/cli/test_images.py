@@ -1,0 +1,61 @@
+import os
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from glow_tf.cli import images
+from glow_tf.data.dataset import ArrayDataset
+from glow_tf.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "many").mkdir()
+    for name, grey in (("a.png", 60), ("many/b.png", 90), ("many/c.png", 120)):
+        Image.fromarray(np.full((8, 16), grey, np.uint8)).save(name)
+    (tmp_path / "text.png").write_text("not an image")
+    os.mkfifo(tmp_path / "pipe.png")
+    return tmp_path
+
+
+@pytest.fixture
+def data():
+    split = ArrayDataset(
+        np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1) * np.ones((1, 4, 8, 2), np.uint8), np.arange(5)
+    )
+    return lambda: types.SimpleNamespace(test=split)
+
+
+def test_files_folders_and_test_images_keep_their_order(folder, data, small_glow):
+    values = ["many", "test:4,0", "a.png"]
+    images.check(values)
+    named = images.read(values, small_glow.config, data)
+    assert named.images.shape == (5, 4, 8, 2)
+    assert named.images[:, 0, 0, 0].tolist() == [90, 120, 4, 0, 60]
+    assert named.labels.tolist() == [images.UNKNOWN, images.UNKNOWN, 4, 0, images.UNKNOWN]
+    assert named.names == ("many/b.png", "many/c.png", "test:4", "test:0", "a.png")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("missing.png", "missing.png does not exist"),
+        ("pipe.png", "pipe.png is"),
+        ("test:", "named like test:0,5,17"),
+        ("test:1,x", "named like test:0,5,17"),
+        ("test:-1", "named like test:0,5,17"),
+    ],
+)
+def test_names_are_checked_before_tensorflow_is_needed(folder, value, message):
+    with pytest.raises(InputError, match=message):
+        images.check([value])
+
+
+def test_what_cannot_be_read_is_named(folder, data, small_glow):
+    for value, message in (("test:5", "from 0 to 4"), ("text.png", "the image text.png cannot be read")):
+        images.check([value])
+        with pytest.raises(InputError, match=message):
+            images.read([value], small_glow.config, data)
