@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from absl import logging
 
-from glow_tf import dequantization, weights
+from glow_tf import dequantization, pretrained, weights
 from glow_tf._gc import paused
 from glow_tf.bijectors.base import EVENT_NDIMS, batch_shape, sum_except_batch
 from glow_tf.bijectors.gaussian import standardize
@@ -352,13 +352,18 @@ class Glow(tf.Module):
         """How many numbers are trained."""
         return sum(int(np.prod(v.shape)) for v in self.trainable_variables)
 
-    def save_weights(self, path: str | os.PathLike, **metadata: Any) -> None:
+    def save_weights(self, path: str | os.PathLike, *, stored_dtype: str | None = None, **metadata: Any) -> None:
         """Writes `weights.h5`: every variable, the configuration, and `metadata` (plain JSON values).
 
         The file is replaced as a whole or not at all.
 
+        Args:
+            path: the file.
+            stored_dtype: the type of floats in the file, such as "float16". Default: the model's.
+            metadata: entries beside those of `self.metadata`.
         Raises:
-            OSError: if it cannot be written.
+            InputError: if the metadata is not JSON, or a value is not finite.
+            OSError: if the file cannot be written.
 
         >>> glow.save_weights("weights.h5", dataset="mine")
         >>> again = Glow.load("weights.h5")
@@ -366,17 +371,21 @@ class Glow(tf.Module):
         (True, 'mine')
         """
         arrays = {name: variable.numpy() for name, variable in self.named_variables().items()}
-        weights.write(path, arrays, self.config.to_dict(), self.metadata | metadata)
+        weights.write(path, arrays, self.config.to_dict(), self.metadata | metadata, stored_dtype)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Glow":
-        """The Glow of a weights file; what else the file says is in its `metadata`.
+        """The Glow of a weights file, with the file's `metadata`.
 
+        Args:
+            path: a file, a run's folder, or the name of bundled weights ("digits").
         Raises:
             InputError: if the file is missing, damaged, or another program's.
         """
-        with weights.open_weights(path) as file:
-            glow = cls(GlowConfig.from_dict(file.config))
+        with weights.open_weights(pretrained.locate(path)) as file:
+            config = GlowConfig.from_dict(file.config)
+            file.check_size(config.min_num_weights)
+            glow = cls(config)
             glow.metadata = dict(file.metadata)
             glow._assign(file)
         return glow
@@ -387,7 +396,7 @@ class Glow(tf.Module):
         Raises:
             InputError: as `load`, and naming the keys where the file's configuration differs.
         """
-        with weights.open_weights(path) as file:
+        with weights.open_weights(pretrained.locate(path)) as file:
             mine, other = self.config.to_dict(), GlowConfig.from_dict(file.config).to_dict()
             differing = sorted(key for key in mine | other if mine.get(key) != other.get(key))
             if differing:

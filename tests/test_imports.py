@@ -10,9 +10,10 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "glow_tf"
 
 # The folders and the modules beside them, lowest floor first.
 FLOORS = (
-    ("errors", "_gc"),
+    ("errors", "_gc", "_hdf5_contents"),
     ("_files", "_progress", "config", "bijectors"),
-    ("nn", "dequantization", "inputs", "weights"),
+    ("nn", "dequantization", "inputs", "_hdf5", "metadata"),
+    ("weights",),
     ("pretrained", "_compiled", "_classes"),
     ("glow",),
     ("importers", "data", "integrations"),
