@@ -136,6 +136,15 @@ class GlowConfig:
         """As plain JSON values."""
         return dataclasses.asdict(self) | {"image_shape": list(self.image_shape), "pixel_range": list(self.pixel_range)}
 
+    def differences(self, other: "GlowConfig") -> str:
+        """Each key in which `other` differs, with both values; empty if they are equal.
+
+        >>> GlowConfig((8, 8, 1), width=64).differences(GlowConfig((8, 8, 1), width=32))
+        'width: 64 there, 32 here'
+        """
+        there, here = self.to_dict(), other.to_dict()
+        return "; ".join(f"{key}: {there[key]!r} there, {here[key]!r} here" for key in there if there[key] != here[key])
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "GlowConfig":
         """The inverse of `to_dict`; InputError if a key is missing or unknown, or a value has the wrong type."""
