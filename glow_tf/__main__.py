@@ -1,5 +1,6 @@
-"""Every command of the package under one name: `python3 -m glow_tf train|sample|evaluate|convert|inspect|explore`."""
+"""All commands of the package under one name: `python3 -m glow_tf train|sample|evaluate|convert|inspect|explore`."""
 
+import difflib
 import importlib
 import sys
 
@@ -15,7 +16,9 @@ def run() -> None:
         print(USAGE)
         sys.exit(0)
     if command not in COMMANDS:
-        print(f"error: {command!r} is not a command of glow_tf; {USAGE}", file=sys.stderr)
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        print(f"error: {ascii(command)[:300]} is not a command of glow_tf; {hint}{USAGE}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
     importlib.import_module(f"glow_tf.cli.{command}").run()

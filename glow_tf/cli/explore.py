@@ -1,47 +1,59 @@
 """A page to explore a model with, on this machine only: samples, mixtures of two images, attributes.
 
-    python3 -m glow_tf explore                              the newest weights under runs/, else the bundled digits
+    python3 -m glow_tf explore                              the newest weights under runs/, else bundled ones
     python3 -m glow_tf explore --weights weights.h5 --port 8000
-    python3 -m glow_tf explore --direction smile=smile.npy  saved by sample.py --save_direction; may be given again
+    python3 -m glow_tf explore --direction smile=smile.npy  a file of sample.py --save_direction; may be repeated
 
-It prints its address and answers until Ctrl-C. It needs Gradio: pip install 'glow_tf[explore]'. The server listens to
-127.0.0.1 alone; no request can name a file. Nothing is downloaded: test images, and the directions of classes, are
-there where the data set of the weights is.
+It prints its address and answers until Ctrl-C. It needs Gradio: pip install 'glow_tf[explore]'. The server listens on
+127.0.0.1 only, and no request can name a file. Nothing is downloaded: test images and the directions of classes need
+the data set of the weights on this machine.
 """
 
 import importlib.util
 import socket
 import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
 from glow_tf import pretrained
+from glow_tf._files import check_file, printable
 from glow_tf.cli import app, defaults
 from glow_tf.errors import InputError
 
+if TYPE_CHECKING:
+    from glow_tf.data.image_data import ImageData
+    from glow_tf.glow import Glow
+
 FLAGS = flags.FLAGS
 
-# That it listens to: this machine alone.
-HOST = "127.0.0.1"
+HOST = "127.0.0.1"  # this machine only
 
-flags.DEFINE_string("weights", None, "A weights.h5, or a run's folder; None: the newest run, else the bundled digits.")
-flags.DEFINE_integer("port", None, "Of the page; None: the first free one from 7860.", lower_bound=1, upper_bound=65535)
-flags.DEFINE_multi_string("direction", [], "NAME=FILE, a direction saved by sample.py; may be given again.")
-flags.DEFINE_string("dataset", None, "Where test images and classes come from; None: what the weights were trained on.")
-flags.DEFINE_string("data_dir", None, "Where prepared TFDS data sets lie.")
+flags.DEFINE_string("weights", None, app.WEIGHTS_HELP)
+flags.DEFINE_integer("port", None, "The port. Default: the first free one from 7860.", lower_bound=1, upper_bound=65535)
+flags.DEFINE_multi_string("direction", [], "NAME=FILE, a direction that sample.py saved; may be repeated.")
+flags.DEFINE_string(
+    "dataset", None, "The data set of the test images and classes. Default: the one the weights were trained on."
+)
+flags.DEFINE_string("data_dir", None, app.DATA_DIR_HELP)
 
 
-def main(arguments):
+def main(arguments: list[str]) -> None:
+    """Serves the page until Ctrl-C."""
     if arguments:
-        raise InputError(f"unexpected argument {arguments[0]!r}; a weights file is named by --weights")
+        raise InputError(f"unexpected argument {printable(arguments[0])!r}; a weights file is named by --weights")
     files = direction_files(FLAGS.direction)
     if importlib.util.find_spec("gradio") is None:
         raise InputError(
             "the page needs Gradio: pip install 'glow_tf[explore]', in a checkout pip install -e '.[explore]'"
         )
     check_port(FLAGS.port)
-    path, why = pretrained.find(FLAGS.weights, defaults.RUNS)
+    for file in files.values():
+        check_file(file)
+    path, which = pretrained.find(FLAGS.weights, defaults.RUNS)
     app.import_tensorflow()
+    from glow_tf.demo import page
     from glow_tf.demo.explorer import Explorer
     from glow_tf.evaluation import editing
     from glow_tf.glow import Glow
@@ -49,29 +61,27 @@ def main(arguments):
     glow = Glow.load(path)
     directions = {name: editing.load_direction(file, glow) for name, file in files.items()}
     explorer = Explorer(glow, data_of(glow), directions)
-    from glow_tf.demo import page
-
-    title = f"glow_tf: {path if FLAGS.weights is not None else why}"
+    title = f"glow_tf: {printable(path) if FLAGS.weights is not None else which}"
     server = page.serve(explorer, title, HOST, FLAGS.port)
     print(server.local_url, flush=True)
     threading.Event().wait()
 
 
-def direction_files(values):
-    """{name: file} of --direction's NAME=FILE."""
-    files = {}
+def direction_files(values: Sequence[str]) -> dict[str, str]:
+    """{name: file} from NAME=FILE values of --direction."""
+    files: dict[str, str] = {}
     for value in values:
         name, equals, file = value.partition("=")
         if not (name and equals and file):
-            raise InputError(f"--direction is {value!r}; it must be like NAME=FILE")
+            raise InputError(f"--direction is {printable(value)!r}; it must be like NAME=FILE")
         if name in files:
-            raise InputError(f"--direction {name!r} is given twice; names must differ")
+            raise InputError(f"--direction {printable(name)!r} is given twice; names must differ")
         files[name] = file
     return files
 
 
-def check_port(port):
-    """InputError if a port that was named cannot be had: before the seconds that a start takes."""
+def check_port(port: int | None) -> None:
+    """Raises InputError if a port is not free, before the seconds that a start takes."""
     if port is None:
         return
     with socket.socket() as probe:
@@ -81,8 +91,8 @@ def check_port(port):
             raise InputError(f"--port {port} cannot be used: {error.strerror}; name another, or none") from error
 
 
-def data_of(glow):
-    """The ImageData of --dataset or of the weights; None where the latter is not here, which is no error."""
+def data_of(glow: "Glow") -> "ImageData | None":
+    """The data set of --dataset or of the weights; None if the latter is not on this machine."""
     from glow_tf.data import image_data
 
     try:
@@ -94,6 +104,6 @@ def data_of(glow):
         return None
 
 
-def run():
+def run() -> None:
     """The command, from the command line; does not return."""
-    app.run(main, __doc__)
+    app.run(main, __doc__ or "")

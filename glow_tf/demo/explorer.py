@@ -1,96 +1,115 @@
-"""What the page of `python3 -m glow_tf explore` asks a model for; it knows nothing of pages.
+"""A model behind the page of `python3 -m glow_tf explore`, independent of how the page looks.
 
-Values come from a browser, so each is checked: what is refused is an InputError of one line. Images are uint8
-[H, W, C] in the model's shape, and grids [h, w, C] are ready to be shown.
+Values come from a browser, so each is checked and refused by an InputError of one line. Images are uint8 [H, W, C] in
+the model's shape; grids are ready to be shown.
 """
 
 import base64
 import binascii
 import io
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from glow_tf._files import printable
 from glow_tf.data import image_data, image_folder
 from glow_tf.errors import InputError
 from glow_tf.evaluation import editing, ood, visualization
+from glow_tf.glow import Glow
 
-# Images of the grid.
 NUM_SAMPLES = 16
 
 MAX_TEMPERATURE = 1.5
 MAX_SEED = 2**31 - 1
+MAX_STRENGTH = 2.0  # beyond it images leave what the model knows (docs/results.md, "An attribute")
 
-# Of a slider, times a direction; beyond 2 images leave what the model knows (docs/results.md, "An attribute").
-MAX_STRENGTH = 2.0
-
-# Of an uploaded file. The pixels that its header may claim are limited by image_folder.ReadRules.
+# The limit of an uploaded file; image_folder limits the pixels that its header may claim.
 MAX_UPLOAD_BYTES = 10_000_000
 
-# Test images that can be picked by number.
-NUM_TEST_IMAGES = 256
+NUM_TEST_IMAGES = 256  # that can be picked by number
 
-# Training images whose latents give the directions of classes: so many of 32x32, fewer of larger ones.
+# Training images whose latents give the directions of classes, if they are 32x32; fewer of larger ones.
 NUM_TRAINING_IMAGES = 512
 
-# Classes with a slider each, and with a mean.
-MAX_CLASSES = 10
+MAX_CLASSES = 10  # with a slider and a mean
 
 
 class Explorer:
-    """A model with images to start from and directions to go in.
+    """A model with images to start from and directions to move them in.
 
     Args:
-        glow: a Glow.
-        data: the ImageData that test images and the classes' directions come from; None: there are none of
-            them, and the first images are samples.
-        directions: {name: [H, W, C]} of latents, more of them.
+        glow: the model.
+        data: the data set of the test images and of the classes' directions. Default: none, and the images are
+            samples.
+        directions: {name: [H, W, C]}, more directions in z.
 
     Attributes:
-        class_names: of a class-conditional model, else empty.
-        images: uint8 [N, H, W, C], those to pick by number.
-        directions: as given, and one of each class: its mean z minus the mean of all.
+        class_names: the names of a class-conditional model's classes, otherwise empty.
+        images: uint8 [N, H, W, C], the images to pick by number.
+        images_name: the noun for one of `images`.
+        directions: those of the argument, and for each class its mean z minus the mean over classes.
         class_means: {name: [H, W, C]}.
     """
 
-    def __init__(self, glow, data=None, directions=()):
+    def __init__(
+        self,
+        glow: Glow,
+        data: image_data.ImageData | None = None,
+        directions: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self.glow = glow
         self.class_names = [ood.class_name(glow, index) for index in range(glow.config.num_classes)]
+        self.images_name = "sample" if data is None else "test image"
         if data is None:
             self.images = glow.sample(NUM_SAMPLES, seed=0).numpy()
         else:
-            count = min(NUM_TEST_IMAGES, data.test.num_images)
-            self.images = image_data.pick(data.test, range(count))[0]
+            self.images = image_data.pick(data.test, range(min(NUM_TEST_IMAGES, data.test.num_images)))[0]
         self.class_means = {} if data is None else self._class_means(data)
-        self.directions = dict(directions)
+        self.directions = dict(directions or {})
         if len(self.class_means) > 1:
             middle = np.mean(list(self.class_means.values()), axis=0)
             self.directions |= {name: mean - middle for name, mean in self.class_means.items()}
-        self._warm_up()
+        # Traces the compiled functions, for which the first answers would take seconds.
+        self.samples(0.7, 0)
+        self.mix(self.images[0], self.images[-1], 0.5)
 
-    def samples(self, temperature, seed, label=None):
-        """A grid of NUM_SAMPLES images.
+    @property
+    def description(self) -> str:
+        """What the model sees of an image."""
+        height, width, channels = self.glow.config.image_shape
+        colours = {1: "grey", 3: "RGB"}.get(channels, f"{channels}-channel")
+        bits = self.glow.config.num_bits
+        return (
+            f"The model sees {colours} images of {height}x{width} pixels in {bits} bits per channel ({2**bits} values)."
+        )
+
+    def samples(self, temperature: Any, seed: Any, label: Any = None) -> np.ndarray:
+        """A labelled grid of NUM_SAMPLES images.
 
         Args:
             temperature: from 0 to MAX_TEMPERATURE.
             seed: an integer from 0 to MAX_SEED.
-            label: the index of a class; None: all classes in turn, if there are any.
+            label: the index of a class. Default: one class after another, if there are any.
         """
         temperature = _number(temperature, "temperature", 0, MAX_TEMPERATURE)
         seed = _whole(seed, "seed", MAX_SEED)
-        labels = None
+        title, labels = f"{NUM_SAMPLES} samples at temperature {temperature:g}", None
         if label is not None:
             if not self.class_names:
                 raise InputError("a class was chosen, but this model has none")
-            labels = np.full(NUM_SAMPLES, _whole(label, "class", len(self.class_names) - 1))
-        return visualization.grid(self.glow.sample(NUM_SAMPLES, temperature, seed, labels).numpy())
+            label = _whole(label, "class", len(self.class_names) - 1)
+            labels, title = np.full(NUM_SAMPLES, label), f"{title}, class {self.class_names[label]}"
+        samples = self.glow.sample(NUM_SAMPLES, temperature, seed, labels).numpy()
+        return visualization.labelled_grid(samples, caption=f"{title}\nseed {seed}")
 
-    def test_image(self, number):
-        """The image to pick by this number."""
+    def test_image(self, number: Any) -> np.ndarray:
+        """The image of this number."""
         return self.images[_whole(number, "image number", len(self.images) - 1)]
 
-    def uploaded(self, address):
-        """The image of a file that a browser sends as a `data:` address, cropped and resized for the model."""
+    def uploaded(self, address: Any) -> np.ndarray:
+        """The image in a `data:` address, cropped and resized for the model."""
         if not isinstance(address, str) or not address.startswith("data:"):
             raise InputError("no image was uploaded")
         text = address.partition(",")[2]
@@ -99,101 +118,99 @@ class Explorer:
         try:
             file = io.BytesIO(base64.b64decode(text, validate=True))
         except binascii.Error as error:
-            raise InputError("the upload is no base64") from error
+            raise InputError("the upload is not base64") from error
         height, width, channels = self.glow.config.image_shape
         try:
             return image_folder.decode(
                 file, image_size=(height, width), channels=channels, rules=image_folder.ReadRules()
             )
         except Exception as error:  # Pillow's plug-ins raise nearly anything on damaged bytes
-            raise InputError(f"the upload cannot be read: {image_folder.reason(error)}") from error
+            raise InputError(f"the upload cannot be read: {printable(image_folder.reason(error))}") from error
 
-    def mix(self, first, second, share, spherical=False):
+    def mix(self, first: np.ndarray, second: np.ndarray, share: Any, spherical: bool = False) -> np.ndarray:
         """The image at `share`, from 0 to 1, of the way from the first image to the second through z.
 
-        Of a class-conditional model both are encoded under the likeliest class of the first.
+        A class-conditional model encodes both under the likeliest class of the first.
         """
         share = _number(share, "share", 0, 1)
         pair = np.stack([first, second])
         labels = editing.labels_of(self.glow, pair[:1])
         z = editing.encode(self.glow, pair, None if labels is None else np.repeat(labels, 2))
-        mixed = editing.mixture(z[0], z[1], [share], bool(spherical)).astype(z.dtype)
-        return self._decoded(mixed, labels)
+        return self._decode(editing.mixture(z[0], z[1], [share], spherical).astype(z.dtype), labels)
 
-    def move(self, image, strengths):
-        """The image at z plus the sum of strength times direction.
+    def move(self, image: np.ndarray, strengths: Sequence[Any]) -> np.ndarray:
+        """The image at z plus the sum of strength * direction.
 
         Args:
-            strengths: of `directions`, in their order, each at most MAX_STRENGTH in size.
+            image: the image.
+            strengths: one per entry of `directions`, each at most MAX_STRENGTH in size.
         """
         if len(strengths) != len(self.directions):
             raise InputError(f"{len(strengths)} strengths were given for {len(self.directions)} directions")
-        moved = sum(
-            _number(strength, name, -MAX_STRENGTH, MAX_STRENGTH) * direction
-            for strength, (name, direction) in zip(strengths, self.directions.items(), strict=True)
+        return self._moved(
+            image,
+            sum(
+                _number(strength, name, -MAX_STRENGTH, MAX_STRENGTH) * direction
+                for strength, (name, direction) in zip(strengths, self.directions.items(), strict=True)
+            ),
         )
-        return self._moved(image, moved)
 
-    def change_class(self, image, source, target, strength):
-        """The image at z plus strength times (mean z of the class `target` minus that of `source`)."""
+    def change_class(self, image: np.ndarray, source: str, target: str, strength: Any) -> np.ndarray:
+        """The image at z plus strength * (the mean z of class `target` minus the mean z of class `source`)."""
         for name in (source, target):
             if name not in self.class_means:
-                raise InputError(f"{name!r} is none of the classes {', '.join(self.class_means)}")
+                raise InputError(f"{printable(name)!r} is not one of the classes {', '.join(self.class_means)}")
         strength = _number(strength, "strength", -MAX_STRENGTH, MAX_STRENGTH)
         return self._moved(image, strength * (self.class_means[target] - self.class_means[source]))
 
-    def _moved(self, image, moved):
+    def _moved(self, image: np.ndarray, offset: Any) -> np.ndarray:
         labels = self._common_labels(1)
         z = editing.encode(self.glow, image[np.newaxis], labels)
-        return self._decoded((z + moved).astype(z.dtype), labels)
+        return self._decode((z + offset).astype(z.dtype), labels)
 
-    def _decoded(self, z, labels):
-        """The image of z [1, H, W, C]; pixels that overflowed would be shown as black."""
+    def _decode(self, z: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+        """The image of z [1, H, W, C], refused if pixels overflowed, which would be shown as black."""
         values = self.glow.decode(z, labels)
         if not np.isfinite(values).all():
-            raise InputError("these latents give no finite pixels: they are too far from the training images'")
+            raise InputError("these latents give no finite pixels; choose smaller strengths")
         return self.glow.dequantizer.quantize(values).numpy()[0]
 
-    def _class_means(self, data):
-        """{name: mean z} of the classes, of a few training images."""
+    def _class_means(self, data: image_data.ImageData) -> dict[str, np.ndarray]:
+        """{name: mean z} of the first classes, from a few training images."""
         if len(data.class_names) < 2:
             return {}
         height, width, _ = self.glow.config.image_shape
         count = max(1, min(NUM_TRAINING_IMAGES, NUM_TRAINING_IMAGES * 32 * 32 // (height * width)))
         images, labels = data.train.random_subset(count, seed=0)
-        chosen = labels < MAX_CLASSES
-        images, labels = images[chosen], labels[chosen]
+        is_shown = labels < MAX_CLASSES
+        images, labels = images[is_shown], labels[is_shown]
         if not len(images):
             return {}
         z = editing.encode(self.glow, images, self._common_labels(len(images)))
         return {data.class_names[label]: z[labels == label].mean(axis=0) for label in np.unique(labels)}
 
-    def _common_labels(self, count):
-        # Under one label, whichever, the latents of all classes can be compared: encode and decode stay inverse.
+    def _common_labels(self, count: int) -> np.ndarray | None:
+        # Under one label, whichever it is, the latents of all classes can be compared, and decode inverts encode.
         return np.zeros(count, np.int32) if self.class_names else None
 
-    def _warm_up(self):
-        """Traces what answers need: seconds that the first of them would take."""
-        self.samples(0.7, 0)
-        self.mix(self.images[0], self.images[-1], 0.5)
 
-
-def encoded_length(count):
-    """Letters that base64 makes of `count` bytes."""
+def encoded_length(count: int) -> int:
+    """The number of characters that encode `count` bytes in base64."""
     return 4 * math.ceil(count / 3)
 
 
-def too_large(size):
+def too_large(size: int) -> str:
+    """The message about an upload of `size` bytes."""
     return f"the file has {size:,} bytes; the limit is {MAX_UPLOAD_BYTES:,}"
 
 
-def _number(value, name, low, high):
+def _number(value: Any, name: str, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise InputError(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}")
+        raise InputError(f"{name} is {printable(repr(value))}; it must be a number from {low:g} to {high:g}")
     return float(value)
 
 
-def _whole(value, name, high):
+def _whole(value: Any, name: str, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high or value != int(value):
-        raise InputError(f"{name} is {value!r}; it must be a whole number from 0 to {high}")
+        raise InputError(f"{name} is {printable(repr(value))}; it must be a whole number from 0 to {high}")
     return int(value)

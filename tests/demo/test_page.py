@@ -1,4 +1,4 @@
-"""The page to explore with: what it asks of a model, what its server lets in, and what its command refuses."""
+"""The page: what it asks of a model, which requests its server allows, and what its command refuses."""
 
 import asyncio
 import base64
@@ -18,7 +18,7 @@ from PIL import Image
 
 from glow_tf.cli import explore
 from glow_tf.data import image_data
-from glow_tf.demo import explorer, page
+from glow_tf.demo import explorer, guard, page
 from glow_tf.errors import InputError
 from glow_tf.evaluation import editing
 
@@ -65,7 +65,7 @@ def test_sliders_move_along_their_directions(exploring, of_classes):
     strengths = np.zeros(10)
     np.testing.assert_array_equal(exploring.move(image, strengths.tolist()), image)
     strengths[[2, 7]] = 1.0, -0.5
-    moved = editing.move(exploring.glow, image[np.newaxis], directions[2] - 0.5 * directions[7], [1.0])
+    moved = editing.apply_direction(exploring.glow, image[np.newaxis], directions[2] - 0.5 * directions[7], [1.0])
     np.testing.assert_array_equal(exploring.move(image, strengths.tolist()), moved[0, 0])
     assert list(of_classes.directions) == ["up"] and not of_classes.class_means
     assert np.any(of_classes.move(of_classes.test_image(0), [1]) != of_classes.test_image(0))
@@ -77,7 +77,7 @@ def test_directions_of_classes_are_differences_of_means(exploring):
     np.testing.assert_allclose(exploring.class_means["3"] - exploring.class_means["8"], direction, atol=1e-6)
     np.testing.assert_allclose(exploring.directions["3"] - exploring.directions["8"], direction, atol=1e-6)
     image = exploring.test_image(0)
-    expected = editing.move(exploring.glow, image[np.newaxis], direction, [0.5])[0, 0]
+    expected = editing.apply_direction(exploring.glow, image[np.newaxis], direction, [0.5])[0, 0]
     np.testing.assert_array_equal(exploring.change_class(image, "8", "3", 0.5), expected)
 
 
@@ -99,29 +99,45 @@ REFUSED = {
     "share is 1.5": lambda e: e.mix(e.images[0], e.images[1], 1.5),
     "3 strengths were given for 10": lambda e: e.move(e.images[0], [0, 0, 0]),
     "3 is 2.5; it must be a number from -2 to 2": lambda e: e.move(e.images[0], [0, 0, 0, 2.5] + 6 * [0]),
-    "'x' is none of the classes 0, 1": lambda e: e.change_class(e.images[0], "x", "1", 1),
+    "'x' is not one of the classes 0, 1": lambda e: e.change_class(e.images[0], "x", "1", 1),
     "no image was uploaded": lambda e: e.uploaded("/etc/passwd"),
-    "is no base64": lambda e: e.uploaded("data:image/png;base64,***"),
+    "is not base64": lambda e: e.uploaded("data:image/png;base64,***"),
     "the content is none of PNG, JPEG": lambda e: e.uploaded(address(b"text")),
     "cannot be read: 8001x8001 pixels are more": lambda e: e.uploaded(address(png(8001, 8001))),
     "the limit is 10,000,000": lambda e: e.uploaded(address(bytes(explorer.MAX_UPLOAD_BYTES + 3))),
-    "no finite pixels": lambda e: e._decoded(np.full([1, 8, 8, 1], np.inf, np.float32), None),
+    "no finite pixels": lambda e: e._decode(np.full([1, 8, 8, 1], np.inf, np.float32), None),
 }
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_what_a_browser_must_not_ask_is_one_line(exploring, message):
+def test_wrong_values_are_one_line(exploring, message):
     with pytest.raises(InputError) as refused:
         REFUSED[message](exploring)
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_messages_are_escaped():
+def test_messages_and_titles_are_escaped(exploring):
     assert "<b>" not in page.refusal(InputError("<b>\nx"))
+    assert "<figcaption>A: &lt;b&gt;</figcaption>" in page.picture(exploring.images[0], "A: <b>")
 
 
-def guarded(method, path, body=b"", host="127.0.0.1:7860"):
-    """(the status that Guard answers, or 200 where it lets through; the body that came through)."""
+def test_an_upload_has_a_name(exploring):
+    image, name = page.read_upload(exploring, f"cat\x1b.png\n{address(png(40, 20))}")
+    assert (image == 200).all() and name == r"'cat\x1b.png'"
+    for text in (None, "", "cat.png"):
+        with pytest.raises(InputError, match="no image was uploaded"):
+            page.read_upload(exploring, text)
+    with pytest.raises(InputError, match="the file has 99,999,999 bytes; the limit is 10,000,000"):
+        page.read_upload(exploring, "size:99999999")
+
+
+def test_the_page_says_what_the_model_sees(exploring):
+    seen = "The model sees grey images of 8x8 pixels in 4 bits per channel (16 values)."
+    assert exploring.description == seen
+
+
+def pass_through(method, path, body=b"", host="127.0.0.1:7860"):
+    """(the status that the middleware answers, 200 if it passes the request on; the bodies that it passes on)."""
     statuses, seen = [], []
     middle = len(body) // 2
     parts = ((body[:middle], True), (body[middle:], False))
@@ -138,7 +154,7 @@ def guarded(method, path, body=b"", host="127.0.0.1:7860"):
         await send({"type": "http.response.start", "status": 200})
 
     scope = {"type": "http", "method": method, "path": path, "headers": [(b"host", host.encode())]}
-    asyncio.run(page.Guard(inner, "127.0.0.1")(scope, receive, send))
+    asyncio.run(guard.AllowlistMiddleware(inner, "127.0.0.1")(scope, receive, send))
     return statuses[0], seen
 
 
@@ -146,11 +162,11 @@ JOIN = "/gradio_api/queue/join"
 FILE = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
 
 
-def test_the_guard_lets_in_what_the_page_asks():
+def test_what_the_page_requests_is_allowed():
     body = json.dumps({"data": [0.5, "straight", None, True], "fn_index": 1}).encode()
-    assert guarded("POST", JOIN, body) == (200, [body])
+    assert pass_through("POST", JOIN, body) == (200, [body])
     for path in ("/", "/config", "/assets/index.js", "/gradio_api/queue/data"):
-        assert guarded("GET", path, host="localhost:1")[0] == 200
+        assert pass_through("GET", path, host="localhost:1")[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -170,11 +186,11 @@ def test_the_guard_lets_in_what_the_page_asks():
         (403, "POST", JOIN, json.dumps({"data": FILE}).encode().replace(b"path", b"p\\u0061th"), "127.0.0.1:1"),
         (403, "POST", JOIN, b"[" * 100_000, "127.0.0.1:1"),
         (403, "POST", JOIN, b"text", "127.0.0.1:1"),
-        (413, "POST", JOIN, bytes(page.MAX_BODY_BYTES + 1), "127.0.0.1:1"),
+        (413, "POST", JOIN, bytes(guard.MAX_BODY_BYTES + 1), "127.0.0.1:1"),
     ],
 )  # fmt: skip
-def test_the_guard_refuses_everything_else(status, method, path, body, host):
-    assert guarded(method, path, body, host) == (status, [])
+def test_everything_else_is_refused(status, method, path, body, host):
+    assert pass_through(method, path, body, host) == (status, [])
 
 
 @pytest.fixture(scope="module")
@@ -206,10 +222,10 @@ def answer(port, data, output, session="s"):
 
 
 def test_a_round_trip(served, exploring):
-    assert answer(served, [0.5, 3, -1], "samples") == page.picture(exploring.samples(0.5, 3), page.GRID_WIDTH)
+    assert answer(served, [0.5, 3, -1], "samples") == page.picture(exploring.samples(0.5, 3), width=page.GRID_WIDTH)
     assert "seed is -1" in answer(served, [0.5, -1, -1], "samples", "t")
     mixed = exploring.mix(exploring.images[0], exploring.images[1], 0.25)
-    assert answer(served, [0.25, "straight", None, None], "mixed", "u") == page.picture(mixed)
+    assert answer(served, [0.25, "straight", None, None], "mixed", "u") == page.picture(mixed, "mixture: 75% A, 25% B")
 
 
 def test_the_server_names_no_file_and_no_other_machine(served):
@@ -246,7 +262,7 @@ def started(tmp_path):
         (["--direction", "a=b", "--direction", "a=c"], "--direction 'a' is given twice"),
     ],
 )
-def test_wrong_flags_are_one_line_at_once(started, arguments, message):
+def test_wrong_flags_are_one_line(started, arguments, message):
     start = time.monotonic()
     done = started(*arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
