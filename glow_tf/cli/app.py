@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TextIO
 
 from absl import flags
 
+from glow_tf._files import printable
 from glow_tf._gc import importing
 from glow_tf.errors import InputError, TrainingFailure
 
@@ -178,9 +179,8 @@ def _fail(error: Exception, status: int = 2) -> NoReturn:
 
 
 def _one_line(text: str) -> str:
-    """The text without line breaks and terminal escapes, and of bounded length."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
-    return line if len(line) <= MAX_MESSAGE else line[:MAX_MESSAGE] + "..."
+    """The text without line breaks and control characters, and of bounded length."""
+    return printable(" ".join(text.split()), MAX_MESSAGE)
 
 
 def _quoted(word: str) -> str:

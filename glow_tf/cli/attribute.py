@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
-from glow_tf._files import check_file, printable
+from glow_tf._files import check_file, printable, read_text
 from glow_tf.cli import images as named_images
 from glow_tf.data import registry
 from glow_tf.errors import InputError
@@ -55,9 +55,9 @@ def check_flags() -> None:
         raise InputError("--positive and --negative belong together: images with the attribute and without it")
     if FLAGS.csv is not None and FLAGS.attribute is None:
         raise InputError("--csv needs the name of a column: --attribute NAME")
-    for file in (FLAGS.csv, FLAGS.direction):
+    for file, what in ((FLAGS.csv, "table of comma-separated values"), (FLAGS.direction, "direction")):
         if file is not None:
-            check_file(file)
+            check_file(file, what)
     for folder in (FLAGS.positive, FLAGS.negative):
         if folder is not None and not folder.startswith(CLASS):
             registry.check_folder(folder)
@@ -146,12 +146,11 @@ def read_table(path: str | os.PathLike, attribute: str) -> tuple[list[str], list
     The first line holds the titles and the first column the image files, relative to the table's own folder. The
     attribute's column holds 1, true or yes, or else 0, -1, false or no; lines with other values are left out.
     """
-    check_file(path)
+    text = read_text(path, "table of comma-separated values")
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(io.StringIO(file.read())))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a table of comma-separated values: {error}") from error
+        rows = list(csv.reader(io.StringIO(text)))
+    except csv.Error as error:
+        raise InputError(f"{printable(path)} is not a table of comma-separated values: {error}") from error
     titles = [title.strip() for title in rows[0]] if rows else []
     if attribute not in titles[1:]:
         columns = ", ".join(map(printable, titles[1:][:10])) or "none"

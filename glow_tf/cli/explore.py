@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
         )
     check_port(FLAGS.port)
     for file in files.values():
-        check_file(file)
+        check_file(file, "direction")
     path, which = pretrained.find(FLAGS.weights, defaults.RUNS)
     app.import_tensorflow()
     from glow_tf.demo import page

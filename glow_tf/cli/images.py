@@ -49,7 +49,7 @@ def check(values: Sequence[str]) -> None:
         elif os.path.isdir(value):
             registry.check_folder(value)
         else:
-            check_file(value)
+            check_file(value, "image file")
 
 
 def read(values: Sequence[str], config: "GlowConfig", data: Callable[[], "ImageData"]) -> NamedImages:
@@ -96,7 +96,7 @@ def read_file(path: str | os.PathLike, config: "GlowConfig") -> np.ndarray:
     """
     from glow_tf.data import image_folder
 
-    check_file(path)
+    check_file(path, "image file")
     height, width, channels = config.image_shape
     try:
         return image_folder.decode(

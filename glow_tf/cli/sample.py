@@ -64,6 +64,8 @@ flags.DEFINE_bool("spherical", False, "interpolate: Along a great circle instead
 flags.DEFINE_float("strength", 1.0, "attribute: The rows go from minus to plus this; pca: times 3 deviations.")
 flags.DEFINE_integer("components", 4, "pca: The number of components.", lower_bound=2, upper_bound=1000)
 
+HIGH_TEMPERATURE = 1.5  # above it few images are like those of the data
+
 
 def main(arguments: list[str]) -> None:
     """Draws the picture that the flags describe."""
@@ -76,8 +78,8 @@ def main(arguments: list[str]) -> None:
     glow = Glow.load(path)
     if FLAGS.seed is None:
         FLAGS["seed"].value = int(np.random.default_rng().integers(2**31))
-    is_bundled = os.path.dirname(path) == os.path.dirname(pretrained.DIGITS)
-    model = f"bundled {os.path.basename(path).removesuffix('.h5')}" if is_bundled else printable(path)
+    bundled = [name for name, file in pretrained.BUNDLED.items() if file == path]
+    model = f"bundled {bundled[0]}" if bundled else printable(path)
     out = FLAGS.out or f"{FLAGS.mode}.png"
     drawing = drawings.DRAW[FLAGS.mode](glow)
     caption = f"{drawing.title}\n{', '.join(filter(None, [f'Model: {model}', drawing.notes]))}"
@@ -113,6 +115,8 @@ def check_flags(arguments: Sequence[str]) -> None:
         logging.warning("--steps is now called --columns; the old name will go")
     if not 0 <= FLAGS.temp <= 100:
         raise InputError(f"--temp is {FLAGS.temp}; it must be from 0 to 100, 0.7 is usual")
+    if FLAGS.temp > HIGH_TEMPERATURE:
+        logging.warning("--temp %g is far above 1, the model itself; lower --temp if images are noise", FLAGS.temp)
     if not -1000 <= FLAGS.strength <= 1000:
         raise InputError(f"--strength is {FLAGS.strength}; it must be from -1000 to 1000, 1 is usual")
     if FLAGS.out is not None:

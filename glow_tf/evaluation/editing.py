@@ -9,12 +9,11 @@ References: Kingma & Dhariwal 2018, section 5.3; White 2016 ("Sampling generativ
 import dataclasses
 import io
 import os
-import zipfile
 from collections.abc import Sequence
 
 import numpy as np
 
-from glow_tf._files import check_file, write_atomically
+from glow_tf._files import load_npy, printable, write_atomically
 from glow_tf.errors import InputError
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
@@ -176,17 +175,14 @@ def load_direction(path: str | os.PathLike, glow: Glow) -> np.ndarray:
     Raises:
         InputError: the file is not a NumPy file, or its array has another shape or is not finite.
     """
-    check_file(path)
-    try:
-        with open(path, "rb") as file:
-            direction = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a direction that --save_direction wrote") from error
-    if not isinstance(direction, np.ndarray) or direction.shape != glow.config.image_shape:
-        shape = getattr(direction, "shape", None)
-        raise InputError(f"{path} holds an array of shape {shape}; this model's latents are {glow.config.image_shape}")
+    direction = load_npy(path, "direction that --save_direction wrote")
+    if direction.shape != glow.config.image_shape:
+        raise InputError(
+            f"{printable(path)} holds an array of shape {direction.shape}; this model's latents are "
+            f"{glow.config.image_shape}"
+        )
     if direction.dtype.kind != "f" or not np.isfinite(direction).all():
-        raise InputError(f"{path} does not hold finite numbers")
+        raise InputError(f"{printable(path)} does not hold finite numbers")
     return direction
 
 

@@ -85,6 +85,7 @@ MODES = {
 }
 # What works with a warning.
 WARNED_MODES = {
+    "--temp 3 --n 10 --out hot.png": "--temp 3 is far above 1, the model itself; lower --temp",
     "--mode interpolate --images test:3 --images test:4 --steps 3 --out steps.png": "--steps is now called --columns",
     "--mode interpolate --images test:1,2,3 --columns 3 --out odd.png": "the number of images, 3, is odd; test:3 is",
     "--mode interpolate --dataset faces --data_dir . --columns 3 --out few.png": "the test split has 1 image; training",
