@@ -60,13 +60,13 @@ def read(name, config):
     import numpy as np
     from PIL import Image
 
-    from glow_tf.data import image_data, image_folder
+    from glow_tf.data import image_data, resize
 
     size, channels = config.image_shape[:2], config.image_shape[2]
     if not name.endswith(".gz"):
         return image_data.load(name, image_size=size, channels=channels).test.random_subset(FLAGS.n, seed=0)[0]
     digits = read_idx(name)[: FLAGS.n]
-    fitted = [image_folder.crop_and_resize(Image.fromarray(digit), size) for digit in digits]
+    fitted = [resize.crop_and_resize(Image.fromarray(digit), size) for digit in digits]
     return np.repeat(np.stack(fitted)[..., np.newaxis], channels, axis=-1)
 
 

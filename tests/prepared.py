@@ -1,7 +1,11 @@
-"""TFDS data sets that the tests prepare themselves, without a network."""
+"""Pictures, folders of them, and TFDS data sets that the tests prepare themselves, without a network."""
+
+import struct
+import zlib
 
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 
 
 def pictures(count, shape, seed=0):
@@ -10,6 +14,33 @@ def pictures(count, shape, seed=0):
 
 def keys(images):
     return [image.tobytes() for image in images]
+
+
+def random_picture(height=6, width=5, mode="RGB", seed=0):
+    channels = {"L": (), "RGB": (3,), "RGBA": (4,), "CMYK": (4,), "LA": (2,)}[mode]
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, *channels), dtype=np.uint8)
+    return Image.fromarray(values, mode) if mode == "CMYK" else Image.fromarray(values)
+
+
+def fill(folder, count, **kwargs):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        random_picture(seed=number, **kwargs).save(folder / f"{number:03}.png")
+    return folder
+
+
+def png_of(*chunks):
+    """A PNG of (type, content) chunks."""
+    content = [b"\x89PNG\r\n\x1a\n"]
+    for kind, body in chunks:
+        content.append(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)))
+    return b"".join(content)
+
+
+def png_with_header(width, height):
+    """A PNG of a few bytes that claims to be width x height."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return png_of((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
 
 
 def prepare(data_dir, name, version, splits, feature_shape=None, num_classes=10, extra=None, config=None):

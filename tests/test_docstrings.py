@@ -17,7 +17,7 @@ MODULES = (
         for name in ("actnorm", "coupling", "flow_step", "gaussian", "invertible_conv", "logit", "permutation")
     ),
     *("bijectors.scan", "bijectors.squeeze"),
-    *(f"data.{name}" for name in ("dataset", "image_data", "image_folder", "registry")),
+    *(f"data.{name}" for name in ("dataset", "holdout", "image_data", "image_folder", "registry")),
     *(f"evaluation.{name}" for name in ("editing", "metrics", "ood", "visualization")),
     *("cli.inspect", "integrations.keras", "training.trainer"),
 )

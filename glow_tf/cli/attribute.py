@@ -99,7 +99,7 @@ def _examples(glow: "Glow", data: "Callable[[], ImageData]") -> tuple[np.ndarray
         )
     elif FLAGS.attribute is not None:
         positive, negative = image_data.load_attribute(
-            image_data.name_for(glow, FLAGS.dataset),
+            image_data.name_for(glow, FLAGS.dataset, FLAGS.data_dir),
             FLAGS.attribute,
             MAX_IMAGES,
             data_dir=FLAGS.data_dir,

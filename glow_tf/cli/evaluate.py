@@ -68,7 +68,7 @@ def main(arguments):
         if FLAGS.dataset is not None and not reads_test_split:
             raise InputError("--dataset evaluates a whole split and --images scores single images; give one of them")
     if FLAGS.dataset is not None:
-        registry.check_data_set(FLAGS.dataset, FLAGS.data_dir)
+        registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
     path, _ = pretrained.find(FLAGS.weights, defaults.RUNS)
     app.import_tensorflow()
     from glow_tf.glow import Glow

@@ -94,16 +94,14 @@ def read_file(path: str | os.PathLike, config: "GlowConfig") -> np.ndarray:
     Raises:
         InputError: the file does not exist or cannot be read as an image.
     """
-    from glow_tf.data import image_folder
+    from glow_tf.data import image_file
 
     check_file(path, "image file")
     height, width, channels = config.image_shape
     try:
-        return image_folder.decode(
-            path, image_size=(height, width), channels=channels, rules=image_folder.ReadRules()
-        )  # fmt: skip
+        return image_file.decode(path, image_size=(height, width), channels=channels)
     except Exception as error:  # Pillow's plug-ins raise nearly anything on damaged bytes
-        reason = getattr(error, "strerror", None) or image_folder.reason(error)
+        reason = getattr(error, "strerror", None) or image_file.reason(error)
         raise InputError(f"the image {printable(path)} cannot be read: {reason}") from error
 
 

@@ -129,7 +129,7 @@ def check_flags(arguments: Sequence[str]) -> None:
         attribute.check_flags()
     images.check(FLAGS.images or ())
     if FLAGS.dataset is not None:
-        registry.check_data_set(FLAGS.dataset, FLAGS.data_dir)
+        registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
 
 
 def frames_of(drawing: drawings.Drawing, caption: str) -> list[np.ndarray]:

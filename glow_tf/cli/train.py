@@ -107,7 +107,7 @@ def main(arguments):
     for name in ("warmup_epochs", "cooldown_epochs"):
         if not math.isfinite(settings[name]):
             raise InputError(f"--{name} is {settings[name]}; it must be a number from 0 up")
-    registry.check_data_set(FLAGS.dataset, FLAGS.data_dir)
+    registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
     weights = pretrained.find(FLAGS.weights, defaults.RUNS)[0] if FLAGS.weights else None
     run = RunDirectory(FLAGS.run_dir or os.path.join(defaults.RUNS, FLAGS.preset or run_name(FLAGS.dataset)))
     has_workers = FLAGS.strategy == "multi_worker"

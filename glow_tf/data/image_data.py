@@ -15,18 +15,16 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from glow_tf.data import image_folder, registry, tfds
+from glow_tf.data import image_folder, listing, registry, tfds
 from glow_tf.data.dataset import ArrayDataset, StreamingDataset
+from glow_tf.data.digits import CLASS_NAMES, load_digits
 from glow_tf.data.holdout import describe_change, fingerprint, validation_mask
-from glow_tf.data.resize import resize_image
 from glow_tf.errors import InputError
 
 __all__ = ["ImageData", "describe_change", "load", "load_attribute", "name_for", "of_model", "pick"]
 
-MAX_IMAGE_SIDE = 1024
+MAX_IMAGE_SIDE = image_folder.MAX_IMAGE_SIDE
 
-_SPLIT_SEED = 20180709  # the permutation that parts the digits never changes
-_NUM_DIGITS_TRAIN = 1541
 _MIRRORING_CHANGES_CONTENT = ("digits", "mnist", "omniglot", "svhn", "binary_alpha_digits", "cmaterdb")
 
 
@@ -35,12 +33,11 @@ class ImageData:
     """A data set.
 
     Attributes:
-        name: as given to `load`.
+        name: the argument of `load`.
         train, test: its two splits.
         image_shape: (H, W, C) of every image.
         class_names: the name of each label; empty if the images are unlabelled (their labels are 0).
-        flippable: whether mirrored left to right an image is as likely as before: False for digits and
-            letters.
+        flippable: whether an image mirrored left to right is as likely as the original: False for digits and letters.
         train_names, test_names: the path of each image of a folder, relative to the folder of its split.
     """
 
@@ -70,30 +67,31 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     download: bool = False,
-    folder_rules: image_folder.ReadRules | None = None,
+    max_bad: float = image_folder.MAX_BAD,
 ) -> ImageData:
     """Loads a data set by name, or a folder of images by path.
 
-    `digits`: scikit-learn's 1,797 grey 8x8 digits. Their values 0..16 are held as 16 * min(v, 15), so
-        that a model of 4 bits sees 0..15. 1,541 are for training and 256 for testing, by a fixed
-        permutation without stratification.
-    A TFDS name (`mnist`, `cifar10`, `imagenet_resized/32x32`, `celeb_a`, ...): any set with a feature
-        `image`. Test images are its split `test`, else `validation`, else the last 5 % of `train`, at
-        most 10,000. Labels are its feature `label` if that is a class. Images become `image_size` as
-        `resize_image` says.
-    A path (begins with `.`, `/` or `~`, or is a folder and no known name): see `image_folder`. Without a
-        training and a test sub-folder, about 5 % of the images, at least 1 and at most 10,000, chosen by
-        the hash of their names, are for testing. A single image serves as both, with a warning.
+    - `digits`: scikit-learn's 1,797 grey 8x8 digits. Their values 0..16 are held as 16 * min(v, 15), so that a model
+      of 4 bits sees 0..15. 1,541 are for training and 256 for testing, by a fixed permutation without stratification.
+    - A TFDS name (`mnist`, `cifar10`, `imagenet_resized/32x32`, `celeb_a`, ...): any set with a feature `image`. Test
+      images are its split `test`, else `validation`, else the last 5 % of `train`, at most 10,000. Labels are its
+      feature `label` if that is a class. Images are padded or resized by `resize.resize_image`.
+    - A path (begins with `.`, `/` or `~`, or is a folder whose name is not that of a data set): see `image_folder`
+      for what is read, `listing.find_splits` for training and test folders. Without a test folder, `holdout` chooses
+      about 5 % of the images, at least 1 and at most 10,000, by their names. A single image serves as both, with a
+      warning.
 
     Args:
-        data_dir: where TFDS keeps its prepared sets; None: TFDS's own default.
-        image_size: (height, width), or the side of a square. None: the data set's own size, but 32x32
-            for sets of 28x28.
-        channels: 1 (grey) or 3 (RGB), for folders also 2 and 4. None: the data set's own; 3 for folders.
+        name: see above.
+        data_dir: where TFDS keeps its prepared sets. Default: TFDS's own places.
+        image_size: (height, width), or the side of a square. Default: the data set's own size, but 32x32 for sets of
+            28x28.
+        channels: 1 (grey) or 3 (RGB), for folders also 2 and 4. Default: the data set's own; 3 for folders.
         download: whether a missing TFDS set may be downloaded and prepared.
-        folder_rules: which files of a folder are accepted.
+        max_bad: share of unreadable files in a folder, from 0 to 1, above which it is refused.
+
     Raises:
-        InputError: for an unknown name, a set that is not there, has no images or cannot be read.
+        InputError: for an unknown name, a set that is missing, has no images or cannot be read.
 
     >>> digits = load("digits")
     >>> digits.train.num_images, digits.test.num_images, digits.image_shape
@@ -109,15 +107,19 @@ def load(
     size = _checked_size(image_size)
     if channels not in (None, 1, 2, 3, 4):
         raise InputError(f"channels is {channels}; it can be 1 (grey) or 3 (RGB), for folders also 2 and 4")
-    if name == "digits":
-        return _load_digits(size, channels)
-    if not registry.is_path(name):
-        builder = tfds.find_builder(name, data_dir)
-        if builder is not None:
-            return _load_tfds(name, builder, size, channels, download)
-        if not os.path.isdir(name):
-            raise registry.unknown_data_set(name)
-    return _load_folder(name, size, channels or 3, folder_rules)
+    if not 0 <= max_bad <= 1:
+        raise InputError(f"--max_bad is {max_bad}; it is a share from 0 to 1")
+    match registry.check_data_set(name, data_dir, download):
+        case "digits":
+            digits = load_digits(size, channels)
+            return ImageData(name, *digits, digits[0].images.shape[1:], CLASS_NAMES, flippable=False)
+        case "tfds":
+            source = tfds.open_source(name, data_dir, size, channels, download)
+            train, test = tfds.read_splits(source)
+            shape = (*source.image_size, source.channels)
+            return ImageData(name, train, test, shape, source.class_names, _is_flippable(name))
+        case _:
+            return _load_folder(name, size, channels or 3, max_bad)
 
 
 def load_attribute(
@@ -130,25 +132,31 @@ def load_attribute(
     channels: int | None = None,
     download: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(training images with an attribute, those without it), at most `count` of each, of a TFDS data set.
+    """Returns up to `count` training images with an attribute, and as many without it, of a TFDS data set.
 
-    An attribute is a feature of one boolean or integer an image, such as celeb_a's `attributes/Smiling`: True or 1
-    is with it, False, 0 or -1 without it, images of other values are neither. The images are those of `load`; only
-    those returned are decoded.
+    An attribute is a feature of one boolean or integer per image, such as celeb_a's `attributes/Smiling`: images with
+    True or 1 have it, images with False, 0 or -1 do not, images of other values are left out. The images are those of
+    `load`; only those returned are decoded.
 
     Args:
+        name: of the data set.
         attribute: the feature's path, or its last part where no other feature ends so.
+        count: largest number of images with the attribute, and without it.
+        data_dir: as for `load`.
+        image_size: as for `load`.
+        channels: as for `load`.
+        download: as for `load`.
+
     Raises:
-        InputError: as `load`, and if there is no such attribute or it does not divide the images.
+        InputError: as `load`, and if there is no such attribute or all images have the same value.
     """
     size = _checked_size(image_size)
-    builder = None if name == "digits" else tfds.find_builder(name, data_dir)
-    if builder is None:
-        raise InputError(f"{name!r} has no attributes: it is no data set of tensorflow_datasets")
-    path = tfds.attribute_path(name, builder.info.features, attribute)
-    source = tfds.open_source(name, builder, size, channels, download)
-    split, _ = next(tfds.train_and_test(name, builder))
-    examples = source.encoded(split, also=path)
+    if registry.check_data_set(name, data_dir, download) != "tfds":
+        raise InputError(f"{name!r} has no attributes: it is not a data set of tensorflow_datasets")
+    source = tfds.open_source(name, data_dir, size, channels, download)
+    path = tfds.attribute_path(source, attribute)
+    split = tfds.splits(source)[0][0]
+    examples = source.encoded(split, attribute=path)
 
     def value_of(example: dict[str, Any]) -> tf.Tensor:
         return tf.cast(functools.reduce(lambda inner, key: inner[key], path, example), tf.int32)
@@ -156,43 +164,51 @@ def load_attribute(
     def is_without(example: dict[str, Any]) -> tf.Tensor:
         return (value_of(example) == 0) | (value_of(example) == -1)
 
-    positive = tfds.decoded(name, source, examples.filter(lambda example: value_of(example) == 1).take(count))
-    negative = tfds.decoded(name, source, examples.filter(is_without).take(count))
+    positive = tfds.decoded(source, examples.filter(lambda example: value_of(example) == 1).take(count))
+    negative = tfds.decoded(source, examples.filter(is_without).take(count))
     for values, images in (("1", positive), ("0 or -1", negative)):
         if not len(images):
-            raise InputError(f"{'/'.join(path)!r} of {name!r} is {values} for no image; both kinds are needed")
+            raise InputError(f"{'/'.join(path)!r} of {name!r} is {values} for no image; both values are needed")
     return positive, negative
 
 
-def name_for(glow: Any, name: str | None = None) -> str:
-    """`name`, or the data set that a Glow was trained on; InputError if its weights do not say."""
-    found = name or glow.metadata.get("dataset")
-    if found is None:
-        raise InputError("the weights do not say what they were trained on; name the data with --dataset")
-    return found
+def name_for(glow: Any, name: str | None = None, data_dir: str | os.PathLike | None = None) -> str:
+    """Returns `name`, or else the name of the data set that a Glow was trained on.
+
+    Raises:
+        InputError: if the weights do not record one, or record a folder: only the user names folders.
+    """
+    return name or registry.check_recorded(glow.metadata.get("dataset"), data_dir)
 
 
 def of_model(
     glow: Any, name: str | None = None, *, data_dir: str | os.PathLike | None = None, download: bool = False
 ) -> ImageData:
-    """The data set that a Glow was trained on, or `name`, in the size of its images.
+    """Loads the data set that a Glow was trained on, or `name`, in the size of its images.
+
+    What the weights record is never downloaded.
 
     Raises:
         InputError: as `load` and `name_for`.
     """
     height, width, channels = glow.config.image_shape
-    size = (height, width)
-    return load(name_for(glow, name), data_dir=data_dir, image_size=size, channels=channels, download=download)
+    return load(
+        name_for(glow, name, data_dir),
+        data_dir=data_dir,
+        image_size=(height, width),
+        channels=channels,
+        download=download and name is not None,
+    )
 
 
 def pick(split: ArrayDataset | StreamingDataset, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """(images, labels) of a split by their place in `batches`."""
-    wanted, images, labels, seen = set(indices), {}, {}, 0
-    for batch, of_batch in split.batches(256):
-        for at in wanted & set(range(seen, seen + len(batch))):
-            images[at], labels[at] = batch[at - seen].numpy(), int(of_batch[at - seen])
-        seen += len(batch)
-        if len(images) == len(wanted):
+    """Returns (images, labels) of a split by their positions in `batches`."""
+    positions, images, labels, seen = set(indices), {}, {}, 0
+    for image_batch, label_batch in split.batches(256):
+        for at in positions & set(range(seen, seen + len(image_batch))):
+            images[at], labels[at] = image_batch[at - seen].numpy(), int(label_batch[at - seen])
+        seen += len(image_batch)
+        if len(images) == len(positions):
             break
     return np.stack([images[i] for i in indices]), np.array([labels[i] for i in indices], np.int32)
 
@@ -211,87 +227,49 @@ def _is_flippable(name: str) -> bool:
     return not any(word in family for word in _MIRRORING_CHANGES_CONTENT)
 
 
-def _load_tfds(
-    name: str, builder: Any, image_size: tuple[int, int] | None, channels: int | None, download: bool
-) -> ImageData:
-    source = tfds.open_source(name, builder, image_size, channels, download)
-    train, test = (tfds.read_split(name, source, *split) for split in tfds.train_and_test(name, builder))
-    shape = (*source.image_size, source.channels)
-    return ImageData(name, train, test, shape, tfds.class_names(builder.info.features), _is_flippable(name))
-
-
-# Digits
-
-
-def _load_digits(image_size: tuple[int, int] | None, channels: int | None) -> ImageData:
-    from sklearn import datasets  # takes a second to import
-
-    size, channels = image_size or (8, 8), channels or 1
-    if min(size) < 8 or channels not in (1, 3):
-        raise InputError(
-            f"digits are 8x8 and grey; {size[0]}x{size[1]} with {channels} channels cannot be made of them"
-            " (possible: 8x8 or larger, 1 or 3 channels)"
-        )
-    digits = datasets.load_digits()
-    raw = (16 * np.minimum(digits.images, 15)).astype(np.uint8)[..., np.newaxis]
-    fitted = tf.data.Dataset.from_tensor_slices(raw).map(lambda image: resize_image(image, size, channels))
-    images = fitted.batch(len(raw)).get_single_element().numpy()
-    order = np.random.default_rng(_SPLIT_SEED).permutation(len(images))
-    train, test = (ArrayDataset(images[part], digits.target[part]) for part in np.split(order, [_NUM_DIGITS_TRAIN]))
-    names = tuple(str(digit) for digit in range(10))
-    return ImageData("digits", train, test, images.shape[1:], names, flippable=False)
-
-
-# Folders
-
-
-def _load_folder(
-    name: str, image_size: tuple[int, int] | None, channels: int, rules: image_folder.ReadRules | None
-) -> ImageData:
-    train_folder, test_folder = image_folder.find_splits(name)
-    read = image_folder.read_folder(train_folder, image_size=image_size, channels=channels, rules=rules)
+def _load_folder(name: str, image_size: tuple[int, int] | None, channels: int, max_bad: float) -> ImageData:
+    read_folder = functools.partial(image_folder.read_folder, image_size=image_size, channels=channels, max_bad=max_bad)
+    train_folder, test_folder = listing.find_splits(registry.check_folder(name))
+    read = read_folder(train_folder)
+    listing.warn_of_mixed_splits(train_folder, read.paths)
     if test_folder is None:
-        train, test, train_names, test_names = _validation_split(name, read)
-        names = read.class_names
-    else:
-        held = image_folder.read_folder(test_folder, image_size=image_size, channels=channels, rules=rules)
-        if held.images.shape[1:] != read.images.shape[1:]:
-            raise InputError(
-                f"the training images of {name!r} are {_size(read.images.shape[1:])}, its test images"
-                f" {_size(held.images.shape[1:])}; give the image size to bring them all to"
-            )
-        names, test_labels = _shared_classes(name, read, held)
-        train = ArrayDataset(read.images, read.labels if names else None)
-        test = ArrayDataset(held.images, test_labels if names else None)
-        train_names, test_names = read.paths, held.paths
+        return _with_held_out_images(name, read)
+    held = read_folder(test_folder)
     shape = read.images.shape[1:]
-    return ImageData(name, train, test, shape, names, train_names=train_names, test_names=test_names)
+    if held.images.shape[1:] != shape:
+        raise InputError(
+            f"the training images of {name!r} are {_size(shape)}, its test images {_size(held.images.shape[1:])};"
+            " choose one size for all with --img_size"
+        )
+    names, test_labels = _shared_classes(name, read, held)
+    train = ArrayDataset(read.images, read.labels if names else None)
+    test = ArrayDataset(held.images, test_labels if names else None)
+    return ImageData(name, train, test, shape, names, train_names=read.paths, test_names=held.paths)
 
 
-def _validation_split(
-    name: str, read: image_folder.FolderImages
-) -> tuple[ArrayDataset, ArrayDataset, tuple[str, ...], tuple[str, ...]]:
-    """Parts the test images from the training images without a second copy of the latter."""
+def _with_held_out_images(name: str, read: image_folder.FolderImages) -> ImageData:
+    """Separates test images from training images, without a second copy of the latter."""
+    shape, names = read.images.shape[1:], read.class_names
     if len(read.images) == 1:
         logging.warning("%r holds a single image; it is the training and the test set", name)
         both = ArrayDataset(read.images, read.labels)
-        return both, both, read.paths, read.paths
+        return ImageData(name, both, both, shape, names, train_names=read.paths, test_names=read.paths)
     is_test = validation_mask(read.paths)
     test_rows, train_rows = np.flatnonzero(is_test), np.flatnonzero(~is_test)
     test = ArrayDataset(read.images[test_rows], read.labels[test_rows])
-    train_names, test_names = (tuple(read.paths[row] for row in rows) for rows in (train_rows, test_rows))
     # Rows only move towards the front, so each is read before it is overwritten.
     for start in range(0, len(train_rows), 1024):
         rows = train_rows[start : start + 1024]
         read.images[start : start + len(rows)] = read.images[rows]
     train = ArrayDataset(read.images[: len(train_rows)], read.labels[train_rows])
-    return train, test, train_names, test_names
+    train_names, test_names = (tuple(read.paths[row] for row in rows) for rows in (train_rows, test_rows))
+    return ImageData(name, train, test, shape, names, train_names=train_names, test_names=test_names)
 
 
 def _shared_classes(
     name: str, train: image_folder.FolderImages, test: image_folder.FolderImages
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """(class names, labels of the test images in terms of them), without classes unless both have them."""
+    """Returns (class names, labels of the test images in terms of them), without classes unless both have them."""
     if bool(train.class_names) != bool(test.class_names):
         logging.warning("only one split of %r has its images in class folders; classes are ignored", name)
         return (), test.labels

@@ -3,10 +3,13 @@
 import contextlib
 import dataclasses
 import functools
+import glob
+import itertools
+import json
+import logging as python_logging
 import math
 import os
 import re
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +19,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from glow_tf import _progress
+from glow_tf._files import printable
+from glow_tf.data import registry
 from glow_tf.data.dataset import ArrayDataset, StreamingDataset
 from glow_tf.data.holdout import num_validation_images
 from glow_tf.data.resize import resize_image
@@ -25,34 +31,56 @@ IN_MEMORY_BYTES = 2 * 2**30
 
 _SHUFFLE_BUFFER = 10_000  # encoded images, on top of the shuffled files
 _NETWORK_SECONDS = 5.0
-_NAME = re.compile(r"[a-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", re.ASCII)
+_MAX_JSON_BYTES = 2**24
+_MAX_CLASSES = 100_000
+_MAX_SIDE = 65_536
+_RECORD_BYTES = 16  # the least that an example takes in a file
+
+# In features.json, the keys that TFDS follows to Python classes; it imports whatever module is named there.
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
+_CLASS_PREFIX = "tensorflow_datasets.core.features."
+
+
+def _is_for_users(record: python_logging.LogRecord) -> bool:
+    """False for TFDS's own warnings about its own deprecated functions."""
+    is_of_tfds = f"{os.sep}tensorflow_datasets{os.sep}" in record.pathname
+    return not is_of_tfds or record.levelno >= python_logging.ERROR
+
+
+logging.get_absl_logger().addFilter(_is_for_users)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TfdsSource:
-    """Reads a prepared TFDS set: encoded examples first, so that those not wanted are not decoded."""
+    """Reads a prepared TFDS set; examples are decoded late, so that skipped ones are not decoded.
 
-    builder: Any  # tfds.core.DatasetBuilder
+    Attributes:
+        name: of the data set.
+        builder: its tfds.core.DatasetBuilder.
+        image_size: (height, width) of the decoded images.
+        channels: of the decoded images.
+        class_names: names of the labels, empty without labels.
+    """
+
+    name: str
+    builder: Any
     image_size: tuple[int, int]
     channels: int
-    has_labels: bool
+    class_names: tuple[str, ...]
 
-    def encoded(
-        self, split: str, shuffle_seed: int | None = None, also: tuple[str, ...] | None = None
-    ) -> tf.data.Dataset:
+    def encoded(self, split: str, shuffle_seed: int | None = None, attribute: tuple[str, ...] = ()) -> tf.data.Dataset:
         """Examples {"image": encoded bytes, "label": int64} in fixed order, or shuffled by a seed.
 
         Args:
-            also: the path of another feature to read, such as ("attributes", "Smiling").
+            split: TFDS's name of a split.
+            shuffle_seed: default: no shuffling.
+            attribute: the path of another feature to read, such as ("attributes", "Smiling").
         """
         import tensorflow_datasets as tfds
 
-        features: dict[str, Any] = {"image": True, "label": True} if self.has_labels else {"image": True}
-        if also is not None:
-            wanted: Any = True
-            for key in reversed(also):
-                wanted = {key: wanted}
-            features |= wanted
+        features: dict[str, Any] = {"image": True, "label": True} if self.class_names else {"image": True}
+        if attribute:
+            features |= functools.reduce(lambda inner, key: {key: inner}, reversed(attribute), True)  # type: ignore
         decoders = tfds.decode.PartialDecoding(features, decoders={"image": tfds.decode.SkipDecoding()})
         shuffles = shuffle_seed is not None
         read_config = tfds.ReadConfig(try_autocache=False, shuffle_seed=shuffle_seed)
@@ -70,43 +98,77 @@ class TfdsSource:
         shape = self.builder.info.features["image"].shape
         image = tf.io.decode_image(example["image"], shape[-1], expand_animations=False)
         image = tf.ensure_shape(image, shape)
-        label = tf.cast(example["label"], tf.int32) if self.has_labels else tf.constant(0)
-        return resize_image(image, self.image_size, self.channels), label
-
-
-def find_builder(name: str, data_dir: str | os.PathLike | None) -> Any:
-    """TFDS's builder of a data set, or None if it knows no such name; a wrong config or version raises."""
-    import tensorflow_datasets as tfds
-
-    if not _NAME.fullmatch(name):
-        return None
-    root = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))
-    try:
-        return tfds.builder(name, data_dir=root)
-    except tfds.core.DatasetNotFoundError:
-        return None
-    except Exception as error:  # each data set's code raises what it likes
-        raise InputError(f"the data set {name!r} cannot be used: {_first_words(error)}") from error
+        target = (*self.image_size, self.channels)
+        if tuple(shape) != target:
+            resize = functools.partial(resize_image, image_size=self.image_size, channels=self.channels)
+            image = tf.ensure_shape(tf.numpy_function(resize, [image], tf.uint8, stateful=False), target)
+        label = tf.cast(example["label"], tf.int32) if self.class_names else tf.constant(0)
+        return image, label
 
 
 def open_source(
-    name: str, builder: Any, image_size: tuple[int, int] | None, channels: int | None, download: bool
+    name: str,
+    data_dir: str | os.PathLike | None,
+    image_size: tuple[int, int] | None,
+    channels: int | None,
+    download: bool,
 ) -> TfdsSource:
-    """The prepared set; InputError where it is not there, or has no images of that kind."""
-    features = builder.info.features
-    height, width, own_channels = _image_feature_shape(name, features)
-    if image_size is not None:
-        size = image_size
-    elif height is None or width is None:
-        raise InputError(f"the images of {name!r} have no common size; give the image size to bring them to")
-    else:
-        size = (32, 32) if (height, width) == (28, 28) else (height, width)
-    channels = channels or own_channels
-    if channels != own_channels and {channels, own_channels} != {1, 3}:
-        raise InputError(f"{name!r} has {own_channels} channels, of which {channels} cannot be made")
-    _prepare(name, builder, download)
-    _announce_crop(name, (height, width), size)
-    return TfdsSource(builder, size, channels, bool(class_names(features)))
+    """Opens a TFDS set, and prepares it where that is possible; InputError if its images cannot be used."""
+    with _one_line_errors(f"the data set {name!r} cannot be used"):
+        builder = find_builder(name, data_dir)
+        height, width, own_channels = _image_feature_shape(name, builder.info.features)
+        if image_size is not None:
+            size = image_size
+        elif height is None or width is None:
+            raise InputError(f"the images of {name!r} have no common size; choose one with --img_size")
+        else:
+            size = (32, 32) if (height, width) == (28, 28) else (height, width)
+        channels = channels or own_channels
+        if channels != own_channels and {channels, own_channels} != {1, 3}:
+            raise InputError(f"{name!r} has {own_channels} channels, which cannot be converted to {channels}")
+        class_names = _class_names(name, builder.info.features)
+    with _one_line_errors(f"the data set {name!r} cannot be prepared", length=600):
+        _prepare(name, builder, download)
+    return TfdsSource(name, builder, size, channels, class_names)
+
+
+def find_builder(name: str, data_dir: str | os.PathLike | None) -> Any:
+    """TFDS's builder of a data set, after a look at the Python classes that its files name.
+
+    Raises:
+        InputError: a class is not one of TFDS.
+        Exception: whatever TFDS raises for an unknown name, configuration or version.
+    """
+    import tensorflow_datasets as tfds
+
+    if not registry.is_tfds_name(name):
+        raise InputError(f"{name!r} is not a data set of tensorflow_datasets")
+    root = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))
+    for place in tfds.core.utils.file_utils.list_data_dirs(root):
+        folder = os.path.join(glob.escape(os.fspath(place)), name.split("/")[0].split(":")[0])
+        for path in itertools.chain(*(glob.iglob(os.path.join(folder, *stars)) for stars in (["*"], ["*", "*"]))):
+            _check_feature_classes(os.path.join(path, "features.json"))
+    return tfds.builder(name, data_dir=root)
+
+
+def _check_feature_classes(path: str) -> None:
+    """InputError if a features.json names a Python class that is not one of TFDS's own features."""
+    if not os.path.isfile(path):
+        return
+    if os.path.getsize(path) > _MAX_JSON_BYTES:
+        raise InputError(f"{path!r} has more than {_MAX_JSON_BYTES} bytes")
+    with open(path, "rb") as file:
+        pending = [json.load(file)]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            named = [value[key] for key in _CLASS_KEYS if isinstance(value.get(key), str)]
+            foreign = next((each for each in named if not each.startswith(_CLASS_PREFIX)), None)
+            if foreign is not None:
+                raise InputError(f"{path!r} names the class {printable(foreign)!r}, which is not a feature of TFDS")
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
 
 
 def _image_feature_shape(name: str, features: Any) -> tuple[int | None, int | None, int]:
@@ -116,19 +178,24 @@ def _image_feature_shape(name: str, features: Any) -> tuple[int | None, int | No
     if not isinstance(feature, tfds.features.Image):
         raise InputError(f"{name!r} cannot be used: it has no feature `image` that is an image")
     shape = tuple(feature.shape)
-    if feature.np_dtype != np.uint8 or len(shape) != 3 or shape[-1] not in (1, 3, 4):
+    has_size = all(side is None or 1 <= side <= _MAX_SIDE for side in shape[:2])
+    if feature.np_dtype != np.uint8 or len(shape) != 3 or shape[-1] not in (1, 3, 4) or not has_size:
         raise InputError(
-            f"the images of {name!r} are {np.dtype(feature.np_dtype)} {shape}; usable are uint8 images of 1,"
-            " 3 or 4 channels"
+            f"the images of {name!r} are {np.dtype(feature.np_dtype)} {shape}; usable are uint8 images of 1, 3 or 4"
+            " channels"
         )
     return shape
 
 
-def class_names(features: Any) -> tuple[str, ...]:
+def _class_names(name: str, features: Any) -> tuple[str, ...]:
     import tensorflow_datasets as tfds
 
     label = _feature(features, "label")
-    return tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
+    if not isinstance(label, tfds.features.ClassLabel):
+        return ()
+    if label.num_classes is None or not 1 <= label.num_classes <= _MAX_CLASSES:
+        raise InputError(f"{name!r} has {label.num_classes} classes; usable are 1 to {_MAX_CLASSES}")
+    return tuple(label.names)
 
 
 def _feature(features: Any, name: str) -> Any:
@@ -137,20 +204,20 @@ def _feature(features: Any, name: str) -> Any:
     return features[name] if isinstance(features, tfds.features.FeaturesDict) and name in features else None
 
 
-def attribute_path(name: str, features: Any, attribute: str) -> tuple[str, ...]:
+def attribute_path(source: TfdsSource, attribute: str) -> tuple[str, ...]:
     """Where a data set's features hold an attribute."""
-    types = _attribute_types(features)
+    types = _attribute_types(source.builder.info.features)
     known = sorted(types, key=lambda path: (types[path] != np.bool_, path))
     if not known:
-        raise InputError(f"{name!r} has no attributes: no feature is one boolean or integer an image")
-    found = [path for path in known if path == attribute] or [
+        raise InputError(f"{source.name!r} has no attributes: no feature is one boolean or integer per image")
+    matches = [path for path in known if path == attribute] or [
         path for path in known if path.rsplit("/", 1)[-1] == attribute
     ]
-    if len(found) != 1:
-        shown = ", ".join((found or known)[:10]) + (", ..." if len(found or known) > 10 else "")
-        count = "more than one" if found else "no"
-        raise InputError(f"{name!r} has {count} attribute {attribute!r}; it has {shown}")
-    return tuple(found[0].split("/"))
+    if len(matches) != 1:
+        shown = ", ".join((matches or known)[:10]) + (", ..." if len(matches or known) > 10 else "")
+        count = "more than one" if matches else "no"
+        raise InputError(f"{source.name!r} has {count} attribute {attribute!r}; it has {shown}")
+    return tuple(matches[0].split("/"))
 
 
 def _attribute_types(features: Any, path: str = "") -> dict[str, np.dtype]:
@@ -167,140 +234,107 @@ def _attribute_types(features: Any, path: str = "") -> dict[str, np.dtype]:
     return {path: dtype} if dtype.kind in "biu" else {}
 
 
-def _announce_crop(name: str, own: tuple[int | None, int | None], size: tuple[int, int]) -> None:
-    height, width = own
-    if height is not None and width is not None and height <= size[0] and width <= size[1]:
-        return
-    logging.info(
-        "%s: images of %s are cropped at their centre to the aspect ratio of %dx%d and resized",
-        name, "several sizes" if None in own else f"{height}x{width}", *size,
-    )  # fmt: skip
-
-
-def train_and_test(name: str, builder: Any) -> Iterator[tuple[str, int]]:
-    """(TFDS's name of the split, number of images) for training, then for testing."""
-    counts = {split: info.num_examples for split, info in builder.info.splits.items()}
+def splits(source: TfdsSource) -> tuple[tuple[str, int], tuple[str, int]]:
+    """(TFDS's name of the split, number of images) for training and for testing."""
+    name, infos = source.name, source.builder.info.splits
+    counts = {split: info.num_examples for split, info in infos.items()}
     if not counts.get("train"):
         raise InputError(f"the data set {name!r} has no split `train`; it has {sorted(counts)}")
     test = next((split for split in ("test", "validation") if counts.get(split)), None)
+    for split in filter(None, ("train", test)):
+        size = sum(os.path.getsize(file) for file in infos[split].filepaths)
+        if counts[split] * _RECORD_BYTES > size:
+            raise InputError(f"{name!r} should have {counts[split]} images in {split}, but its files have {size} bytes")
     if test is not None:
-        yield "train", counts["train"]
-        yield test, counts[test]
-        return
+        return ("train", counts["train"]), (test, counts[test])
     held_out = num_validation_images(counts["train"])
-    logging.info("%s has no test split; the last %d training images are held out for it", name, held_out)
-    yield f"train[:-{held_out}]", counts["train"] - held_out
-    yield f"train[-{held_out}:]", held_out
+    if counts["train"] < 2:
+        raise InputError(f"{name!r} has a single image and no test split")
+    logging.warning("%s has no test split; the last %d training images are held out for it", name, held_out)
+    return (f"train[:-{held_out}]", counts["train"] - held_out), (f"train[-{held_out}:]", held_out)
 
 
-def read_split(name: str, source: TfdsSource, split: str, num_images: int) -> ArrayDataset | StreamingDataset:
+def read_splits(source: TfdsSource) -> Iterator[ArrayDataset | StreamingDataset]:
+    """Reads the training and the test split into memory, if they fit."""
+    with _one_line_errors(
+        f"the files of {source.name!r} in {str(source.builder.data_path)!r} cannot be read",
+        "delete that folder and prepare the data set again",
+    ):
+        for split, num_images in splits(source):
+            yield _read_split(source, split, num_images)
+
+
+def _read_split(source: TfdsSource, split: str, num_images: int) -> ArrayDataset | StreamingDataset:
     streamed = StreamingDataset(source, split, num_images)
     shape = (num_images, *source.image_size, source.channels)
     if math.prod(shape) > IN_MEMORY_BYTES:
         return streamed
     images, labels = np.empty(shape, np.uint8), np.empty(num_images, np.int32)
     stored = 0
-    with _naming_damaged_files(name, source):
+    with _progress.phase(f"reading {source.name} ({split})", num_images) as advance:
         for image_batch, label_batch in streamed.batches(256).as_numpy_iterator():
             rows = slice(stored, stored + len(image_batch))
             images[rows], labels[rows] = image_batch, label_batch
             stored += len(image_batch)
+            advance(len(image_batch))
     if stored != num_images:
-        raise InputError(f"{name!r} should have {num_images} images in {split}, but its files hold {stored}")
+        raise InputError(f"{source.name!r} should have {num_images} images in {split}, but its files hold {stored}")
+    if labels.min() < 0 or labels.max() >= max(1, len(source.class_names)):
+        raise InputError(f"{source.name!r} has {len(source.class_names)} classes, but labels up to {labels.max()}")
     return ArrayDataset(images, labels)
 
 
-def decoded(name: str, source: TfdsSource, examples: tf.data.Dataset) -> np.ndarray:
+def decoded(source: TfdsSource, examples: tf.data.Dataset) -> np.ndarray:
     """uint8 [N, H, W, C]: the images of encoded examples."""
     images = [np.zeros((0, *source.image_size, source.channels), np.uint8)]
-    with _naming_damaged_files(name, source):
+    with _one_line_errors(f"the files of {source.name!r} in {str(source.builder.data_path)!r} cannot be read"):
         images += [image for image, _ in examples.map(source.decode, tf.data.AUTOTUNE).batch(256).as_numpy_iterator()]
     return np.concatenate(images)
 
 
 @contextlib.contextmanager
-def _naming_damaged_files(name: str, source: TfdsSource) -> Iterator[None]:
+def _one_line_errors(what: str, remedy: str = "", length: int = 200) -> Iterator[None]:
+    """Turns the exceptions of TFDS, of its data sets' code and of TensorFlow into InputError."""
     try:
         yield
-    except Exception as error:  # TFDS and TensorFlow each have their own for a damaged file
-        raise InputError(
-            f"the files of {name!r} in {str(source.builder.data_path)!r} cannot be read"
-            f" ({_first_words(error)}); delete that folder and prepare the data set again"
-        ) from error
+    except InputError:
+        raise
+    except Exception as error:  # each raises its own types
+        raise InputError(f"{what}: {_first_words(error, length)}{remedy and f'; {remedy}'}") from error
 
 
 def _prepare(name: str, builder: Any, download: bool) -> None:
-    """Makes sure that the data set lies prepared in its folder, by download only if that is allowed.
+    """Prepares a data set unless it is; by download only if that is allowed and the server answers.
 
     Archives that the user put into <data_dir>/downloads/manual are used without any network.
-
-    Raises:
-        InputError: within 10 seconds if the data set is missing and there is no network.
     """
     import tensorflow_datasets as tfds
 
-    if _is_prepared(builder):
+    if builder.is_prepared():
         return
-    archives_at = os.path.join(str(builder.data_dir_root), "downloads", "manual")
-    if not _has_archives(builder, archives_at):
-        if not download:
-            raise InputError(_missing_message(name, builder, "downloading was not asked for"))
-        if not _is_reachable(builder):
-            raise InputError(_missing_message(name, builder, "its server cannot be reached"))
-    config = tfds.download.DownloadConfig(manual_dir=archives_at, try_download_gcs=False)
-    try:
-        builder.download_and_prepare(download_config=config)
-    except Exception as error:  # each data set's code raises what it likes
-        raise InputError(f"the data set {name!r} cannot be prepared: {_first_words(error, 600)}") from error
-
-
-def _is_prepared(builder: Any) -> bool:
-    logger = logging.get_absl_logger()
-    level = logger.level
-    logger.setLevel("ERROR")  # that a folder is missing is for the error to say, once
-    try:
-        return builder.is_prepared()
-    finally:
-        logger.setLevel(level)
-
-
-def _missing_message(name: str, builder: Any, why: str) -> str:
     root = str(builder.data_dir_root)
-    return (
-        f"the data set {name!r} is not in {str(builder.data_path)!r} and {why}; copy the prepared folder"
-        f" there, or prepare it where there is a network with: tfds build {name} --data_dir={root}"
-    )
+    archives_at = os.path.join(root, "downloads", "manual")
+    urls = builder.url_infos
+    if not urls or not all(os.path.isfile(os.path.join(archives_at, info.filename)) for info in urls.values()):
+        if not download:
+            raise registry.missing_data_set(name, root, "downloading it needs --download")
+        _check_reachable(name, root, next(iter(urls), None))
+    config = tfds.download.DownloadConfig(manual_dir=archives_at, try_download_gcs=False)
+    builder.download_and_prepare(download_config=config)
 
 
-def _has_archives(builder: Any, folder: str) -> bool:
-    names = [info.filename for info in builder.url_infos.values()]
-    return bool(names) and all(name and os.path.isfile(os.path.join(folder, name)) for name in names)
+def _check_reachable(name: str, root: str, url: str | None) -> None:
+    """InputError within seconds if the server of a data set does not answer; TFDS itself tries for minutes."""
+    try:
+        if url is not None:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_NETWORK_SECONDS).close()
+    except urllib.error.HTTPError:
+        pass  # a refusal is an answer
+    except (OSError, ValueError) as error:
+        raise registry.missing_data_set(name, root, "its server cannot be reached") from error
 
 
-def _is_reachable(builder: Any) -> bool:
-    """Whether the server of the data set answers within a few seconds; it need not answer kindly."""
-    url = next(iter(builder.url_infos), None)
-    if url is None:
-        return True  # nothing that TFDS would download itself
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            request = urllib.request.Request(url, method="HEAD")
-            urllib.request.urlopen(request, timeout=_NETWORK_SECONDS).close()
-        except urllib.error.HTTPError:
-            pass  # a refusal is an answer
-        except (OSError, ValueError):
-            return
-        answered.set()
-
-    # A thread, because a look-up of the host name knows no time limit.
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(_NETWORK_SECONDS)
-    return answered.is_set()
-
-
-def _first_words(error: Exception, length: int = 200) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+def _first_words(error: Exception, length: int) -> str:
+    text = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error), flags=re.DOTALL)  # TensorFlow's names of operations
+    text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= length else text[:length] + "..."

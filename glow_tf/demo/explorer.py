@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from glow_tf._files import printable
-from glow_tf.data import image_data, image_folder
+from glow_tf.data import image_data, image_file
 from glow_tf.errors import InputError
 from glow_tf.evaluation import editing, ood, visualization
 from glow_tf.glow import Glow
@@ -25,7 +25,7 @@ MAX_TEMPERATURE = 1.5
 MAX_SEED = 2**31 - 1
 MAX_STRENGTH = 2.0  # beyond it images leave what the model knows (docs/results.md, "An attribute")
 
-# The limit of an uploaded file; image_folder limits the pixels that its header may claim.
+# The limit of an uploaded file; image_file limits the pixels that its header may claim.
 MAX_UPLOAD_BYTES = 10_000_000
 
 NUM_TEST_IMAGES = 256  # that can be picked by number
@@ -121,11 +121,9 @@ class Explorer:
             raise InputError("the upload is not base64") from error
         height, width, channels = self.glow.config.image_shape
         try:
-            return image_folder.decode(
-                file, image_size=(height, width), channels=channels, rules=image_folder.ReadRules()
-            )
+            return image_file.decode(file, image_size=(height, width), channels=channels)
         except Exception as error:  # Pillow's plug-ins raise nearly anything on damaged bytes
-            raise InputError(f"the upload cannot be read: {printable(image_folder.reason(error))}") from error
+            raise InputError(f"the upload cannot be read: {printable(image_file.reason(error))}") from error
 
     def mix(self, first: np.ndarray, second: np.ndarray, share: Any, spherical: bool = False) -> np.ndarray:
         """The image at `share`, from 0 to 1, of the way from the first image to the second through z.

@@ -56,7 +56,7 @@ def test_temperature_zero_is_the_mode(answers):
 def test_a_file_that_cannot_be_written_is_named(answers):
     status, _, error = answers[1]["--weights weights.h5 --n 4 --out blocked.png"]
     assert status == 2
-    assert "error: blocked.png: is a folder, not a regular file\n" in error
+    assert "error: blocked.png: Is a directory\n" in error
     assert not list(answers[0].glob("*.tmp-*"))
 
 
@@ -117,7 +117,7 @@ WRONG_MODES = {
     "--mode attribute --csv table.csv": "--attribute NAME",
     "--mode attribute --csv table.csv --attribute light": "table.csv has no column 'light'; it has dark, none",
     "--mode attribute --csv missing.csv --attribute x": "missing.csv does not exist",
-    "--mode attribute --attribute dark": "'digits' has no attributes: it is no data set of tensorflow_datasets",
+    "--mode attribute --attribute dark": "'digits' has no attributes: it is not a data set of tensorflow_datasets",
     "--mode attribute --dataset faces --data_dir . --attribute Hat": "it has attributes/Smiling",
     "--mode attribute --dataset celeb_a --data_dir . --attribute Smiling": "tfds build celeb_a",
     "--mode attribute --attribute dark --positive x": "--positive and --attribute each say what the attribute is",

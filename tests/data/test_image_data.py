@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from prepared import keys, pictures
 
-from glow_tf.data import image_data, image_folder
+from glow_tf.data import image_data
 from glow_tf.errors import InputError
 
 PHOTOGRAPHS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "cifar10_jpeg.tar.xz"
@@ -156,11 +156,15 @@ def test_a_folder_beside_a_data_set_of_its_name(tmp_path, monkeypatch):
         image_data.load("mnist", data_dir=tmp_path / "tfds")
 
 
-def test_channels_and_rules_reach_the_folder_reader(tmp_path):
+def test_channels_and_the_tolerance_reach_the_folder_reader(tmp_path):
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "a.png")
-    white = image_folder.ReadRules(background="white")
-    assert image_data.load(str(tmp_path), folder_rules=white).train.images.min() == 255
-    assert image_data.load(str(tmp_path), channels=4).image_shape == (4, 4, 4)
+    (tmp_path / "b.png").write_bytes(b"")
+    assert image_data.load(str(tmp_path), max_bad=0.5).train.images.min() == 255
+    assert image_data.load(str(tmp_path), max_bad=0.5, channels=4).image_shape == (4, 4, 4)
+    with pytest.raises(InputError, match="remove them or accept them with --max_bad 0.5$"):
+        image_data.load(str(tmp_path))
+    with pytest.raises(InputError, match="--max_bad is 5"):
+        image_data.load(str(tmp_path), max_bad=5)
 
 
 def test_photographs_in_class_folders(tmp_path):

@@ -58,7 +58,7 @@ def test_the_message_names_it(runs):
         registry.check_folder("runs/clases")
     with pytest.raises(InputError, match=r"weight.h5 does not exist; did you mean runs/classes/weights.h5\?"):
         _files.check_file("runs/classes/weight.h5")
-    with pytest.raises(InputError, match="runs is a folder, not a file"):
+    with pytest.raises(InputError, match="no regular file"):
         _files.check_file("runs")
     with pytest.raises(InputError, match="is not a folder"):
         registry.check_folder("runs/classes/weights.h5")
@@ -76,14 +76,28 @@ def test_a_folder_that_has_the_name_of_a_data_set_goes_behind_it(runs, monkeypat
     ]
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10", "imagenet_resized/32x32", "mnist:3.0.1", "runs", "./runs"])
-def test_data_sets_that_are_there(runs, name):
-    registry.check_data_set(name)
+@pytest.mark.parametrize(
+    ("name", "stands_for"),
+    [
+        ("digits", "digits"),
+        ("cifar10", "tfds"),
+        ("imagenet_resized/32x32", "tfds"),
+        ("mnist:3.0.1", "tfds"),
+        ("runs", "folder"),
+        ("./runs", "folder"),
+    ],
+)
+def test_data_sets_that_exist(runs, name, stands_for):
+    (runs.parent / "a.png").touch()
+    assert registry.check_data_set(name, download=True) == stands_for
 
 
 def test_a_data_set_that_was_prepared_without_code_of_tfds(tmp_path):
-    (tmp_path / "own_set").mkdir()
-    registry.check_data_set("own_set", tmp_path)
+    (tmp_path / "own_set" / "1.0.0").mkdir(parents=True)
+    with pytest.raises(InputError, match="'own_set' is neither"):
+        registry.check_data_set("own_set", tmp_path)
+    (tmp_path / "own_set" / "1.0.0" / "dataset_info.json").touch()
+    assert registry.check_data_set("own_set", tmp_path) == "tfds"
     with pytest.raises(InputError, match="'own_set' is neither"):
         registry.check_data_set("own_set")
 
@@ -101,8 +115,65 @@ def test_data_sets_that_are_not_there(runs, name, words):
         registry.check_data_set(name)
 
 
-@pytest.mark.parametrize("call", ["check_data_set('cifar01')", "check_data_set('./no')", "check_folder('no')"])
-def test_tensorflow_is_not_imported(call):
+def test_a_missing_data_set_names_the_ways_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="needs --download; .* tfds build mnist --data_dir=there$"):
+        registry.check_data_set("mnist", "there")
+    (tmp_path / "mnist").mkdir()
+    with pytest.raises(InputError, match="the folder of that name is ./mnist$"):
+        registry.check_data_set("mnist", "there")
+    manual = tmp_path / "there" / "downloads" / "manual"
+    manual.mkdir(parents=True)
+    (manual / "train-images-idx3-ubyte.gz").touch()
+    assert registry.check_data_set("mnist", "there") == "tfds"
+
+
+@pytest.mark.parametrize("name", ["photos", "runs2"])
+def test_only_what_is_near_is_suggested(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="neither a data set nor a folder; known are"):
+        registry.check_data_set(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["d\udcff", "./d\udcff", "a\0b", "./a\0b"])
+def test_names_that_cannot_be_recorded_are_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    if "\0" not in name:
+        (tmp_path / name).mkdir()
+    for check in (registry.check_data_set, registry.check_folder):
+        with pytest.raises(InputError, match="not valid UTF-8|null character") as caught:
+            check(name)
+        str(caught.value).encode()
+
+
+@pytest.mark.parametrize(
+    "name", [None, "", 5, True, "/", ".", "~", "photos", "../digits", "a\0", "cifar10/../..", "a:b"]
+)
+def test_weights_do_not_choose_what_is_read(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").touch()
+    monkeypatch.setattr(registry.listing, "check_not_empty", lambda root: pytest.fail("a folder was read"))
+    with pytest.raises(InputError, match="name the data with --dataset|if that is a folder, name it with --dataset"):
+        registry.check_recorded(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "mnist:3.0.1"])
+def test_weights_may_record_data_sets_by_name(name):
+    assert registry.check_recorded(name) == name
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "check_data_set('cifar01')",
+        "check_data_set('cifar10', '/nowhere')",
+        "check_data_set('./no')",
+        "check_data_set('.')",
+        "check_folder('no')",
+    ],
+)
+def test_tensorflow_is_not_imported(call, tmp_path):
     code = f"""
 import sys
 from glow_tf import errors
@@ -113,7 +184,7 @@ except errors.InputError:
     sys.exit("tensorflow" in sys.modules)
 sys.exit("nothing was refused")
 """
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path).returncode == 0
 
 
 def test_a_folder_is_the_one_of_the_training_by_its_place(tmp_path, monkeypatch):

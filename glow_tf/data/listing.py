@@ -1,0 +1,180 @@
+"""Lists the image files under a folder, and finds its training and test folders and its classes."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from absl import logging
+
+from glow_tf._files import format_names
+from glow_tf.errors import InputError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+
+# Files that usually accompany images and are ignored.
+_COMPANIONS = frozenset(
+    {"", ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".md", ".rst"}
+    | {".html", ".htm", ".pdf", ".log", ".db", ".py", ".sh", ".mat"}
+)
+
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "evaluation")
+
+
+def find_images(root: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Returns the sorted relative paths of image files, and (path, reason) of the files refused by their names."""
+    files, bad = [], []
+    for path, reason in _walk(root):
+        if reason:
+            bad.append((path, reason))
+        else:
+            files.append(path)
+    return sorted(files), bad
+
+
+def check_not_empty(root: str) -> None:
+    """InputError for a folder without images, after a look that ends at the first one."""
+    if next(_walk(root), None) is None:
+        raise InputError(f"found 0 images in {root!r}; formats: {', '.join(FORMATS)}")
+
+
+def find_splits(root: str) -> tuple[str, str | None]:
+    """Returns the folder of the training images and that of the test images, None if there is none.
+
+    - A folder with a sub-folder called train or training and one called test, testing, val, valid, validation, eval
+      or evaluation (the first of these; case does not matter) has both.
+    - A folder whose images all lie in a sub-folder called train or training has only that one.
+    - A folder that holds nothing but one sub-folder stands for the latter, if that has such sub-folders.
+    - Every other folder is itself the training folder.
+
+    A reading that leaves images out, or in which a training or test folder is not taken for one, is reported by a
+    warning. Folders without images do not count.
+    """
+    content = _Content.of(root)
+    while len(content.folders) == 1 and not content.files and not content.first(TRAIN_NAMES + TEST_NAMES):
+        content = _Content.of(content.path(content.folders[0]))
+    train, test = content.first(TRAIN_NAMES), content.first(TEST_NAMES)
+    if train is None and test is None:
+        return root, None
+    others = [name for name in content.folders if name not in (train, test) and content.has_images(name)]
+    others += content.files
+    shown = repr(content.root)
+    if train is not None and test is not None:
+        if others or content.root != root:
+            rest = f"; not used: {format_names(others)}" if others else ""
+            logging.warning("%s: training images are read from %r, test images from %r%s", shown, train, test, rest)
+        return content.path(train), content.path(test)
+    if train is not None and not others:
+        if content.empty(TEST_NAMES):
+            logging.warning("%s: the test folder holds no images; some of %r are held out instead", shown, train)
+        return content.path(train), None
+    if others:
+        logging.warning(
+            "%s: %r is read together with what is beside it (%s), because there is no folder of %s images",
+            shown, train or test, format_names(others), "test" if train else "training",
+        )  # fmt: skip
+    return content.root, None
+
+
+def classes(paths: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns labels int32 [N] and the class names of images by their first folders; no names without classes.
+
+    There are classes if every image lies in one of at least two folders.
+    """
+    tops = [path.split(os.sep, 1)[0] if os.sep in path else "" for path in paths]
+    names = sorted(set(tops))
+    if "" in names or len(names) < 2:
+        return np.zeros(len(paths), np.int32), ()
+    index = {name: number for number, name in enumerate(names)}
+    printable = tuple(os.fsencode(name).decode(errors="backslashreplace") for name in names)  # they may not be UTF-8
+    return np.array([index[top] for top in tops], np.int32), printable
+
+
+def warn_of_mixed_splits(root: str, paths: Sequence[str]) -> None:
+    """Warns if training and test folders somewhere inside a folder are read as one set of images."""
+    folders = {name for path in paths for name in os.path.dirname(path).split(os.sep)}
+    train, test = (sorted(name for name in folders if name.lower() in names) for names in (TRAIN_NAMES, TEST_NAMES))
+    if train and test:
+        logging.warning(
+            "%r: the images in folders %r and %r are read as one set; to keep them apart, name the folder that"
+            " holds these two and no other images", root, train[0], test[0],
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class _Content:
+    """The sorted names of the folders and of the image files directly inside a folder."""
+
+    root: str
+    folders: list[str]
+    files: list[str]
+
+    @classmethod
+    def of(cls, root: str) -> "_Content":
+        try:
+            with os.scandir(root) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name)
+        except OSError as error:
+            raise InputError(f"cannot list the folder {root!r}: {error.strerror}") from error
+        folders = [entry.name for entry in entries if _is_folder(entry)]
+        others = [entry for entry in entries if not _is_folder(entry)]
+        return cls(root, folders, [entry.name for entry in others if not _is_ignored(entry) and not _refusal(entry)])
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.root, name)
+
+    def has_images(self, name: str) -> bool:
+        return next(_walk(self.path(name)), None) is not None
+
+    def first(self, names: Sequence[str]) -> str | None:
+        """The first of these names that is a folder with images."""
+        named = [name for each in names for name in self.folders if name.lower() == each]
+        return next(filter(self.has_images, named), None)
+
+    def empty(self, names: Sequence[str]) -> bool:
+        """Whether a folder of one of these names holds no images."""
+        return any(name.lower() in names and not self.has_images(name) for name in self.folders)
+
+
+def _walk(root: str) -> Iterator[tuple[str, str]]:
+    """Yields (relative path, why it is refused or "") of everything under root that is not ignored."""
+    pending = [""]
+    while pending:
+        parent = pending.pop()
+        try:
+            with os.scandir(os.path.join(root, parent)) as entries:
+                for entry in entries:
+                    path = os.path.join(parent, entry.name)
+                    if _is_folder(entry):
+                        pending.append(path)
+                    elif not _is_ignored(entry):
+                        yield path, _refusal(entry)
+        except OSError as error:
+            if not parent:
+                raise InputError(f"cannot list the folder {root!r}: {error.strerror}") from error
+            yield parent, f"cannot be listed: {error.strerror}"
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    return entry.is_dir(follow_symlinks=False) and not entry.name.startswith((".", "__MACOSX"))
+
+
+def _is_ignored(entry: os.DirEntry) -> bool:
+    """Whether an entry is hidden or a companion of images; a link to a folder is neither, so it is reported."""
+    if entry.name.startswith((".", "__MACOSX")):
+        return True
+    is_linked_folder = entry.is_symlink() and entry.is_dir()
+    return not is_linked_folder and os.path.splitext(entry.name)[1].lower() in _COMPANIONS
+
+
+def _refusal(entry: os.DirEntry) -> str:
+    extension = os.path.splitext(entry.name)[1].lower()
+    if entry.is_symlink():
+        return "symbolic links are not followed"
+    if not entry.is_file(follow_symlinks=False):
+        return "not a regular file"
+    if extension not in EXTENSIONS:
+        return f"{extension!r} is not read; formats: {', '.join(FORMATS)}"
+    return ""
