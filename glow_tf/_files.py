@@ -1,4 +1,4 @@
-"""Files: replaced atomically, opened only if regular, and named in messages in a printable form."""
+"""Files: replaced atomically, opened only if they are regular, and shown in messages in a printable form."""
 
 import contextlib
 import difflib
@@ -7,8 +7,10 @@ import io
 import itertools
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+
+import numpy as np
 
 from glow_tf.errors import InputError
 
@@ -17,18 +19,25 @@ MOST_ENTRIES = 2000
 
 MAX_FILE_BYTES = 4_400_000_000  # 1e9 parameters in float32 and a tenth for tables; bounds the time of a digest
 
-MAX_PRINTED = 300  # characters of a name from outside in a message
+MAX_PRINTED = 300  # characters of untrusted text in a message
+
+
+# ------------------------------------------------------------------------------------------- writing
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | memoryview) -> None:
-    """Replaces the file at `path` by `data`, durably; a reader at any moment sees the old or the new file.
+    """Replaces the file at `path` by `data`, durably: a reader sees the old file or the new one at any moment.
 
-    The data waits in `<name>.tmp-<pid>` beside it. HDF5 itself never writes to a disk: a full one kills it.
+    The data is first written to `<name>.tmp-<pid>` in the same folder.
 
     Raises:
-        OSError: the old file stays, the temporary one is gone.
+        OSError: the file cannot be written, or `path` is a folder, a pipe or a device. The old file stays, and the
+            temporary one is removed.
     """
     path = Path(path)
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.stat().st_mode):  # a rename would replace /dev/null itself
+            raise OSError(errno.EINVAL, f"is {_kind(path.stat())}, not a regular file", str(path))
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
@@ -48,73 +57,126 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that cannot (FUSE, CIFS)
+        if error.errno != errno.EINVAL:  # file systems without it: FUSE, CIFS
             raise
     finally:
         os.close(descriptor)
 
 
-def check_file(path: str | os.PathLike) -> None:
-    """InputError for what is missing or no file: opening a pipe would wait for ever."""
-    if not os.path.lexists(path):
-        raise InputError(f"{path} does not exist{suggestion(path)}")
-    if not os.path.isfile(path):
-        raise InputError(f"{path} is no regular file")
+# ------------------------------------------------------------------------------------------- reading
 
 
-def open_regular(path: str | os.PathLike) -> io.FileIO:
-    """Opens a regular file, or says what it is: a pipe would block, a device might never end."""
+def check_file(path: str | os.PathLike, what: str = "file") -> None:
+    """Raises InputError unless `path` is a regular file that can be opened; the arguments are `open_regular`'s."""
+    open_regular(path, what).close()
+
+
+def open_regular(path: str | os.PathLike, what: str = "file", limit: int = MAX_FILE_BYTES) -> io.FileIO:
+    """Opens a regular file for reading. A pipe would block, and a device might never end.
+
+    Args:
+        path: the file.
+        what: the noun for the file in messages, such as "weights file".
+        limit: the most bytes that a file may have.
+    Raises:
+        InputError: the file is missing, too large, not readable, or not a regular file.
+    """
     try:
-        _check_regular(path, os.stat(path))
+        _check_regular(path, os.stat(path), what, limit)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        file = io.FileIO(descriptor, "rb")
     except FileNotFoundError as error:
-        raise InputError(f"{printable(path)} does not exist; a weights file is wanted{suggestion(path)}") from error
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{printable(path)} cannot be read: {getattr(error, 'strerror', error)}") from error
+        raise InputError(f"{printable(path)} does not exist{suggestion(path)}") from error
+    except OSError as error:
+        raise InputError(f"{printable(path)} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a name with a zero byte
+        raise error if isinstance(error, InputError) else InputError(f"{printable(path)} is not a file name") from error
+    file = io.FileIO(descriptor, "rb")
     try:
-        _check_regular(path, os.fstat(descriptor))  # another file may have taken its place
+        _check_regular(path, os.fstat(descriptor), what, limit)  # another file may have taken its place
     except InputError:
         file.close()
         raise
     return file
 
 
-def _check_regular(path, status: os.stat_result):
+def _check_regular(path: str | os.PathLike, status: os.stat_result, what: str, limit: int) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-        kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
-        raise InputError(f"{printable(path)} is {kind}, not a weights file")
-    if status.st_size > MAX_FILE_BYTES:
-        raise InputError(f"{printable(path)} has {status.st_size} bytes; at most {MAX_FILE_BYTES} are read")
+        raise InputError(f"{printable(path)} is {_kind(status)}, not a {what}")
+    if status.st_size > limit:
+        raise InputError(f"{printable(path)} has {status.st_size:,} bytes; a {what} has at most {limit:,}")
+
+
+def _kind(status: os.stat_result) -> str:
+    names = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return names.get(stat.S_IFMT(status.st_mode), "a device")
+
+
+def read_text(path: str | os.PathLike, what: str = "text file", limit: int = 100_000_000) -> str:
+    """The text of a regular UTF-8 file of at most `limit` bytes, for readers of CSV and JSON.
+
+    Raises:
+        InputError: as `open_regular`, or the file is not UTF-8.
+    """
+    with open_regular(path, what, limit) as file:
+        try:
+            return file.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{printable(path)} is not a {what}: it is not UTF-8 text") from error
+
+
+def load_npy(path: str | os.PathLike, what: str = "NumPy file (.npy)") -> np.ndarray:
+    """The array of floats or integers in a `.npy` file, whose header is checked against the file's size first.
+
+    Raises:
+        InputError: as `open_regular`, or the file is not a `.npy` file of numbers, or it is damaged.
+    """
+    with open_regular(path, what) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            version = np.lib.format.read_magic(file)
+            reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, is_fortran, dtype = reader[version](file)
+        except Exception as error:  # the header is a Python literal: parsing one raises nearly anything
+            raise InputError(f"{printable(path)} is not a {what}") from error
+        count, left = 1, size - file.tell()
+        for side in shape:
+            count *= side
+        if dtype.kind not in "fiu" or min(shape, default=0) < 0 or count * dtype.itemsize != left:
+            raise InputError(
+                f"{printable(path)} is damaged: its header says {printable(dtype)} of shape {printable(shape)}, "
+                f"and {left:,} bytes follow"
+            )
+        values = np.frombuffer(bytearray(file.read()), dtype)
+    return values.reshape(shape[::-1]).T if is_fortran else values.reshape(shape)
+
+
+# ------------------------------------------------------------------------------------------- similar names
 
 
 def suggestion(path: str | os.PathLike) -> str:
-    """For the end of a message about a path that is missing: what may have been meant, or ""."""
-    found = nearest(path)
-    return "" if found is None else f"; did you mean {found}?"
+    """The end of a message about a path that does not exist: a similar path that does, or an empty string."""
+    close = nearest(path)
+    return "" if close is None else f"; did you mean {printable(close)}?"
 
 
 def nearest(path: str | os.PathLike) -> str | None:
-    """Another path that is there and spelt nearly as `path`, folder by folder; None where there is none."""
+    """An existing path that is spelt like `path`, folder by folder, or None."""
     if not os.fspath(path):
         return None
-    found = ""
+    result = ""
     for part in os.path.normpath(path).split(os.sep):
-        candidate = os.path.join(found, part) if part else os.sep
+        candidate = os.path.join(result, part) if part else os.sep
         if not os.path.lexists(candidate):
-            close = difflib.get_close_matches(part, _entries(found or os.curdir), n=1, cutoff=0.7)
+            close = difflib.get_close_matches(part, _entries(result or os.curdir), n=1, cutoff=0.7)
             if not close:
                 return None
-            candidate = os.path.join(found, close[0])
-        found = candidate
-    return None if found == os.path.normpath(path) else found
+            candidate = os.path.join(result, close[0])
+        result = candidate
+    return None if result == os.path.normpath(path) else result
 
 
 def _entries(folder: str) -> list[str]:
-    """Names to compare with; none of a folder so full that it would take long."""
+    """The names in a folder; none if it is too full to compare them all."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in itertools.islice(entries, MOST_ENTRIES + 1)]
@@ -123,14 +185,41 @@ def _entries(folder: str) -> list[str]:
     return [name for name in names if name.isprintable()] if len(names) <= MOST_ENTRIES else []
 
 
-def format_names(names: Sequence) -> str:
-    """Up to 3 names and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(printable(name) for name in names[:3]) + more
+# ------------------------------------------------------------------------------------------- untrusted text
 
 
-def printable(value) -> str:
-    """Text from outside as part of a one-line message."""
-    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= MAX_PRINTED else text[:MAX_PRINTED] + "..."
+def printable(value: object, limit: int = MAX_PRINTED) -> str:
+    r"""Untrusted text as part of a one-line message: at most `limit` characters, everything else escaped.
+
+    Line ends, terminal escapes, bidirectional controls and bytes that are not UTF-8 are written as Python writes
+    them in a string.
+
+    >>> printable("a\x1b[2J\nb"), printable("x" * 9, limit=4)
+    ('a\\x1b[2J\\nb', 'xxxx...')
+    """
+    try:
+        text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+    except ValueError:  # an integer of thousands of digits
+        text = f"<{type(value).__name__}>"
+    text = text if len(text) <= limit else text[:limit] + "..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def format_names(names: Iterable[object]) -> str:
+    """Up to 3 names in a printable form, and how many more there are.
+
+    >>> format_names("abcde")
+    'a, b, c and 2 more'
+    """
+    listed = list(names)
+    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return ", ".join(printable(name, 80) for name in listed[:3]) + more
+
+
+def spreadsheet_safe(text: str) -> str:
+    """Text for a CSV cell: a leading apostrophe keeps a spreadsheet from taking it for a formula.
+
+    >>> spreadsheet_safe("=1+1"), spreadsheet_safe("cat.png")
+    ("'=1+1", 'cat.png')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

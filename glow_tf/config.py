@@ -1,7 +1,6 @@
 """What a Glow is: the only thing needed to rebuild one, stored beside its weights."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ MAX_CHANNELS = 4
 MAX_SIDE = 1024
 MAX_WIDTH = 8192
 MAX_CLASSES = 100_000
+MAX_WEIGHTS = 1_000_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +95,35 @@ class GlowConfig:
                     f"image {name} {side} is not divisible by 2**{self.num_levels} = {factor} (num_levels is "
                     f"{self.num_levels}); use {_nearby(side, factor)} or fewer levels"
                 )
-        if not -math.inf < self.pixel_range[0] < self.pixel_range[1] < math.inf:
-            raise InputError(f"pixel_range is {self.pixel_range}; both must be finite, the first below the second")
+        _check_pixel_range(*self.pixel_range)
         if self.classifier and not self.num_classes:
             raise InputError("classifier is on but num_classes is 0: only a class-conditional model has one")
+        if self.min_num_weights > MAX_WEIGHTS:
+            raise InputError(
+                f"the model has at least {self.min_num_weights:,} weights; it can have {MAX_WEIGHTS:,}: lower width, "
+                "num_steps or num_levels"
+            )
 
     @property
     def num_dims(self) -> int:
         """H * W * C."""
         height, width, channels = self.image_shape
         return height * width * channels
+
+    @property
+    def min_num_weights(self) -> int:
+        """A lower bound of the number of weights, and not far below it, by arithmetic.
+
+        A weights file must hold as many numbers before a model of its configuration is built.
+        """
+        total = 0
+        for level, (_, _, channels) in enumerate(self.squeezed_shapes()):
+            matrices = 2 * channels**2 if self.permutation == "conv1x1" else 0
+            total += self.num_steps * (self.width**2 + self.width * channels + matrices)
+            total += channels**2 // 2 if level < self.num_levels - 1 else 0  # the prior of a split
+        height, width, channels = self.squeezed_shapes()[-1]
+        places = height * width if self.architecture == "plus" else 1
+        return total + self.num_classes * places * 2 * channels
 
     def squeezed_shapes(self) -> list[tuple[int, int, int]]:
         """(H, W, C) of the flow steps of each level, level 0 (the finest) first."""
@@ -116,6 +135,15 @@ class GlowConfig:
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return dataclasses.asdict(self) | {"image_shape": list(self.image_shape), "pixel_range": list(self.pixel_range)}
+
+    def differences(self, other: "GlowConfig") -> str:
+        """Each key in which `other` differs, with both values; empty if they are equal.
+
+        >>> GlowConfig((8, 8, 1), width=64).differences(GlowConfig((8, 8, 1), width=32))
+        'width: 64 there, 32 here'
+        """
+        there, here = self.to_dict(), other.to_dict()
+        return "; ".join(f"{key}: {there[key]!r} there, {here[key]!r} here" for key in there if there[key] != here[key])
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "GlowConfig":
@@ -139,6 +167,12 @@ def _tuple(name: str, value: Any, length: int, kind: type | tuple[type, ...]) ->
     if not all(isinstance(v, kind) and not isinstance(v, bool) for v in value):
         raise InputError(f"{name} is {value!r}; it must hold {length} numbers")
     return tuple(value)
+
+
+def _check_pixel_range(low: float, high: float) -> None:
+    side = max(abs(low), abs(high))
+    if not (side <= 1e6 and high - low >= max(1e-6, 1e-3 * side)):  # bins must be wide enough for float32
+        raise InputError(f"pixel_range is ({low:.6g}, {high:.6g}); it must lie within a million and be no narrower")
 
 
 def _check_range(name: str, value: Any, low: int, high: int) -> None:

@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 
 import tensorflow as tf
+from absl import logging
 
 from glow_tf.errors import InputError
 from glow_tf.inputs import Array, as_tensor
@@ -120,6 +121,20 @@ class Dequantizer:
     def nll_nats(self, bits_per_dim: tf.Tensor, num_dims: int) -> tf.Tensor:
         """Converts bits/dim back to -log_prob in nats: the inverse of `bits_per_dim`."""
         return (bits_per_dim * math.log(2.0) + math.log(self.bin_width)) * num_dims
+
+
+def warn_of_overflow(images: tf.Tensor) -> None:
+    """Logs a warning for images [B, H, W, C] that are not finite, in eager code."""
+    if not tf.executing_eagerly():
+        return
+    is_finite = tf.reduce_all(tf.math.is_finite(images), axis=[1, 2, 3])
+    num_broken = int(tf.math.count_nonzero(~is_finite))
+    if num_broken:
+        logging.warning(
+            "%d of %d images have pixels that are not finite, drawn black or white: their latents are too large",
+            num_broken,
+            len(images),
+        )
 
 
 def uniform_noise(

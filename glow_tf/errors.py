@@ -11,7 +11,7 @@ class InputError(ValueError):
     >>> Glow.load("missing.h5")
     Traceback (most recent call last):
     ...
-    glow_tf.errors.InputError: missing.h5 does not exist; a weights file is wanted
+    glow_tf.errors.InputError: missing.h5 does not exist; bundled weights: digits
     """
 
 

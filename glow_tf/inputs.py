@@ -62,30 +62,34 @@ def continuous_images(
     """
     images = floats(images, image_shape, dtype, name)
     low, high = pixel_range
-    needed = f"continuous pixels in [{low:g}, {high:g}) are needed (`glow.dequantize` makes them from uint8)"
     smallest, largest = _extremes(images)
     width = high - low
     # Written so that NaN is not inside.
     is_inside = (smallest >= low - MAX_WIDTHS_OUTSIDE * width) & (largest <= high + MAX_WIDTHS_OUTSIDE * width)
     is_valid = is_inside & ~_has_other_scale(images, smallest, largest, pixel_range)
-    return _valid(images, is_valid, f"{name} reach from %g to %g; {needed}", [smallest, largest])
+    return _valid(images, is_valid, f"{name} reach from %g to %g; {_pixels_needed(pixel_range)}", [smallest, largest])
 
 
-def refuse_other_scale(images: tf.Tensor, pixel_range: tuple[float, float], name: str = "images") -> None:
-    """Refuses images that are evidently scaled to [0, 1] or 0 .. 255, in eager code; other values pass.
+def image_events(
+    values: Any, event_shape: Sequence[int], pixel_range: tuple[float, float], name: str = "images"
+) -> tf.Tensor:
+    """Checks floats [..., H, W, C] for a density on all real numbers, which TFP's algorithms evaluate anywhere.
+
+    A tensor is returned as it is: TFP's cache goes by its identity. Of the values only the scales [0, 1] and 0 .. 255
+    are refused, in eager code.
 
     Raises:
-        InputError: naming the scale.
+        InputError: for another type or event shape, or for images of another scale.
     """
-    if not tf.executing_eagerly():
-        return
-    smallest, largest = _extremes(images)
-    if _has_other_scale(images, smallest, largest, pixel_range):
-        low, high = pixel_range
-        raise InputError(
-            f"{name} reach from {smallest:g} to {largest:g}; continuous pixels in [{low:g}, {high:g}) are needed "
-            f"(`glow.dequantize` makes them from uint8)"
-        )
+    values = _floating(values, name)
+    if not tf.TensorShape(event_shape).is_compatible_with(values.shape[-3:]):
+        needed = ", ".join(map(str, event_shape))
+        raise InputError(f"{name} have shape {_shape_text(values)}; this model needs [..., {needed}]")
+    if tf.executing_eagerly():
+        smallest, largest = _extremes(values)
+        if _has_other_scale(values, smallest, largest, pixel_range):
+            raise InputError(f"{name} reach from {smallest:g} to {largest:g}; {_pixels_needed(pixel_range)}")
+    return values
 
 
 def floats(values: Array, event_shape: Sequence[int], dtype: tf.DType | str, name: str) -> tf.Tensor:
@@ -94,10 +98,7 @@ def floats(values: Array, event_shape: Sequence[int], dtype: tf.DType | str, nam
     Raises:
         InputError: for another type or shape.
     """
-    values = as_tensor(values, name)
-    if not values.dtype.is_floating:
-        raise InputError(f"{name} are {values.dtype.name}; floats are needed (`glow.dequantize` makes them from uint8)")
-    return _ensure_event_shape(tf.cast(values, dtype), event_shape, name)
+    return _ensure_event_shape(tf.cast(_floating(values, name), dtype), event_shape, name)
 
 
 def class_labels(labels: Labels | None, num_classes: int, num_images: int | None = None) -> tf.Tensor | None:
@@ -140,6 +141,21 @@ def class_labels(labels: Labels | None, num_classes: int, num_images: int | None
     return tf.cast(values, tf.int32)
 
 
+def check_sampling(num_images: int, temperature: float, seed: int | None) -> None:
+    """Checks the arguments of `Glow.sample`.
+
+    Raises:
+        InputError: for fewer than one image, a temperature that is negative or not finite, or a missing seed inside a
+            `tf.function`, which would draw the same samples at every call.
+    """
+    if not 0 <= temperature < float("inf"):
+        raise InputError(f"temperature is {temperature}; it must be a number from 0 up, 1 is the model itself")
+    if num_images < 1:
+        raise InputError(f"{num_images} images were asked for; ask for 1 or more")
+    if seed is None and not tf.executing_eagerly():
+        raise InputError("sample needs a seed inside a tf.function; without one, every call would draw the same images")
+
+
 def as_tensor(values: Any, name: str) -> tf.Tensor:
     """Converts arrays, lists and tensors to a tensor.
 
@@ -151,6 +167,20 @@ def as_tensor(values: Any, name: str) -> tf.Tensor:
         return tf.convert_to_tensor(values if tf.is_tensor(values) else np.asarray(values))
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} are {type(values).__name__}, not an array of numbers") from error
+
+
+def _floating(values: Any, name: str) -> tf.Tensor:
+    values = as_tensor(values, name)
+    if not values.dtype.is_floating:
+        raise InputError(
+            f"{name} are {values.dtype.name}; continuous values are needed (`glow.dequantize` makes them from uint8)"
+        )
+    return values
+
+
+def _pixels_needed(pixel_range: tuple[float, float]) -> str:
+    low, high = pixel_range
+    return f"continuous pixels in [{low:g}, {high:g}) are needed (`glow.dequantize` makes them from uint8)"
 
 
 def _ensure_event_shape(values: tf.Tensor, event_shape: Sequence[int], name: str) -> tf.Tensor:

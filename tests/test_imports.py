@@ -10,10 +10,12 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "glow_tf"
 
 # The folders and the modules beside them, lowest floor first.
 FLOORS = (
-    ("errors", "_gc"),
-    ("_files", "_progress", "config", "bijectors"),
-    ("nn", "dequantization", "inputs", "weights"),
-    ("pretrained", "_compiled", "_classes"),
+    ("errors", "_gc", "_hdf5_contents"),
+    ("_files", "_progress", "config", "inputs", "bijectors"),
+    ("nn", "dequantization", "_hdf5", "metadata"),
+    ("weights",),
+    ("pretrained", "_compiled", "distribution", "flow", "latents", "summary"),
+    ("classes", "persistence"),
     ("glow",),
     ("importers", "data", "integrations"),
     ("evaluation",),

@@ -1,32 +1,40 @@
-"""Reads other programs' weights into weights.h5, and writes weights.h5 for other programs.
+"""Converts weights of other programs to weights.h5, and weights.h5 to their formats.
 
 python3 convert.py --from openai PREFIX --img_size 32 --out weights.h5
 python3 convert.py --from glow-tf2 FILE --out weights.h5
 python3 convert.py --from rosinality FILE.pt --img_size 64 --n_bits 5 --out weights.h5
 python3 convert.py --to openai weights.h5 --out PREFIX
-python3 convert.py --to saved-model weights.h5 --out FOLDER     runs without this package; see glow_tf/export.py
+python3 convert.py --to saved-model weights.h5 --out FOLDER     runs without this package
+
+With --to, weights.h5 can also be a run's folder or the name of bundled weights. Files of other programs have no
+checksum: nobody can tell whether they are complete, so convert only files from people you trust.
 """
 
 import os
+from typing import TYPE_CHECKING, NoReturn
 
 from absl import flags
 
+from glow_tf._files import printable
 from glow_tf.cli import app
 from glow_tf.errors import InputError
+
+if TYPE_CHECKING:
+    from glow_tf.glow import Glow
 
 FLAGS = flags.FLAGS
 
 PROGRAMS = ("openai", "glow-tf2", "rosinality")
 
-flags.DEFINE_enum("from", None, PROGRAMS, "Whose weights are read: openai/glow, GLOW-tf2 or rosinality/glow-pytorch.")
-flags.DEFINE_enum("to", None, ["openai", "saved-model"], "The format that a weights.h5 is written in.")
+flags.DEFINE_enum("from", None, PROGRAMS, "Program that wrote the weights: openai/glow, GLOW-tf2 or rosinality's.")
+flags.DEFINE_enum("to", None, ["openai", "saved-model"], "Format to write a weights.h5 in.")
 flags.DEFINE_string("out", None, "The weights.h5 to write; with --to, the checkpoint's prefix or the folder.")
 flags.DEFINE_integer("img_size", None, "Side of the images, which openai and rosinality do not store.", lower_bound=1)
-flags.DEFINE_integer("n_bits", 8, "Bits a channel, which openai and rosinality do not store.", 1, 8)
-flags.DEFINE_bool("ema", False, "Of an OpenAI checkpoint take the averaged weights.")
+flags.DEFINE_integer("n_bits", 8, "Bits per channel, which openai and rosinality do not store.", 1, 8)
+flags.DEFINE_bool("ema", False, "Take the moving average of the weights from an OpenAI checkpoint.")
 
 
-def main(arguments):
+def main(arguments: list[str]) -> None:
     program, target = FLAGS["from"].value, FLAGS.to
     _check_flags(arguments, program, target)
     source = arguments[0]
@@ -36,13 +44,13 @@ def main(arguments):
             _write_saved_model(source)
         elif target:
             _write_openai(source)
-        else:
+        elif program:
             _write_weights(program, source)
     except OSError as error:
-        raise InputError(f"{FLAGS.out} cannot be written: {error.strerror or error}") from error
+        raise InputError(f"{printable(FLAGS.out)} cannot be written: {error.strerror or error}") from error
 
 
-def _check_flags(arguments, program, target):
+def _check_flags(arguments: list[str], program: str | None, target: str | None) -> None:
     if bool(program) == bool(target):
         raise InputError(f"give either --from, one of {', '.join(PROGRAMS)}, or --to openai or saved-model")
     if len(arguments) != 1:
@@ -52,14 +60,14 @@ def _check_flags(arguments, program, target):
     if program in ("openai", "rosinality") and FLAGS.img_size is None:
         raise InputError(f"{program}'s files do not say how large the images are: give --img_size")
     if program == "glow-tf2" and FLAGS["n_bits"].present:
-        raise InputError("GLOW-tf2's models have 8 bits a channel; leave --n_bits away")
+        raise InputError("--n_bits does not go with --from glow-tf2, whose models have 8 bits per channel")
     if FLAGS.ema and program != "openai":
         raise InputError("--ema is for --from openai: only its checkpoints hold averaged weights")
     if os.path.isdir(FLAGS.out):
-        raise InputError(f"--out {FLAGS.out} is a folder; a file's name is needed")
+        raise InputError(f"--out {printable(FLAGS.out)} is a folder; name a file")
 
 
-def _write_weights(program, source):
+def _write_weights(program: str, source: str) -> None:
     glow = _read(program, source)
     glow.save_weights(FLAGS.out)
     c = glow.config
@@ -69,9 +77,10 @@ def _write_weights(program, source):
         + (f", {c.num_classes} classes" if c.num_classes else "")
         + f", {glow.num_parameters:,} parameters"
     )
+    print(f"{printable(source)} has no checksum: trust the result as far as you trust its origin")
 
 
-def _read(program, source):
+def _read(program: str, source: str) -> "Glow":
     if program == "openai":
         from glow_tf.importers import openai
 
@@ -85,7 +94,7 @@ def _read(program, source):
     return rosinality.read(source, FLAGS.img_size, FLAGS.n_bits)
 
 
-def _write_openai(source):
+def _write_openai(source: str) -> None:
     from glow_tf.glow import Glow
     from glow_tf.importers import openai
 
@@ -95,7 +104,7 @@ def _write_openai(source):
     print(f"{FLAGS.out}.index and its data; read them with --img_size {size} --n_bits {glow.config.num_bits}")
 
 
-def _write_saved_model(source):
+def _write_saved_model(source: str) -> None:
     from glow_tf.glow import Glow
     from glow_tf.integrations import saved_model
 
@@ -103,6 +112,6 @@ def _write_saved_model(source):
     print(f"{FLAGS.out}: a SavedModel with the signatures sample, bits_per_dim, log_prob, encode and decode")
 
 
-def run():
-    """The command, from the command line; does not return."""
+def run() -> NoReturn:
+    """Runs the command with the command line's arguments; does not return."""
     app.run(main, __doc__)

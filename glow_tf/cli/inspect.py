@@ -1,10 +1,10 @@
-"""Says what a weights file holds, in ten lines and without TensorFlow.
+"""Describes a weights file in ten lines, without importing TensorFlow.
 
-    python3 -m glow_tf inspect weights.h5
-    python3 -m glow_tf inspect                      the newest weights under runs/, else the bundled digits
+    python3 -m glow_tf inspect weights.h5           a file, a run's folder, or the name of bundled weights
+    python3 -m glow_tf inspect                      the newest weights under runs/, or else bundled ones
 
-The file's digest is checked and every number read, so a file that is shown can be loaded. Exit status: 0, or 2 and
-one line if the file is missing, damaged, or something else.
+The checksum is verified and every number read, so a file that is shown can be loaded. Exit status: 0, or 2 with one
+line if the file is missing, damaged, or something else.
 """
 
 import os
@@ -20,11 +20,11 @@ from glow_tf.errors import InputError
 # `steps.NON_TRAINABLE`, without importing TensorFlow: P, the signs of s and the channel orders.
 _NON_TRAINABLE = ("conv1x1/permutation", "conv1x1/sign_s", "permutation/indices")
 
-_UNKNOWN = "not said"
+_UNKNOWN = "unknown"
 
 
 def describe(path: str | os.PathLike) -> dict[str, str]:
-    """{title: text} of a weights file, in the order in which to read them.
+    """{title: text} of a weights file, in the order of the printed lines.
 
     Raises:
         InputError: as `weights.open_weights` and `GlowConfig.from_dict`, or a value is not finite.
@@ -33,15 +33,18 @@ def describe(path: str | os.PathLike) -> dict[str, str]:
     'images 8x8x1 of 4 bits; L=2, K=8, width 96'
     """
     with weights.open_weights(path) as file:
-        arrays, config, metadata = file.read_all(), GlowConfig.from_dict(file.config), file.metadata
-        digest = file.digest
+        config, metadata, digest = GlowConfig.from_dict(file.config), file.metadata, file.digest
+        file.check_size(config.min_num_weights)
+        arrays = file.read_all()
     stored = sum(array.size for array in arrays.values())
     fixed = sum(array.size for name, array in arrays.items() if name.endswith(_NON_TRAINABLE))
+    is_half = any(array.dtype == "float16" for array in arrays.values())
+    dtype = f"{config.dtype}{' stored as float16' if is_half else ''}"
     return {
         "file": f"{printable(path)}, {os.stat(path).st_size:,} bytes",
         "model": _model(config),
         "kind": _kind(config),
-        "parameters": f"{stored - fixed:,} trained and {fixed:,} fixed, {config.dtype}, in {len(arrays)} arrays",
+        "parameters": f"{stored - fixed:,} trained and {fixed:,} fixed, {dtype}, in {len(arrays)} arrays",
         "numbers": "all finite",
         "data set": _data_set(metadata),
         "trained": _progress(metadata),
@@ -64,8 +67,8 @@ def _kind(config: GlowConfig) -> str:
 
 
 def _data_set(metadata: Mapping[str, Any]) -> str:
-    names = metadata.get("class_names")
-    count = f", {len(names)} classes" if isinstance(names, list) and names else ""
+    names = metadata.get("class_names") or []
+    count = f", {len(names):,} classes" if names else ""
     return _text(metadata.get("dataset")) + count
 
 
@@ -76,14 +79,10 @@ def _progress(metadata: Mapping[str, Any]) -> str:
 
 def _result(metadata: Mapping[str, Any]) -> str:
     bits, error, count = (metadata.get(f"test_{name}") for name in ("bits_per_dim", "standard_error", "images"))
-    if not _is_number(bits):
+    if bits is None:
         return _UNKNOWN
-    error = f", standard error {error:.4f}" if _is_number(error) else ""
-    return f"{bits:.4f}{error}, on {_text(count) if _is_number(count) else 'the'} test images"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    error = "" if error is None else f", standard error {error:.4f}"
+    return f"{bits:.4f}{error}, on {'the' if count is None else count} test images"
 
 
 def _text(value: object) -> str:
@@ -100,5 +99,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def run() -> NoReturn:
-    """The command, from the command line; does not return."""
+    """Runs the command with the command line's arguments; does not return."""
     app.run(main, __doc__)

@@ -1,46 +1,81 @@
-"""Weights that come with the package: `DIGITS`, the path of a model of 8x8 digits."""
+"""Weights that come with the package, and where a run keeps its own.
+
+Every `<name>.h5` in this folder is bundled under its name: `Glow.load("digits")`, `--weights digits`.
+"""
 
 import contextlib
 import os
 import pathlib
 
+from glow_tf._files import printable, suggestion
 from glow_tf.errors import InputError
 from glow_tf.weights import open_weights
 
 # Where a run keeps its newest weights, below its folder.
 RUN_WEIGHTS = pathlib.Path("checkpoints", "weights.h5")
 
-DIGITS = pathlib.Path(__file__).parent / "digits.h5"
+BUNDLED = {path.stem: path for path in sorted(pathlib.Path(__file__).parent.glob("*.h5"))}
+
+DIGITS = BUNDLED["digits"]
+
+# Without a run and without a name: the bundled weights whose samples show the most.
+DEFAULT = next(name for name in ("fashion_mnist", "cifar10", "digits") if name in BUNDLED)
 
 
-def find(given: str | os.PathLike | None, runs: str | os.PathLike) -> tuple[str | os.PathLike, str]:
+def locate(name_or_path: str | os.PathLike) -> str | os.PathLike:
+    """The weights file that a user names: a file, a run's folder, or the name of bundled weights.
+
+    A bundled name goes before a file or folder of that name; ./digits is the folder.
+
+    Raises:
+        InputError: there is no such file, or the folder is not a run's.
+
+    >>> locate("digits") == DIGITS
+    True
+    >>> locate("digit")
+    Traceback (most recent call last):
+    ...
+    glow_tf.errors.InputError: digit does not exist; bundled weights: digits
+    """
+    path = os.fspath(name_or_path)
+    if path in BUNDLED:
+        return BUNDLED[path]
+    if os.path.isdir(path):
+        if not os.path.isfile(os.path.join(path, RUN_WEIGHTS)):
+            raise InputError(f"{printable(path)} is a folder without {RUN_WEIGHTS}; name a file or a run's folder")
+        return os.path.join(path, RUN_WEIGHTS)
+    if not os.path.lexists(path):
+        names = f"; bundled weights: {', '.join(BUNDLED)}" if os.path.basename(path) == path else ""
+        raise InputError(f"{printable(path)} does not exist{suggestion(path)}{names}")
+    return path
+
+
+def find(name_or_path: str | os.PathLike | None, runs: str | os.PathLike) -> tuple[str | os.PathLike, str]:
     """The weights file to use, and in a few words which one that is.
 
     Args:
-        given: the path of a file or of a run directory, or None.
-        runs: the folder of runs whose newest weights are taken where none is given.
+        name_or_path: as `locate`. Default: the newest weights in `runs`, else bundled ones.
+        runs: the folder of runs.
     Raises:
-        InputError: there is none, or what is there can be seen at once to be no weights file of this package.
+        InputError: as `locate`, or the file is not one of this package or damaged.
 
     >>> path, which = find(None, runs="no-such-folder")
-    >>> os.path.basename(path), which
-    ('digits.h5', 'the bundled digits')
+    >>> os.path.basename(path) == f"{DEFAULT}.h5", which == f"the bundled {DEFAULT}"
+    (True, True)
     """
     path: str | os.PathLike
-    if given is None:
-        newest = newest_weights(runs)
-        path, which = (DIGITS, "the bundled digits") if newest is None else (newest, "the newest run")
+    if name_or_path is not None:
+        path, which = locate(name_or_path), "as given"
     else:
-        path, which = os.path.join(given, RUN_WEIGHTS) if os.path.isdir(given) else given, "as given"
-        if os.path.isdir(given) and not os.path.isfile(path):
-            raise InputError(f"{given} is a folder without checkpoints/weights.h5; name a file or a run's folder")
+        newest = newest_weights(runs)
+        path, which = (BUNDLED[DEFAULT], f"the bundled {DEFAULT}") if newest is None else (newest, "the newest run")
     with open_weights(path):
         pass
     return path, which
 
 
 def newest_weights(root: str | os.PathLike = "runs") -> pathlib.Path | None:
-    """The run's weights.h5 that was written last, of all runs in a folder; None if there are none."""
+    """The weights.h5 that was written last, of all runs in a folder; None if there are none."""
     times: dict[pathlib.Path, int] = {}
     for run in _runs(root):
         weights = run / RUN_WEIGHTS

@@ -20,7 +20,7 @@ WRONG_FLAGS = [
     (("--from", "openai", "x"), "--out"),
     (("--from", "openai", "x", "--out", "w"), "give --img_size"),
     (("--from", "rosinality", "x", "--out", "w"), "give --img_size"),
-    (("--from", "glow-tf2", "x", "--n_bits", "5", "--out", "w"), "leave --n_bits away"),
+    (("--from", "glow-tf2", "x", "--n_bits", "5", "--out", "w"), "--n_bits does not go with"),
     (("--from", "glow-tf2", "x", "--ema", "--out", "w"), "--ema is for"),
     (("--from", "openai", "x", "--n_bits", "9", "--out", "w"), "n_bits"),
 ]
@@ -131,6 +131,6 @@ def test_help_and_wrong_flags_do_not_wait_for_tensorflow(arguments, status):
     assert done.returncode == status
     assert "tensorflow" not in done.stderr and "absl" in done.stderr
     if status == 0:
-        assert "--from openai PREFIX" in done.stdout and "averaged" in done.stdout
+        assert "--from openai PREFIX" in done.stdout and "moving average" in done.stdout
     else:
         assert "\nerror: " in done.stderr

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import hostile_h5
 import numpy as np
 import pytest
 from commands import environment
@@ -48,7 +49,7 @@ def test_the_count_is_that_of_the_trained(tmp_path, changes):
 
 
 def test_bundled_weights_in_ten_lines(tmp_path):
-    done = started(cwd=tmp_path)
+    done = started("digits", cwd=tmp_path)
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 10)
     assert str(pretrained.DIGITS) in done.stdout
     assert "2.1885" in done.stdout
@@ -64,11 +65,13 @@ def test_needs_no_tensorflow(file):
 
 
 def test_metadata_of_strangers_stays_on_its_lines(tmp_path, small_glow):
-    odd = {"dataset": "a\nb", "command": {"x": 1}, "step": "1\x1b[2J", "test_bits_per_dim": "nan", "class_names": 4}
+    odd = {"dataset": "a\nb\u202e", "command": "\x1b[2J" + "x" * 5000, "class_names": ["\r"], "step": None}
     small_glow.save_weights(tmp_path / "w.h5", **odd)
     done = started("w.h5", cwd=tmp_path)
     assert (done.returncode, done.stdout.count("\n")) == (0, 10)
-    assert "\x1b" not in done.stdout
+    assert done.stdout.replace("\n", "").isprintable()
+    assert r"data set    a\nb\u202e, 1 classes" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) < 400
 
 
 def flipped(path):
@@ -81,14 +84,20 @@ def without_a_model(path):
     weights.write(path, {"a": np.zeros(3, np.float32)}, {"image_shape": [4, 4]})
 
 
+def a_number_for_a_name(path):
+    """As another program could write it."""
+    hostile_h5.edited(path, lambda h5: h5.attrs.__setitem__("metadata", np.bytes_(b'{"dataset": 5}')))
+
+
 BAD = {
     "missing": (lambda path: path.unlink(), "does not exist"),
     "empty": (lambda path: path.write_bytes(b""), "is empty"),
     "text": (lambda path: path.write_text("hello"), "is a text file"),
-    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:2000]), "cut short"),
+    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:2000]), "truncated"),
     "one bit": (flipped, "is damaged"),
-    "no digest": (lambda path: path.write_bytes(path.read_bytes()[:-80]), "has lost the digest"),
+    "no digest": (lambda path: path.write_bytes(path.read_bytes()[:-80]), "has lost its checksum"),
     "no model": (without_a_model, "image_shape"),
+    "metadata": (a_number_for_a_name, "the metadata's dataset is 5; it must be a text"),
     "folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
 }
 

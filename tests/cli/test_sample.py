@@ -56,7 +56,7 @@ def test_temperature_zero_is_the_mode(answers):
 def test_a_file_that_cannot_be_written_is_named(answers):
     status, _, error = answers[1]["--weights weights.h5 --n 4 --out blocked.png"]
     assert status == 2
-    assert "error: blocked.png: Is a directory\n" in error
+    assert "error: blocked.png: is a folder, not a regular file\n" in error
     assert not list(answers[0].glob("*.tmp-*"))
 
 

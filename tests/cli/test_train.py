@@ -46,7 +46,7 @@ WRONG = {
     "--dataset no_such_set": "'no_such_set' is neither a data set nor a folder",
     "--dataset ./missing": "the folder './missing' does not exist",
     "--dataset ./emty": "the folder './emty' does not exist; did you mean empty?",
-    "--weights missing.h5": "missing.h5 does not exist; a weights file is wanted",
+    "--weights missing.h5": "missing.h5 does not exist; bundled weights: ",
     "--weights empty": "empty is a folder without checkpoints/weights.h5",
     "--dataset ./empty": "found 0 images in './empty'; formats: PNG, JPEG",
     "--run_dir file/run": "/file: Not a directory",

@@ -58,7 +58,7 @@ def test_the_message_names_it(runs):
         registry.check_folder("runs/clases")
     with pytest.raises(InputError, match=r"weight.h5 does not exist; did you mean runs/classes/weights.h5\?"):
         _files.check_file("runs/classes/weight.h5")
-    with pytest.raises(InputError, match="no regular file"):
+    with pytest.raises(InputError, match="runs is a folder, not a file"):
         _files.check_file("runs")
     with pytest.raises(InputError, match="is not a folder"):
         registry.check_folder("runs/classes/weights.h5")

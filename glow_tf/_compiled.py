@@ -1,0 +1,50 @@
+"""Compiled functions of images: traced once for any batch size, applied to bounded parts of a batch."""
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from glow_tf._gc import paused
+
+# 64 images of 32x32, or of larger images as many as have the same number of pixels.
+MAX_IMAGES = 64
+MAX_PIXELS = MAX_IMAGES * 32 * 32
+
+
+class CompiledFunction:
+    """A function of tensors [B, ...] whose result is a tensor [B, ...].
+
+    In eager code a large batch is cut into chunks, which bounds the memory. Inside another `tf.function` the whole
+    batch runs at once, as part of that function.
+
+    Args:
+        function: takes one tensor for each spec.
+        *specs: `tf.TensorSpec`s [None, ...], that of images [None, H, W, C] first.
+    """
+
+    def __init__(self, function: Callable[..., tf.Tensor], *specs: tf.TensorSpec) -> None:
+        self._function = tf.function(paused()(function), input_signature=specs, autograph=False)
+
+    def __call__(self, images: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
+        """The function's result for all images."""
+        if not tf.executing_eagerly():
+            return self._function(images, *others)
+        size = images_per_chunk(images.shape[1:])
+        parts = zip(*(chunks(values, size) for values in (images, *others)), strict=True)
+        results = [self._function(*part) for part in parts]
+        return results[0] if len(results) == 1 else tf.concat(results, axis=0)
+
+
+def images_per_chunk(image_shape: Sequence[int]) -> int:
+    """The number of images [H, W, C] that one call works on at once."""
+    height, width, _ = image_shape
+    return max(1, min(MAX_IMAGES, MAX_PIXELS // (height * width)))
+
+
+def chunks(values: tf.Tensor, size: int) -> list[tf.Tensor]:
+    """The values [N, ...] in parts of at most `size`; one empty part for an empty batch.
+
+    >>> [len(part) for part in chunks(tf.zeros([7, 2]), 3)]
+    [3, 3, 1]
+    """
+    return [values[i : i + size] for i in range(0, max(len(values), 1), size)]

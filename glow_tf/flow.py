@@ -1,0 +1,130 @@
+"""The multi-scale architecture: the variables of all levels, and the one bijector that they make up."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from glow_tf.bijectors.base import EVENT_NDIMS, batch_shape, sum_except_batch
+from glow_tf.bijectors.gaussian import standardize
+from glow_tf.bijectors.split import Split
+from glow_tf.bijectors.squeeze import Squeeze
+from glow_tf.config import GlowConfig
+from glow_tf.nn.architectures import ARCHITECTURES
+from glow_tf.nn.steps import Classifier, FlowSteps
+
+tfb = tfp.bijectors
+
+# How far the images' range stays inside of (0, 1) before the logit: RealNVP's value.
+LOGIT_MARGIN = 0.05
+
+
+class Flow(tf.Module):
+    """L levels, each of a squeeze, K flow steps and a split; the deepest latents have a Gaussian of their own.
+
+    Args:
+        config: the GlowConfig.
+        rng: a numpy Generator for the initial values.
+        network: the coupling network; None for that of `config.architecture`.
+
+    Attributes:
+        steps: the `FlowSteps` of each level, level 0 (the finest) first.
+        splits: the prior of the latents that leave at each level but the last.
+        top: the prior of the deepest latents.
+        classifier: OpenAI's classifier of the deepest latents, or None.
+
+    References: Kingma & Dhariwal 2018, figure 2b; Dinh et al. 2017, section 3.6.
+    """
+
+    def __init__(self, config: GlowConfig, rng: np.random.Generator, network: object | None = None) -> None:
+        super().__init__(name="flow")
+        architecture = ARCHITECTURES[config.architecture]
+        network = network or architecture.coupling_network(config)
+        shapes = config.squeezed_shapes()
+        self.steps = [FlowSteps(config, s[-1], network, rng, f"level{i}") for i, s in enumerate(shapes)]
+        self.splits = [architecture.split_prior(config, s[-1], f"split{i}") for i, s in enumerate(shapes[:-1])]
+        self.top = architecture.top_prior(config, shapes[-1], "top")
+        self.classifier = Classifier(config, shapes[-1][-1], "classifier") if config.classifier else None
+        self.num_classes = config.num_classes
+        self._dtype = tf.as_dtype(config.dtype)
+        self._logit = _logit(*config.pixel_range, self._dtype) if config.pixels == "logit" else None
+
+    def named_variables(self) -> dict[str, tf.Variable]:
+        """{name in weights files: variable}, in a fixed order."""
+        parts = [*self.steps, *self.splits, self.top, *([self.classifier] if self.classifier else [])]
+        return {name: variable for part in parts for name, variable in part.named_variables().items()}
+
+    def bijectors(
+        self, top: tfp.bijectors.Bijector, backprop: str = "recompute", network_dtype: tf.DType | None = None
+    ) -> list[tfp.bijectors.Bijector]:
+        """The layers of the flow, that of the image first: the arguments of a `tfb.Chain` from z to images.
+
+        A split holds the levels below it. The latents that leave there and those of the levels below are unsqueezed,
+        so that z has the image's shape.
+
+        Args:
+            top: the bijector of the deepest latents, such as `self.top.bijector(labels)`.
+            backprop: see `Scan`.
+            network_dtype: type in which the coupling networks compute; None for the model's.
+        """
+        squeeze = Squeeze(dtype=self._dtype)
+        layers = [top]
+        for level in reversed(range(len(self.steps))):
+            if level < len(self.splits):
+                layers = [Split(self.splits[level], tfb.Chain(layers, name=f"level{level + 1}"), name=f"split{level}")]
+            layers = [squeeze, self.steps[level].bijector(backprop, network_dtype), *layers, tfb.Invert(squeeze)]
+        return layers if self._logit is None else [self._logit, *layers]
+
+    def preprocess(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """(the first squeeze's input for continuous images, the log-det [...] of that map); see `config.pixels`."""
+        if self._logit is None:
+            return images, tf.zeros(batch_shape(images), images.dtype)
+        return self._logit.inverse(images), self._logit.inverse_log_det_jacobian(images, event_ndims=EVENT_NDIMS)
+
+    def initialize(self, batches: list[tf.Tensor]) -> None:
+        """Sets every actnorm so that it standardises its input over all images. Eager code only.
+
+        Args:
+            batches: continuous images [B, H, W, C]; the flow runs on one batch at a time, which bounds the memory.
+
+        References: Kingma & Dhariwal 2018, section 3.1.
+        """
+        batches = [self.preprocess(batch)[0] for batch in batches]
+        for level, steps in enumerate(self.steps):
+            batches = [Squeeze(dtype=self._dtype).inverse_and_log_det(batch)[0] for batch in batches]
+            batches = steps.initialize(batches)
+            if level < len(self.splits):
+                batches = [tf.split(batch, 2, axis=-1)[0] for batch in batches]
+
+    def level_log_probs(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
+        """[B, L], nats: the contribution of each level to the log density; see `Glow.level_log_probs`."""
+        images, log_det = self.preprocess(images)
+        log_probs = []
+        for level, steps in enumerate(self.steps):
+            images = Squeeze(dtype=self._dtype).inverse_and_log_det(images)[0]
+            images, log_det_of_steps = steps.bijector().inverse_and_log_det(images)
+            if level < len(self.splits):
+                images, x2 = tf.split(images, 2, axis=-1)
+                z, log_det_of_prior = standardize(x2, *self.splits[level](images))
+            else:
+                z, log_det_of_prior = self.top.bijector(labels).inverse_and_log_det(images)
+            log_probs.append(log_det + log_det_of_steps + log_det_of_prior + standard_normal_log_prob(z))
+            log_det = tf.zeros_like(log_det)
+        return tf.stack(log_probs, axis=-1)
+
+
+def standard_normal_log_prob(values: tf.Tensor) -> tf.Tensor:
+    """[...], nats: the log density of values [..., H, W, C] under the standard Normal."""
+    return sum_except_batch(-0.5 * tf.square(values) - 0.5 * math.log(2 * math.pi))
+
+
+def _logit(low: float, high: float, dtype: tf.DType) -> tfp.bijectors.Bijector:
+    """Maps the real line to pixels: `inverse` is logit(margin + (1 - 2 margin) (x - low) / (high - low)).
+
+    A value outside of the pixel range by `margin` of its width or more has no logit; the result is not finite.
+
+    References: Dinh et al. 2017, section 4.1, and its code, which keeps the margin at both ends.
+    """
+    margin = LOGIT_MARGIN / (1 - 2 * LOGIT_MARGIN) * (high - low)
+    return tfb.Sigmoid(tf.constant(low - margin, dtype), tf.constant(high + margin, dtype), name="logit")

@@ -1,0 +1,44 @@
+"""The latents of every level, and z, which holds all of them in the shape of an image.
+
+Level 0 is the finest. At the end of each level but the last, half of the channels leave as latents of that level.
+z takes them back up: unsqueezed and concatenated, they have the image's shape.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from glow_tf.bijectors.squeeze import Squeeze
+from glow_tf.inputs import Array
+
+
+def split(z: Array, num_levels: int) -> list[tf.Tensor]:
+    """The latents of each level, level 0 first: OpenAI's eps.
+
+    Args:
+        z: [..., H, W, C].
+        num_levels: L.
+
+    Returns:
+        [[..., H/2, W/2, 2C], [..., H/4, W/4, 4C], ..., the deepest [..., H/2^L, W/2^L, 2^(L+1) C]].
+
+    >>> [tuple(level.shape) for level in split(tf.zeros([1, 8, 8, 1]), num_levels=2)]
+    [(1, 4, 4, 2), (1, 2, 2, 8)]
+    """
+    z = tf.convert_to_tensor(z)
+    squeeze = Squeeze(dtype=z.dtype)
+    levels = []
+    for _ in range(num_levels - 1):
+        z, leaving = tf.split(squeeze.inverse_and_log_det(z)[0], 2, axis=-1)
+        levels.append(leaving)
+    return [*levels, squeeze.inverse_and_log_det(z)[0]]
+
+
+def merge(levels: Sequence[Array]) -> tf.Tensor:
+    """z from the latents of each level: the inverse of `split`."""
+    *leaving, deepest = map(tf.convert_to_tensor, levels)
+    squeeze = Squeeze(dtype=deepest.dtype)
+    z = squeeze.forward_and_log_det(deepest)[0]
+    for level in reversed(leaving):
+        z = squeeze.forward_and_log_det(tf.concat([z, level], axis=-1))[0]
+    return z

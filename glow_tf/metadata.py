@@ -1,0 +1,130 @@
+"""The JSON of a weights file: the model's configuration, and where its weights come from.
+
+Both are checked before they are written and after they are read: a file that nobody vouches for can hold any type.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from glow_tf._files import printable
+from glow_tf.errors import InputError
+
+MAX_CONFIG_BYTES = 60_000  # an HDF5 attribute holds at most 64 KiB
+MAX_METADATA_BYTES = 4_000_000  # as Python objects 100 MB at worst
+
+
+def check_metadata(metadata: Mapping[str, Any]) -> None:
+    """Raises InputError for metadata that a weights file cannot hold; a trainer calls it before training.
+
+    >>> check_metadata({"dataset": "digits", "class_names": ["zero", "one"], "notes": {"mine": 1}})
+    >>> check_metadata({"class_names": True})
+    Traceback (most recent call last):
+    ...
+    glow_tf.errors.InputError: the metadata's class_names is True; it must be a list of texts
+    """
+    encode_metadata(metadata)
+
+
+def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
+    """The metadata as JSON; raises InputError as `check_metadata`."""
+    _check_metadata(metadata)
+    return _encode("metadata", metadata, MAX_METADATA_BYTES)
+
+
+def decode_metadata(text: object) -> dict[str, Any]:
+    """The inverse of `encode_metadata`; raises InputError for whatever else `text` is."""
+    metadata = _decode("metadata", text, MAX_METADATA_BYTES)
+    _check_metadata(metadata)
+    return metadata
+
+
+def encode_config(config: Mapping[str, Any]) -> bytes:
+    """A configuration as JSON; raises InputError where it holds more than numbers and short texts."""
+    _check_config(config)
+    return _encode("configuration", config, MAX_CONFIG_BYTES)
+
+
+def decode_config(text: object) -> dict[str, Any]:
+    """The inverse of `encode_config`; raises InputError for whatever else `text` is."""
+    config = _decode("configuration", text, MAX_CONFIG_BYTES)
+    _check_config(config)
+    return config
+
+
+def _encode(what: str, value: Mapping[str, Any], limit: int) -> bytes:
+    try:
+        text = json.dumps(dict(value), sort_keys=True, allow_nan=False).encode("ascii")
+    except (TypeError, ValueError, RecursionError) as error:  # NaN, 1e400, a type that JSON does not have
+        raise InputError(f"the {what} cannot be saved as JSON: {printable(error)}") from error
+    if len(text) > limit:
+        raise InputError(f"the {what} takes {len(text):,} bytes as JSON; a weights file holds {limit:,}")
+    return text
+
+
+def _decode(what: str, text: object, limit: int) -> dict[str, Any]:
+    usable = text if isinstance(text, str) and len(text) <= limit else ""
+    try:
+        value = json.loads(usable, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f"the {what} is not a JSON object of at most {limit:,} bytes")
+    return value
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} in JSON")
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a number that fits a float."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) < 2**63
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _is_integer(value: object) -> bool:
+    return _is_number(value) and isinstance(value, int)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(_is_text, value))
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+# The metadata that the program itself reads. None stands for an unknown value; other keys may hold anything.
+_METADATA = {
+    **dict.fromkeys(("dataset", "command", "converted_from"), (_is_text, "a text")),
+    **dict.fromkeys(("step", "epoch", "seed", "test_images"), (_is_integer, "an integer")),
+    **dict.fromkeys(("test_bits_per_dim", "test_standard_error"), (_is_number, "a finite number")),
+    "class_names": (_is_texts, "a list of texts"),
+    "train_bits_per_dim": (_is_object, "an object"),
+}
+
+
+def _check_metadata(metadata: Mapping[str, Any]) -> None:
+    for key, (is_valid, needed) in _METADATA.items():
+        value = metadata.get(key)
+        if value is not None and not is_valid(value):
+            raise InputError(f"the metadata's {key} is {printable(value, 60)}; it must be {needed}")
+
+
+def _check_config(config: Mapping[str, Any]) -> None:
+    """Numbers, short texts and short lists of numbers; `GlowConfig` knows which of them make a model."""
+    for key, value in config.items():
+        values = value if isinstance(value, (list, tuple)) and len(value) <= 8 else [value]
+        is_short_text = isinstance(value, str) and len(value) <= 100 and value.isprintable()
+        if not re.fullmatch(r"\w{1,60}", key):
+            raise InputError(f"the configuration has an unknown key: {printable(key, 60)}")
+        if not is_short_text and not all(isinstance(v, bool) or _is_number(v) for v in values):
+            raise InputError(f"the configuration's {key} is {printable(value, 60)}")

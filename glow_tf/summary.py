@@ -1,0 +1,48 @@
+"""A Glow in words: one line for its `repr`, a table of its levels for `summary`."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+
+if TYPE_CHECKING:
+    from glow_tf.glow import Glow
+
+
+def line(glow: "Glow") -> str:
+    """The configuration's main numbers and the number of parameters."""
+    config = glow.config
+    classes = f", num_classes={config.num_classes}" if config.num_classes else ""
+    state = "" if glow.is_initialized else ", actnorms not initialized"
+    return (
+        f"<Glow image_shape={config.image_shape}, num_levels={config.num_levels}, num_steps={config.num_steps}, "
+        f"width={config.width}{classes}: {glow.num_parameters:,} parameters{state}>"
+    )
+
+
+def table(glow: "Glow") -> str:
+    """One row for each level and for each part with weights of its own."""
+    rows: list[tuple[str, ...]] = [("part", "image [H, W, C]", "latents", "parameters")]
+    shapes = glow.config.squeezed_shapes()
+    for level, (size, steps) in enumerate(zip(shapes, glow.flow.steps, strict=True)):
+        leaves = np.prod(size) // (2 if level < len(shapes) - 1 else 1)
+        rows.append((f"level {level}: {glow.config.num_steps} steps", str(size), f"{leaves:,}", _count(steps)))
+    rows += [(f"prior of level {i}", "", "", _count(split)) for i, split in enumerate(glow.flow.splits)]
+    rows.append((f"prior of level {len(shapes) - 1}", "", "", _count(glow.flow.top)))
+    if glow.flow.classifier is not None:
+        rows.append(("classifier", "", "", _count(glow.flow.classifier)))
+    rows.append(("total", str(glow.config.image_shape), f"{glow.config.num_dims:,}", f"{glow.num_parameters:,}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for part, shape, *numbers in rows:
+        cells = [
+            part.ljust(widths[0]),
+            shape.ljust(widths[1]),
+            *(n.rjust(w) for n, w in zip(numbers, widths[2:], strict=True)),
+        ]
+        lines.append("  ".join(cells))
+    return "\n".join([repr(glow), *lines])
+
+
+def _count(module: tf.Module) -> str:
+    return f"{sum(int(np.prod(v.shape)) for v in module.trainable_variables):,}"
