@@ -79,7 +79,8 @@ class Bar:
         total: see `phase`.
         unit: see `phase`.
         stream: where to write; default: the error stream.
-        layout: tqdm's `bar_format`; default: name, bar, count and time left.
+        layout: tqdm's `bar_format` on a terminal; default: name, bar, count and time left.
+        line_layout: the same elsewhere.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Bar:
         unit: str = "items",
         stream: TextIO | None = None,
         layout: str | None = None,
+        line_layout: str | None = None,
     ) -> None:
         output = _QuietStream(stream or sys.stderr)
         is_terminal = output.isatty()
@@ -99,7 +101,7 @@ class Bar:
             total=total,
             unit=unit,
             file=output if is_terminal else _LineStream(output),
-            bar_format=layout or _layout(total, is_terminal),
+            bar_format=(layout if is_terminal else line_layout) or _layout(total, is_terminal),
             mininterval=REFRESH_SECONDS if is_terminal else LINE_SECONDS,
             miniters=1,
             delay=0 if is_terminal else 1e-9,  # without a delay tqdm writes a first line at once

@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TextIO
 
 from absl import flags
 
+from glow_tf import _progress
 from glow_tf._files import printable
 from glow_tf._gc import importing
 from glow_tf.errors import InputError, TrainingFailure
@@ -70,6 +71,7 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
     except FileNotFoundError:
         _fail(InputError("the working directory no longer exists; change to another one"))
     _configure_messages()
+    _progress.show()
     try:
         status = main(arguments)
     except KeyboardInterrupt:

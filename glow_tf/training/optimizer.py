@@ -66,11 +66,11 @@ class Optimizer(tf.Module):
         self.learning_rate = tf.Variable(learning_rate, dtype=tf.float32, trainable=False, name="learning_rate")
         self._first = [_slot(v, tf.zeros_like(v), "first_moment") for v in self._variables]
         self._second = [_slot(v, tf.zeros_like(v), "second_moment") for v in self._variables]
-        self.averages = [_slot(v, tf.convert_to_tensor(v), "average") for v in self._variables]
+        self.ema = [_slot(v, tf.convert_to_tensor(v), "average") for v in self._variables]
 
     def reset_ema(self):
         """Sets the averages to the variables: after these were initialised from data or loaded."""
-        for average, variable in zip(self.averages, self._variables, strict=True):
+        for average, variable in zip(self.ema, self._variables, strict=True):
             average.assign(variable)
 
     def learning_rate_of_next_step(self, batches=None):
@@ -99,7 +99,7 @@ class Optimizer(tf.Module):
 
     def _update(self, gradients, rate):
         settings = {dtype: self._settings(dtype, rate) for dtype in {v.dtype for v in self._variables}}
-        for slots in zip(self._variables, self._first, self._second, self.averages, gradients, strict=True):
+        for slots in zip(self._variables, self._first, self._second, self.ema, gradients, strict=True):
             if slots[-1] is not None:
                 self._update_one(*slots, *settings[slots[0].dtype])
         # The handle is this replica's copy; every replica adds the same.

@@ -1,223 +1,258 @@
-"""What a run shows: TensorBoard, pictures, and one line of progress.
+"""The reporter of a run: progress on the screen, TensorBoard, pictures, metrics.csv and curves.png.
 
-Nothing of it may stop a run: a full disk is told once, and a reader who went away is not told at all.
+No failure to report ends a run: a full disk is warned about once, and a closed pipe is ignored.
 """
 
 import contextlib
 import dataclasses
 import json
 import math
-import os
-import sys
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from glow_tf import dequantization
+from glow_tf import _progress
+from glow_tf._files import write_atomically
 from glow_tf.config import GlowConfig
-from glow_tf.evaluation import visualization
-from glow_tf.training import tensorboard
+from glow_tf.dequantization import NoiseStream
+from glow_tf.glow import Glow
+from glow_tf.training import curves, pictures, tensorboard
+from glow_tf.training.run_directory import RunDirectory
 
-SAMPLE_TEMPERATURE = 0.7
-SWEEP_TEMPERATURES = (0.0, 0.25, 0.5, 0.7, 0.8, 0.9, 1.0)
-NUM_SAMPLES = 36
-SWEEP_COLUMNS = 6
-NUM_RECONSTRUCTIONS = 8
+# Steps of this many seconds make the rate and the time left.
+WINDOW_SECONDS = 30.0
 
-# Seconds between progress lines where the output is no terminal, and between refreshes where it is one.
-LINE_SECONDS = 10.0
-REFRESH_SECONDS = 0.2
+# Drawing the curves takes at most this share of a run's time.
+CURVES_SHARE = 0.02
 
 
 class Reporter:
-    """Writes what a trainer finds out to a run directory and to the screen.
+    """Reports a run on the screen and in its directory.
+
+    Lines are always printed. The progress of the steps is shown only by commands, see `_progress.show`, and where a
+    stream is given.
 
     Args:
-        run: a RunDirectory.
-        total_steps: where the run will end.
+        run: the run's directory.
+        total_steps: the step at which the run ends.
         images_per_step: the batch size.
-        steps_per_pause: between two evaluations.
-        stream: of the progress line.
+        steps_per_evaluation: steps between two evaluations.
+        stream: where the progress of the steps is shown; default: the error stream.
     """
 
-    def __init__(self, run, total_steps, images_per_step, steps_per_pause, stream=None):
+    def __init__(
+        self,
+        run: RunDirectory,
+        total_steps: int,
+        images_per_step: int,
+        steps_per_evaluation: int,
+        stream: TextIO | None = None,
+    ) -> None:
         self._run = run
-        self._results = run.results
         self._total_steps = total_steps
         self._images_per_step = images_per_step
-        self._progress = _ProgressLine(stream or sys.stderr)
+        self._steps_per_evaluation = steps_per_evaluation
+        self._stream = stream
+        self._bar: _progress.Bar | None = None
+        self._is_shown = stream is not None or _progress.is_shown()
         self._has_warned = False
-        self._writers = {}
+        self._writers: dict[str, Any] = {}
         with self._tolerating_a_full_disk():
             self._writers = _summary_writers(run)
-        self._window = []
-        self._steps_per_pause = steps_per_pause
-        self._pauses = []
+        self._history = curves.History(run.path / "metrics.csv")
+        self._drawing_seconds, self._last_drawn = 0.0, -math.inf
+        # (seconds, step) of recent steps; seconds without pauses.
+        self._window: list[tuple[float, int]] = []
+        self._paused, self._warm_up, self._evaluation_seconds = 0.0, 0.0, 0.0
+        self._shown_step = 0
 
-    def configuration(self, **sections):
-        """Writes configurations as text, {section: dataclass or dictionary}."""
-        text = "\n\n".join(f"**{name}**\n\n```\n{_pretty(values)}\n```" for name, values in sections.items())
-        self._write("train", 0, lambda: tf.summary.text("configuration", text))
-        plain = {name: _as_dictionary(values) for name, values in sections.items()}
-        self._write("test", 0, lambda: tensorboard.write_hparams(plain, self._run.path.name))
+    # Screen
 
-    def step(self, step, metrics):
-        """Shows one step's metrics on the progress line; `metrics` are Python numbers."""
-        now = time.monotonic() - sum(self._pauses)
-        recent = [(t, s) for t, s in self._window[:-1] if now - t < 30.0]
+    def step(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Shows one step's metrics; `metrics` are Python numbers."""
+        now = time.monotonic() - self._paused
+        recent = [(t, s) for t, s in self._window[:-1] if now - t < WINDOW_SECONDS]
         self._window = [*recent, *self._window[-1:], (now, step)]
+        self._history.add_step(step, metrics)
+        if not self._is_shown:
+            return
         text = f"step {step}/{self._total_steps}  {metrics['bits_per_dim']:.4f} bits/dim"
         if self.steps_per_second():
             rate = self.images_per_second()
             text += f"  {rate:{'.0f' if rate >= 10 else '.2g'}} images/s  {_duration(self._seconds_left(step))} left"
-        self._progress.show(text)
+        if self._bar is None:
+            self._bar = _progress.Bar(text, self._total_steps, "steps", self._stream, "{desc} {bar:20}", "{desc}")
+        self._bar.advance(step - self._shown_step, text=text)
+        self._shown_step = step
+
+    def line(self, text: str) -> None:
+        """Prints a line that stays."""
+        _progress.line(text, self._stream)
 
     @contextlib.contextmanager
-    def pause(self):
-        """For what is no step: its time is left out of the rate of the steps."""
-        start = time.monotonic()
+    def pause(self) -> Iterator[None]:
+        """Leaves an evaluation out of the rate of the steps, and counts those to come in the time left."""
+        start, self._warm_up = time.monotonic(), 0.0
         try:
             yield
         finally:
-            self._pauses.append(time.monotonic() - start)
+            seconds = time.monotonic() - start
+            self._paused += seconds
+            self._evaluation_seconds = seconds - self._warm_up
 
-    def _seconds_left(self, step):
-        """At the present rate, with pauses like the last one; the first, which traces, tells nothing of later ones."""
-        pauses = 1 + math.ceil(self._total_steps / self._steps_per_pause) - math.ceil(step / self._steps_per_pause)
-        each = self._pauses[-1] if len(self._pauses) > 1 else 0.0
-        return (self._total_steps - step) / self.steps_per_second() + pauses * each
+    @contextlib.contextmanager
+    def warm_up(self) -> Iterator[None]:
+        """Marks the part of a pause that later ones do not have, such as the tracing of functions."""
+        start = time.monotonic()
+        yield
+        self._warm_up += time.monotonic() - start
 
-    def steps_per_second(self):
-        """Over the last half minute of steps, or the last one if it took longer; 0 before the second."""
+    def steps_per_second(self) -> float:
+        """Rate of the recent steps, without pauses; 0 before the second step."""
+        if not self._window:
+            return 0.0
         (start, first), (end, last) = self._window[0], self._window[-1]
         return (last - first) / (end - start) if end > start else 0.0
 
-    def images_per_second(self):
+    def images_per_second(self) -> float:
+        """Rate of the recent training images, without pauses; 0 before the second step."""
         return self.steps_per_second() * self._images_per_step
 
-    def scalars(self, split, step, values):
-        """Writes {tag: number} to TensorBoard; `split` is "train" or "test", which share their tags."""
+    def _seconds_left(self, step: int) -> float:
+        """At the present rate, with evaluations that take as long as the last one."""
+        per = self._steps_per_evaluation
+        evaluations = 1 + math.ceil(self._total_steps / per) - math.ceil(step / per)
+        return (self._total_steps - step) / self.steps_per_second() + evaluations * self._evaluation_seconds
 
-        def write():
+    # TensorBoard and metrics.csv
+
+    def configuration(self, **sections: Any) -> None:
+        """Writes configurations as text and as hyperparameters, {section: dataclass or dictionary}."""
+        plain = {name: _as_dictionary(values) for name, values in sections.items()}
+        text = "\n\n".join(
+            f"**{name}**\n\n```\n{json.dumps(values, indent=1, default=str)}\n```" for name, values in plain.items()
+        )
+        self._write("train", 0, lambda: tf.summary.text("configuration", text))
+        self._write("test", 0, lambda: tensorboard.write_hparams(plain, self._run.path.name))
+
+    def scalars(self, split: str, step: int, values: Mapping[str, Any]) -> None:
+        """Writes {tag: number} to TensorBoard, and those of an evaluation to the next row of metrics.csv.
+
+        Args:
+            split: "train" or "test"; both have the same tags.
+            step: batches so far.
+            values: {tag: number}.
+        """
+
+        def write() -> None:
             for tag, value in values.items():
                 tf.summary.scalar(tag, value)
 
         self._write(split, step, write)
+        self._history.add_scalars(split, step, values)
 
-    def latents(self, glow, images, labels, class_names):
-        """Replaces what TensorBoard's projector shows: the deepest latents of images by class.
+    def latents(self, glow: Glow, images: np.ndarray, labels: np.ndarray, class_names: Sequence[str] = ()) -> None:
+        """Replaces the deepest latents of images, by class, on TensorBoard's Projector page.
 
         Args:
-            images: uint8 [N, H, W, C]; `labels` theirs, [N].
+            glow: the model.
+            images: uint8 [N, H, W, C].
+            labels: [N].
             class_names: may be empty.
         """
         if "test" not in self._writers:
             return
-        noise = dequantization.uniform_noise(images.shape, [0, 5], glow.config.dtype)
-        values = glow.dequantizer.dequantize(images, noise, glow.config.dtype)
-        z = glow.encode(values, labels if glow.config.num_classes else None)
+        conditions = labels if glow.config.num_classes else None
+        z = glow.encode(glow.dequantize(images, 0, NoiseStream.DIAGNOSE), conditions)
         with self._tolerating_a_full_disk():
-            tensorboard.write_projector(
-                self._run.test_logs, glow.split_latents(z)[-1].numpy(), images, labels, class_names
-            )
+            deepest = glow.split_latents(z)[-1].numpy()
+            tensorboard.write_projector(self._run.test_logs, deepest, images, labels, class_names)
 
-    def pictures(self, glow, images, labels, step, epoch, check=lambda: None):
-        """Samples, a temperature sweep and reconstructions, to TensorBoard and as PNG in the results folder.
+    def pictures(
+        self,
+        glow: Glow,
+        images: np.ndarray,
+        labels: np.ndarray,
+        step: int,
+        epoch: int,
+        check: Callable[[], Any] = lambda: None,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        """Draws samples, a temperature sweep and reconstructions, to TensorBoard and to the results folder.
+
+        The folder holds the newest pictures, and the samples of about every epoch 1, 2, 4, 8, ...
 
         Args:
-            images: uint8 test images to reconstruct, [N, H, W, C]; `labels` theirs.
-            check: called before each drawing; what it raises ends them.
+            glow: the model.
+            images: uint8 test images to reconstruct, [N, H, W, C].
+            labels: [N].
+            step: batches so far.
+            epoch: epochs so far.
+            check: called before each drawing; an exception from it ends them.
+            class_names: names of the classes of a class-conditional model.
         """
-
-        def sample(count, temperature):
-            check()
-            return glow.sample(count, temperature, seed=0).numpy()
-
-        columns = {"samples": None, "temperatures": SWEEP_COLUMNS, "reconstructions": None}
-        drawn = {
-            "samples": sample(NUM_SAMPLES, SAMPLE_TEMPERATURE),
-            "temperatures": np.concatenate([sample(SWEEP_COLUMNS, t) for t in SWEEP_TEMPERATURES]),
-            "reconstructions": reconstruction_pairs(glow, images[:NUM_RECONSTRUCTIONS], labels[:NUM_RECONSTRUCTIONS]),
-        }
-        columns["reconstructions"] = len(drawn["reconstructions"]) // 2
-        images = {name: visualization.grid(batch, columns[name]) for name, batch in drawn.items()}
+        self._history.note(epoch=epoch)
+        drawn = pictures.draw(glow, images, labels, class_names, f"epoch {epoch}, step {step:,}", check)
         with self._tolerating_a_full_disk():
-            for name, image in images.items():
-                visualization.save_png(os.path.join(self._results, f"{name}-epoch{epoch:04d}.png"), image)
+            pictures.save(self._run.results, drawn, epoch)
 
-        def write():
-            for name, image in images.items():
-                tf.summary.image(name, visualization.to_rgb(image)[np.newaxis])
+        def write() -> None:
+            for name, image in drawn.items():
+                tf.summary.image(name, image[np.newaxis])
 
         self._write("test", step, write)
 
-    def line(self, text):
-        """Prints a line that stays."""
-        self._progress.line(text)
-
-    def flush(self):
+    def flush(self) -> None:
+        """Writes the row of an evaluation, the curves and the logs to the disk."""
+        if self._history.has_evaluation:
+            self._history.note(images_per_second=self.images_per_second())
+            with self._tolerating_a_full_disk():
+                self._history.finish_row()
+            if time.monotonic() - self._last_drawn > self._drawing_seconds / CURVES_SHARE:
+                self._draw_curves()
         for writer in self._writers.values():
             with self._tolerating_a_full_disk():
                 writer.flush()
 
-    def close(self):
+    def close(self) -> None:
+        """Removes the progress bar, draws the last curves and closes the logs."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._drawing_seconds:
+            self._draw_curves()
         for writer in self._writers.values():
             with self._tolerating_a_full_disk():
                 writer.close()
 
-    def _write(self, split, step, write):
-        """Calls `write`, whose tf.summary calls go to the split's log; without TensorBoard there are none."""
+    def _draw_curves(self) -> None:
+        start = time.monotonic()
+        with self._tolerating_a_full_disk():
+            write_atomically(self._run.path / "curves.png", curves.draw(self._history.rows, self._run.path.name))
+        self._last_drawn = time.monotonic()
+        self._drawing_seconds = self._last_drawn - start
+
+    def _write(self, split: str, step: int, write: Callable[[], Any]) -> None:
+        """Calls `write`, whose tf.summary calls go to the split's log; does nothing without TensorBoard."""
         if split in self._writers:
             with self._tolerating_a_full_disk(), self._writers[split].as_default(step=step):
                 write()
 
     @contextlib.contextmanager
-    def _tolerating_a_full_disk(self):
+    def _tolerating_a_full_disk(self) -> Iterator[None]:
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
             if not self._has_warned:
-                logging.warning("logs and pictures cannot be written, training goes on: %s", str(error).splitlines()[0])
+                reason = str(error).splitlines()[0]
+                logging.warning("logs and pictures cannot be written, training continues: %s", reason)
             self._has_warned = True
 
 
-def reconstruction_pairs(glow, images, labels):
-    """uint8 [2N, H, W, C]: N images, then what decode(encode(image)) gives of each."""
-    noise = dequantization.uniform_noise(images.shape, [0, 4], glow.config.dtype)
-    labels = labels if glow.config.num_classes else None
-    z = glow.encode(glow.dequantizer.dequantize(images, noise, glow.config.dtype), labels)
-    return np.concatenate([images, glow.decode_to_uint8(z, labels)])
-
-
-class _ProgressLine:
-    """One line that is drawn over on a terminal, and a line every few seconds elsewhere."""
-
-    def __init__(self, stream):
-        self._stream = stream
-        self._is_terminal = stream.isatty()
-        self._last = -float("inf")
-
-    def show(self, text):
-        now = time.monotonic()
-        if now - self._last < (REFRESH_SECONDS if self._is_terminal else LINE_SECONDS):
-            return
-        self._last = now
-        self._write(f"\r\x1b[K{text}" if self._is_terminal else f"{text}\n")
-
-    def line(self, text):
-        self._write(f"\r\x1b[K{text}\n" if self._is_terminal else f"{text}\n")
-
-    def _write(self, text):
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except (OSError, ValueError):  # whoever read the output is gone, or it cannot show a letter
-            pass
-
-
-def _summary_writers(run):
+def _summary_writers(run: RunDirectory) -> dict[str, Any]:
     try:
         import tensorboard  # noqa: F401  (tf.summary needs it and says so only when it is first used)
     except ImportError:
@@ -226,15 +261,11 @@ def _summary_writers(run):
     return {name: tf.summary.create_file_writer(str(getattr(run, f"{name}_logs"))) for name in ("train", "test")}
 
 
-def _as_dictionary(values):
+def _as_dictionary(values: Any) -> Any:
     return dataclasses.asdict(values) if isinstance(values, GlowConfig) else values
 
 
-def _pretty(values):
-    return json.dumps(_as_dictionary(values), indent=1, default=str)
-
-
-def _duration(seconds):
+def _duration(seconds: float) -> str:
     if seconds >= 1e7:
         return "?"
     minutes, seconds = divmod(int(seconds), 60)

@@ -1,11 +1,13 @@
-"""What compares runs and shows latents in TensorBoard: its HParams and Projector pages.
+"""TensorBoard's HParams and Projector pages.
 
-logs/test                             hparams beside the test bits/dim, so that runs make one table
-logs/test/projector_config.pbtxt      and the three files it names: latents, classes, thumbnails
+logs/test                             hyperparameters beside the test bits/dim, so that runs form one table
+logs/test/projector_config.pbtxt      and the three files that it names: latents, classes, thumbnails
 """
 
 import io
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,24 +15,15 @@ from PIL import Image
 from glow_tf._files import write_atomically
 from glow_tf.evaluation import visualization
 
-# Numbers that the projector's table holds at most; a browser takes a few MB well.
+# Numbers in the projector's table, which bounds its size to a few MB.
 PROJECTED_NUMBERS = 400_000
 
-_CONFIG = """\
-embeddings {
-  tensor_name: "deepest latents"
-  tensor_path: "latents.tsv"
-  metadata_path: "classes.tsv"
-  sprite { image_path: "images.png" single_image_dim: %d single_image_dim: %d }
-}
-"""
 
-
-def write_hparams(sections, trial):
-    """Writes the hparams of a run to the default summary writer.
+def write_hparams(sections: Mapping[str, Mapping[str, Any]], trial: str) -> None:
+    """Writes the hyperparameters of a run to the default summary writer.
 
     Args:
-        sections: {section: {name: value}}; values that are no number, flag or text become text.
+        sections: {section: {name: value}}; values other than numbers, booleans and text are written as text.
         trial: the run's name.
     """
     from tensorboard.plugins.hparams import api
@@ -39,44 +32,61 @@ def write_hparams(sections, trial):
     api.hparams({name: _plain(value) for name, value in flat.items()}, trial_id=trial)
 
 
-def _plain(value):
+def _plain(value: Any) -> bool | int | float | str:
     if isinstance(value, (list, tuple)):
         return "x".join(map(str, value))
     return value if isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def write_projector(folder, latents, images, labels, class_names=()):
+def write_projector(
+    folder: str | os.PathLike,
+    latents: np.ndarray,
+    images: np.ndarray,
+    labels: Sequence[int] | np.ndarray,
+    class_names: Sequence[str] = (),
+) -> None:
     """Replaces the projector's files of a log folder.
 
     Args:
-        latents: [N, ...], one row an image; fewer rows where they are long (`PROJECTED_NUMBERS`).
+        folder: where the logs are.
+        latents: [N, ...], one row per image; fewer rows if they are long (`PROJECTED_NUMBERS`).
         images: uint8 [N, H, W, C].
-        labels: [N] integers, indices of `class_names` where there are any.
+        labels: [N], indices of `class_names` if there are any.
+        class_names: names of the classes.
+
     Raises:
         OSError: disk full, no permission.
     """
+    from tensorboard.plugins import projector
+
     rows = np.asarray(latents).reshape(len(latents), -1)
     count = min(len(rows), max(1, PROJECTED_NUMBERS // rows.shape[1]))
-    table = "".join("\t".join(f"{value:.4g}" for value in row) + "\n" for row in rows[:count])
+    table = io.BytesIO()
+    np.savetxt(table, rows[:count], fmt="%.4g", delimiter="\t")
     names = "".join(f"{_name(class_names, label)}\n" for label in labels[:count])
     files = {
-        "latents.tsv": table.encode(),
+        "latents.tsv": table.getvalue(),
         "classes.tsv": names.encode(errors="backslashreplace"),
         "images.png": _sprite(images[:count]),
-        # Last: it names the others.
-        "projector_config.pbtxt": (_CONFIG % (images.shape[2], images.shape[1])).encode(),
     }
     for name, data in files.items():
         write_atomically(os.path.join(folder, name), data)
+    config = projector.ProjectorConfig()
+    embedding = config.embeddings.add(
+        tensor_name="deepest latents", tensor_path="latents.tsv", metadata_path="classes.tsv"
+    )
+    embedding.sprite.image_path = "images.png"
+    embedding.sprite.single_image_dim.extend([images.shape[2], images.shape[1]])
+    projector.visualize_embeddings(os.fspath(folder), config)
 
 
-def _name(class_names, label):
+def _name(class_names: Sequence[str], label: int) -> str:
     name = str(class_names[label]) if 0 <= label < len(class_names) else str(label)
     return " ".join(name.split()) or str(label)
 
 
-def _sprite(images):
-    """A PNG of all images, row by row in a square, as the projector cuts them out again."""
+def _sprite(images: np.ndarray) -> bytes:
+    """A PNG of all images, row by row in a square, which is the projector's layout."""
     side = int(np.ceil(np.sqrt(len(images))))
     canvas = np.zeros((side * side, *images.shape[1:]), np.uint8)
     canvas[: len(images)] = images
