@@ -1,47 +1,61 @@
-"""What every importer ends with: arrays checked by name and shape, and a Glow made of them."""
+"""Steps that all importers share: arrays are checked by name and shape, and a Glow is made of them."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from glow_tf._files import format_names, printable
+from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
 from glow_tf.nn.steps import plu_values
 
+Arrays = dict[str, np.ndarray]
 
-def check_shapes(source, found, expected):
-    """Refuses a file whose model variables are not exactly the expected ones.
+
+def check_shapes(
+    source: str | os.PathLike, found: Mapping[str, Iterable[int]], expected: Mapping[str, Iterable[int]]
+) -> None:
+    """Refuses a file whose variables are not exactly the expected ones.
 
     Args:
-        source: what messages call the file.
-        found, expected: {name: shape}.
+        source: the file's name in messages.
+        found: {name: shape} of the file.
+        expected: {name: shape} of the model.
     Raises:
         InputError: names the variables that are missing, unknown, or of another shape.
     """
     missing = [name for name in expected if name not in found]
     unknown = [name for name in found if name not in expected]
-    problems = [f"lacks {_listed(missing)}"] if missing else []
-    problems += [f"has {_listed(unknown)}, which the model does not know"] if unknown else []
+    problems = [f"lacks {format_names(missing)}"] if missing else []
+    problems += [f"has {format_names(unknown)}, which the model does not have"] if unknown else []
     if problems:
-        raise InputError(f"{source} {' and '.join(problems)}")
+        raise InputError(f"{printable(source)} {' and '.join(problems)}")
     for name, shape in expected.items():
         if tuple(found[name]) != tuple(shape):
-            raise InputError(f"{source} has {name} of shape {tuple(found[name])}; the model needs {tuple(shape)}")
+            raise InputError(
+                f"{printable(source)} has {printable(name)} of shape {printable(tuple(found[name]))}; "
+                f"the model needs {tuple(shape)}"
+            )
 
 
-def check_finite(source, arrays):
-    """InputError that names an array with NaN or infinite values."""
+def check_finite(source: str | os.PathLike, arrays: Arrays) -> None:
+    """Raises InputError, naming the array, for NaN or infinite values."""
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise InputError(f"{source} has NaN or infinite values in {name}")
+            raise InputError(f"{printable(source)} has NaN or infinite values in {printable(name)}")
 
 
-def conv1x1_values(source, names, weights):
+def conv1x1_values(source: str | os.PathLike, names: Sequence[str], weights: Sequence[np.ndarray]) -> Arrays:
     """The variables of the K 1x1 convolutions of a level, from dense matrices.
 
     Args:
-        source: what messages call the file.
-        names: of the K matrices there.
-        weights: K arrays [C, C]; a row vector times the matrix is what the layer computes.
+        source: the file's name in messages.
+        names: the names of the K matrices in messages.
+        weights: K arrays [C, C]; the layer multiplies a row vector with the matrix.
     Raises:
         InputError: names a matrix that cannot be inverted.
     """
@@ -50,36 +64,44 @@ def conv1x1_values(source, names, weights):
         try:
             step = plu_values(weight)
         except tf.errors.InvalidArgumentError as error:
-            raise InputError(f"{source} has a matrix that cannot be inverted in {name}") from error
+            raise InputError(
+                f"{printable(source)} has a matrix that cannot be inverted in {printable(name)}"
+            ) from error
         if not np.isfinite(step["conv1x1/log_abs_s"]).all():
-            raise InputError(f"{source} has a matrix that cannot be inverted in {name}")
+            raise InputError(f"{printable(source)} has a matrix that cannot be inverted in {printable(name)}")
         steps.append(step)
     return stacked(steps)
 
 
-def sign_and_log_abs(source, name, scale):
-    """(sign, log|scale|) of an actnorm's scale [C]; InputError where one is zero, which nothing can undo."""
+def sign_and_log_abs(source: str | os.PathLike, name: str, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(sign, log|scale|) of an actnorm's scale [C]; raises InputError where one is zero."""
     if not scale.all():
-        raise InputError(f"{source} has a scale of zero in {name}: its flow cannot be inverted")
+        raise InputError(f"{printable(source)} has a scale of zero in {printable(name)}: its flow cannot be inverted")
     return np.sign(scale), np.log(np.abs(scale))
 
 
-def stacked(steps):
+def stacked(steps: Sequence[Arrays]) -> Arrays:
     """[{name: array}, ...] of K steps -> {name: array [K, ...]}."""
     return {name: np.stack([step[name] for step in steps]) for name in steps[0]}
 
 
-def prefixed(prefix, values):
+def prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """{name: value} -> {prefix + name: value}."""
     return {prefix + name: value for name, value in values.items()}
 
 
-def glow_from(config, values, program):
+def without_prefix(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """{prefix + name: value} -> {name: value}; other names are left out."""
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
+def glow_from(config: GlowConfig, values: Arrays, program: str) -> Glow:
     """The Glow of a configuration with the given values of all its variables.
 
     Args:
+        config: the configuration.
         values: {name as in `Glow.named_variables`: array}.
-        program: whose weights these are; kept in the metadata.
+        program: the program that wrote them, for the metadata.
     """
     glow = Glow(config)
     variables = glow.named_variables()
@@ -90,9 +112,3 @@ def glow_from(config, values, program):
     glow.metadata = {"converted_from": program}
     glow.is_initialized = True
     return glow
-
-
-def _listed(names):
-    """Up to 5 names and how many more there are."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

@@ -1,7 +1,7 @@
 """GLOW-tf2's weights.h5 (Keras 2, `save_weights`; release 0.0.1 and later), read into a Glow.
 
-Keras numbers the names inside a file by what else the process had built, so arrays are taken by their order
-and checked by their shape. That order is: 15 for each flow step, level by level; 2 for each split; 1 at last.
+Keras numbers the names inside a file by the layers that the process had built before, so arrays are identified by
+their order and checked by their shape: 15 for each flow step, level by level; 2 for each split; and 1 at the end.
 
 | there, in its order                       | name here                                                     |
 |-------------------------------------------|---------------------------------------------------------------|
@@ -23,12 +23,17 @@ one term: it adds 1e-7 to |det W| before it takes the logarithm.
 References: https://github.com/samuelmat19/GLOW-tf2, `model.py`.
 """
 
+import os
+from collections.abc import Sequence
+
 import numpy as np
 
 from glow_tf import weights
+from glow_tf._files import printable
 from glow_tf.config import MAX_LEVELS, GlowConfig
 from glow_tf.errors import InputError
-from glow_tf.importers.common import conv1x1_values, glow_from, prefixed, sign_and_log_abs, stacked
+from glow_tf.glow import Glow
+from glow_tf.importers.common import Arrays, conv1x1_values, glow_from, prefixed, sign_and_log_abs, stacked
 from glow_tf.nn.glow_tf2 import KERNEL_SIDE, exchanged_halves
 from glow_tf.nn.openai import LOG_SCALE_FACTOR
 
@@ -41,39 +46,42 @@ _KNOWN_SIDES = (28, 32)
 
 _STEP_ARRAYS = 15
 
+Pairs = list[tuple[str, np.ndarray]]
+
 _LAYOUTS = {
-    "glow_tf": "one of glow_tf already, ready to use",
+    "glow_tf": "a weights file of glow_tf, ready to use",
     "keras-2": "a Keras 2 file of another model (GLOW-tf2's layers are flow_step... and z__norm__...)",
     "keras-3": "a Keras 3 file",
     "unknown h5": "an HDF5 file that Keras did not write",
 }
 
 
-def read(path, image_size=None):
+def read(path: str | os.PathLike, image_size: int | None = None) -> Glow:
     """The Glow of a GLOW-tf2 weights file; levels, steps, width, channels and image size are inferred.
 
     Args:
-        path: of the file.
-        image_size: height and width, where they are known; None: taken from the deepest latents.
+        path: the file.
+        image_size: height and width. Default: taken from the deepest latents.
     Raises:
         InputError: the file is missing, damaged, another program's, or of a model that cropped its images'
             borders because a side was odd at some level: such a model is no density of the whole image.
     """
     layout = weights.layout(path)
     if layout != "glow-tf2":
-        raise InputError(f"{path} is no weights file of GLOW-tf2: it is {_LAYOUTS[layout]}")
-    file = _Arrays(path, weights.read_foreign(path))
+        raise InputError(f"{printable(path)} is not a weights file of GLOW-tf2: it is {_LAYOUTS[layout]}")
+    name = printable(path)
+    file = _Arrays(name, weights.read_foreign(path))
     steps = file.take_steps()
     splits, top = file.take_gaussians()
-    config = _config(path, steps, splits, top, image_size)
-    values: dict[str, np.ndarray] = {}
+    config = _config(name, steps, splits, top, image_size)
+    values: Arrays = {}
     for level, (_, _, channels) in enumerate(config.squeezed_shapes()):
         mine = steps[level * config.num_steps : (level + 1) * config.num_steps]
         for step in mine:
-            _check_shapes(path, step, _step_shapes(channels, config.width))
-        values |= prefixed(f"level{level}/", _level_values(path, mine))
+            _check_shapes(name, step, _step_shapes(channels, config.width))
+        values |= prefixed(f"level{level}/", _level_values(name, mine))
         if level < len(splits):
-            _check_shapes(path, splits[level], [(1, 1, channels // 2, channels), (channels,)])
+            _check_shapes(name, splits[level], [(1, 1, channels // 2, channels), (channels,)])
             values |= prefixed(f"split{level}/", dict(zip(("kernel", "bias"), _plain(splits[level]), strict=True)))
     mean, log_scale = np.split(top[0][1][0], 2, axis=-1)
     values |= {"top/mean": mean, "top/log_scale": log_scale}
@@ -83,11 +91,11 @@ def read(path, image_size=None):
 class _Arrays:
     """The file's (name, array) pairs, taken from the front."""
 
-    def __init__(self, path, arrays):
+    def __init__(self, path: str, arrays: Arrays) -> None:
         self.path = path
-        self._left = list(arrays.items())
+        self._left = [(printable(name), array) for name, array in arrays.items()]
 
-    def take_steps(self):
+    def take_steps(self) -> list[Pairs]:
         """The 15 pairs of each flow step."""
         steps = []
         while self._left and self._left[0][1].ndim == 4 and self._left[0][1].shape[:3] == (1, 1, 1):
@@ -99,7 +107,7 @@ class _Arrays:
             raise InputError(f"{self.path} does not begin with the 15 arrays of a flow step")
         return steps
 
-    def take_gaussians(self):
+    def take_gaussians(self) -> tuple[list[Pairs], Pairs]:
         """([the 2 pairs of each split], [the last pair])."""
         if not len(self._left) % 2:
             raise InputError(f"{self.path} has {len(self._left)} arrays after its flow steps; an odd number is needed")
@@ -107,7 +115,7 @@ class _Arrays:
         return splits, self._left[-1:]
 
 
-def _config(path, steps, splits, top, image_size):
+def _config(path: str, steps: list[Pairs], splits: list[Pairs], top: Pairs, image_size: int | None) -> GlowConfig:
     num_levels = len(splits) + 1
     if num_levels > MAX_LEVELS or len(steps) % num_levels:
         raise InputError(f"{path} has {len(steps)} flow steps for {num_levels} levels; they must share them evenly")
@@ -121,7 +129,7 @@ def _config(path, steps, splits, top, image_size):
         )
     kernel_name, kernel = steps[0][3]
     if kernel.ndim != 4:
-        raise InputError(f"{path} has {kernel_name} of shape {kernel.shape}; a convolution's kernel is wanted")
+        raise InputError(f"{path} has {kernel_name} of shape {kernel.shape}; a convolution's kernel has 4 axes")
     height, width = array.shape[1:3]
     _check_uncropped(path, height, width, num_levels, image_size)
     return GlowConfig(
@@ -134,11 +142,11 @@ def _config(path, steps, splits, top, image_size):
     )
 
 
-def _check_uncropped(path, height, width, num_levels, image_size):
+def _check_uncropped(path: str, height: int, width: int, num_levels: int, image_size: int | None) -> None:
     """Refuses a model that dropped rows and columns wherever a side was odd.
 
-    The file holds the deepest latents' size only, which several image sizes lead to when borders are
-    cropped. Without `image_size` the file is refused where a size of GLOW-tf2's data sets is one of those.
+    The file stores only the size of the deepest latents, and several image sizes lead to it when borders are cropped.
+    Without `image_size` the file is refused if an image size of GLOW-tf2's data sets is one of them.
     """
     whole = (height << num_levels, width << num_levels)
     seen = f"the deepest latents of {path} are {height}x{width}: {whole[0]}x{whole[1]} images after {num_levels} levels"
@@ -157,7 +165,7 @@ def _check_uncropped(path, height, width, num_levels, image_size):
             )
 
 
-def _step_shapes(channels, width):
+def _step_shapes(channels: int, width: int) -> list[tuple[int, ...]]:
     side, half = KERNEL_SIDE, channels // 2
     inner = [(1, 1, 1, width)] * 2
     head = [(side, side, width, half), (half,)]
@@ -176,13 +184,13 @@ def _step_shapes(channels, width):
     ]
 
 
-def _check_shapes(path, pairs, shapes):
+def _check_shapes(path: str, pairs: Pairs, shapes: Sequence[tuple[int, ...]]) -> None:
     for (name, array), shape in zip(pairs, shapes, strict=True):
         if array.shape != shape:
             raise InputError(f"{path} has {name} of shape {array.shape} where GLOW-tf2 has {shape}")
 
 
-def _level_values(path, steps):
+def _level_values(path: str, steps: list[Pairs]) -> Arrays:
     """{our name: array} of the K steps of a level."""
     weights_1x1, ours = [], []
     for k, step in enumerate(steps):
@@ -192,7 +200,7 @@ def _level_values(path, steps):
     return stacked(ours) | conv1x1_values(path, [step[2][0] for step in steps], weights_1x1)
 
 
-def _step_values(path, step, exchanged):
+def _step_values(path: str, step: Pairs, exchanged: bool) -> tuple[Arrays, np.ndarray]:
     """({our name: array}, the 1x1 matrix) of one step; `exchanged`: whether its input has the halves exchanged."""
     s, b, weight, *coupling = _plain(step)
     s, b = s.reshape(-1), b.reshape(-1)
@@ -213,5 +221,5 @@ def _step_values(path, step, exchanged):
     return values, (sign[:, np.newaxis] * weight)[rows][:, halves]
 
 
-def _plain(pairs):
+def _plain(pairs: Pairs) -> list[np.ndarray]:
     return [array.astype(np.float64) for _, array in pairs]

@@ -1,6 +1,6 @@
-"""rosinality/glow-pytorch's state_dict, read into a Glow; torch is needed for that and for nothing else.
+"""rosinality/glow-pytorch's state_dict, read into a Glow. Only this importer needs torch.
 
-The model is OpenAI's in other words: what differs can be absorbed.
+The model is OpenAI's but for differences that the values of our variables absorb.
 
 Names of a block's flow stand below `blocks.i.flows.k.` there and below `level<i>/` here, stacked over k.
 
@@ -17,20 +17,25 @@ Names of a block's flow stand below `blocks.i.flows.k.` there and below `level<i
 | blocks.i.prior.conv.bias, scale   | split<i>/bias, log_scale; of the last block top/bias, log_scale       |
 
 coupling.net.4 and prior pad their input with ones, in every channel: zero padding and an edge channel whose
-kernel is the sum over the input channels. Halves of an affine coupling's output (raw scale first) and of a
-split's become OpenAI's alternating channels.
+kernel is the sum over the input channels. The output of an affine coupling has the raw scale first and the shift
+second there, and the other way round here.
 
 References: https://github.com/rosinality/glow-pytorch, `model.py`.
 """
 
 import os
 import re
+import zipfile
+from typing import Any
 
 import numpy as np
 
+from glow_tf._files import open_regular, printable
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
+from glow_tf.glow import Glow
 from glow_tf.importers.common import (
+    Arrays,
     check_finite,
     check_shapes,
     conv1x1_values,
@@ -38,17 +43,20 @@ from glow_tf.importers.common import (
     prefixed,
     sign_and_log_abs,
     stacked,
+    without_prefix,
 )
 from glow_tf.nn.openai import LOG_SCALE_FACTOR
 
+Shapes = dict[str, tuple[int, ...]]
 
-def read(path, image_size, num_bits):
+
+def read(path: str | os.PathLike, image_size: int, num_bits: int) -> Glow:
     """The Glow of a state_dict saved by glow-pytorch; everything but the two numbers is inferred.
 
     Args:
-        path: of the file (model_*.pt); it is loaded with `weights_only=True`, which runs no code.
+        path: the file (model_*.pt); it is loaded with `weights_only=True`, which runs no code.
         image_size: height and width.
-        num_bits: bits a channel; glow-pytorch's default is 5.
+        num_bits: bits per channel; glow-pytorch's default is 5.
     Raises:
         InputError: torch is not installed, the file is missing, damaged or another program's, variables are
             missing, unknown or of the wrong shape, or the image size does not fit.
@@ -58,10 +66,10 @@ def read(path, image_size, num_bits):
     config, dense = _infer(path, found, image_size, num_bits)
     check_shapes(path, found, _expected_shapes(config, dense))
     check_finite(path, arrays)
-    values: dict[str, np.ndarray] = {}
+    values: Arrays = {}
     for level in range(config.num_levels):
-        block = _without_prefix(arrays, f"blocks.{level}.")
-        flows = [_without_prefix(block, f"flows.{k}.") for k in range(config.num_steps)]
+        block = without_prefix(arrays, f"blocks.{level}.")
+        flows = [without_prefix(block, f"flows.{k}.") for k in range(config.num_steps)]
         names = [f"blocks.{level}.flows.{k}." for k in range(config.num_steps)]
         scales = [
             sign_and_log_abs(path, f"{name}actnorm.scale", flow["actnorm.scale"].reshape(-1))
@@ -81,34 +89,69 @@ def read(path, image_size, num_bits):
     return glow_from(config, values, "rosinality")
 
 
-def _load(path):
+def _load(path: str | os.PathLike) -> Arrays:
     """{name: array} of a state_dict, without the `module.` that DataParallel puts before names."""
-    if not os.path.isfile(path):
-        raise InputError(f"{path} does not exist or is no file; a state_dict saved by torch is wanted")
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError("reading a .pt file needs torch: pip install torch") from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises anything: torch.load has no class of errors of its own
-        raise InputError(f"{path} is damaged or no state_dict saved by torch: {type(error).__name__}") from error
+    with open_regular(path, "state_dict saved by torch") as file:
+        size = os.fstat(file.fileno()).st_size
+        _check_archive(path, file, size)
+        try:
+            import torch
+        except ImportError as error:
+            raise InputError("reading a .pt file needs torch: pip install torch") from error
+        try:
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises anything: it has no class of errors of its own
+            problem = f"is damaged or not a state_dict saved by torch: {type(error).__name__}"
+            raise InputError(f"{printable(path)} {problem}") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f"{path} holds no state_dict: names and tensors are wanted")
-    return {str(name).removeprefix("module."): value.float().numpy() for name, value in state.items()}
+        raise InputError(f"{printable(path)} does not hold a state_dict, which maps names to tensors")
+    for name, value in state.items():
+        problem = _problem(value, torch)
+        if problem:
+            raise InputError(f"{printable(path)} has {printable(name)}, which is {problem}: plain tensors are read")
+    needed = sum(value.numel() * value.element_size() for value in state.values())
+    if needed > size:  # tensors that repeat a small storage
+        raise InputError(f"{printable(path)} has tensors of {needed:,} bytes in a file of {size:,}")
+    return {str(name).removeprefix("module."): value.detach().float().numpy() for name, value in state.items()}
 
 
-def _infer(path, found, image_size, num_bits):
+def _check_archive(path: str | os.PathLike, file: Any, size: int) -> None:
+    """Refuses a zip archive that is larger than its file, which torch would unpack; torch itself stores plainly."""
+    if zipfile.is_zipfile(file):
+        try:
+            unpacked = sum(entry.file_size for entry in zipfile.ZipFile(file).infolist())
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise InputError(f"{printable(path)} is damaged or not a state_dict saved by torch") from error
+        if unpacked > size:
+            raise InputError(f"{printable(path)} unpacks to {unpacked:,} bytes from {size:,}; torch does not compress")
+
+
+def _problem(value: Any, torch: Any) -> str:
+    """Why a tensor has no plain values, or an empty text."""
+    if value.is_meta:
+        return "a meta tensor without values"
+    if value.layout != torch.strided:
+        return "sparse"
+    if value.is_quantized:
+        return "quantized"
+    if value.is_complex():
+        return "complex"
+    return ""
+
+
+def _infer(path: str | os.PathLike, found: Shapes, image_size: int, num_bits: int) -> tuple[GlowConfig, set[int]]:
     """(GlowConfig, the blocks whose 1x1 convolutions are one matrix)."""
     flows = [match for match in (re.match(r"blocks\.(\d{1,6})\.flows\.(\d{1,6})\.", name) for name in found) if match]
     if not flows:
-        raise InputError(f"{path} is a state_dict of another program: no name begins with blocks.0.flows.0.")
+        raise InputError(f"{printable(path)} is a state_dict of another program: no name begins with blocks.0.flows.0.")
     parts = ("actnorm.loc", "coupling.net.0.weight", "coupling.net.4.conv.weight")
     first = [f"blocks.0.flows.0.{name}" for name in parts]
-    check_shapes(path, {}, {name: None for name in first if len(found.get(name, ())) != 4})
+    check_shapes(path, {}, {name: () for name in first if len(found.get(name, ())) != 4})
     channels, width, out = found[first[0]][1], found[first[1]][0], found[first[2]][0]
     if channels % 4:
-        raise InputError(f"{path} has {first[0]} of {channels} channels; squeezed images have a multiple of 4")
+        problem = f"has {first[0]} of {channels} channels; squeezed images have a multiple of 4"
+        raise InputError(f"{printable(path)} {problem}")
     config = GlowConfig(
         image_shape=(image_size, image_size, channels // 4),
         num_levels=1 + max(int(match[1]) for match in flows),
@@ -121,12 +164,12 @@ def _infer(path, found, image_size, num_bits):
     return config, dense
 
 
-def _expected_shapes(config, dense):
-    shapes: dict[str, tuple] = {}
+def _expected_shapes(config: GlowConfig, dense: set[int]) -> Shapes:
+    shapes: Shapes = {}
     for level, (_, _, channels) in enumerate(config.squeezed_shapes()):
         out = channels if config.coupling == "affine" else channels // 2
         square, vector = (channels, channels), (channels,)
-        factors = {f"w_{part}": square for part in "plu"} | {"w_s": vector, "s_sign": vector}
+        factors: Shapes = {f"w_{part}": square for part in "plu"} | {"w_s": vector, "s_sign": vector}
         factors |= {"u_mask": square, "l_mask": square, "l_eye": square}
         flow = {
             "actnorm.loc": (1, channels, 1, 1),
@@ -141,12 +184,12 @@ def _expected_shapes(config, dense):
         }
         for k in range(config.num_steps):
             shapes |= prefixed(f"blocks.{level}.flows.{k}.", flow)
-        kept, outputs = (channels // 2, channels) if level < config.num_levels - 1 else (channels, 2 * channels)
-        shapes |= prefixed(f"blocks.{level}.", _zero_conv_shapes("prior", kept, outputs))
+        inputs, outputs = (channels // 2, channels) if level < config.num_levels - 1 else (channels, 2 * channels)
+        shapes |= prefixed(f"blocks.{level}.", _zero_conv_shapes("prior", inputs, outputs))
     return shapes
 
 
-def _zero_conv_shapes(name, in_channels, out_channels):
+def _zero_conv_shapes(name: str, in_channels: int, out_channels: int) -> Shapes:
     return {
         f"{name}.conv.weight": (out_channels, in_channels, 3, 3),
         f"{name}.conv.bias": (out_channels,),
@@ -154,11 +197,11 @@ def _zero_conv_shapes(name, in_channels, out_channels):
     }
 
 
-def _step_values(flow, coupling):
+def _step_values(flow: Arrays, coupling: str) -> Arrays:
     """{our name: array} of one step but for its 1x1 convolution and its actnorm's scale."""
     last = _ones_padded(flow, "coupling.net.4")
     if coupling == "affine":
-        # The raw scale comes first there, the shift here.
+        # The raw scale comes first there, and the shift here.
         last = {key: np.roll(value, value.shape[-1] // 2, axis=-1) for key, value in last.items()}
     kernel1, kernel2 = (_kernel(flow[f"coupling.net.{i}.weight"]) for i in (0, 2))
     bias1, bias2 = (flow[f"coupling.net.{i}.bias"] for i in (0, 2))
@@ -175,8 +218,8 @@ def _step_values(flow, coupling):
     }
 
 
-def _matrix(flow):
-    """[C, C]: the matrix that a row vector is multiplied with."""
+def _matrix(flow: Arrays) -> np.ndarray:
+    """The matrix [C, C] that multiplies a row vector from the right."""
     if "invconv.weight" in flow:
         weight = flow["invconv.weight"][:, :, 0, 0].astype(np.float64)
     else:
@@ -188,8 +231,8 @@ def _matrix(flow):
     return weight.T
 
 
-def _ones_padded(arrays, name):
-    """Our four of a convolution that pads with ones, its output channels in its own order."""
+def _ones_padded(arrays: Arrays, name: str) -> Arrays:
+    """Our four variables of a convolution that pads with ones; its output channels keep their order."""
     kernel = _kernel(arrays[f"{name}.conv.weight"])
     return {
         "kernel": kernel,
@@ -199,10 +242,6 @@ def _ones_padded(arrays, name):
     }
 
 
-def _kernel(weight):
+def _kernel(weight: np.ndarray) -> np.ndarray:
     """[out, in, height, width] -> [height, width, in, out]."""
     return weight.transpose(2, 3, 1, 0)
-
-
-def _without_prefix(arrays, prefix):
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

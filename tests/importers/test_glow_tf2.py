@@ -219,7 +219,7 @@ def test_damaged_and_other_files(tmp_path):
     refuse(path, "w.h5")
     refuse(tmp_path / "none.h5", "does not exist")
     make_glow().save_weights(tmp_path / "ours.h5")
-    refuse(tmp_path / "ours.h5", "one of glow_tf already")
+    refuse(tmp_path / "ours.h5", "a weights file of glow_tf")
     with h5py.File(tmp_path / "keras.h5", "w") as file:
         file.attrs["layer_names"] = [b"dense"]
         file.create_group("dense").attrs["weight_names"] = np.zeros([0])

@@ -291,7 +291,7 @@ def test_a_changed_checkpoint_is_refused(exported, tmp_path, change, message):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("invconv/P", "no permutation matrix"), ("invconv/sign_S", "other than 1 and -1")],
+    [("invconv/P", "not a permutation matrix"), ("invconv/sign_S", "other than 1 and -1")],
 )
 def test_changed_fixed_factors_are_refused(tmp_path, name, message):
     arrays = openai.export(make_glow(**FLOAT32), lu=True)
@@ -303,7 +303,7 @@ def test_changed_fixed_factors_are_refused(tmp_path, name, message):
 def test_a_changed_shuffle_is_refused(tmp_path):
     arrays = openai.export(make_glow(**FLOAT32, permutation="shuffle"))
     arrays["model/0/1/shuffle/indices"] = np.zeros(12, np.int32)
-    with pytest.raises(InputError, match="model/0/1/shuffle/indices that is no permutation"):
+    with pytest.raises(InputError, match="model/0/1/shuffle/indices that is not a permutation"):
         read_changed(tmp_path, arrays)
 
 
@@ -341,17 +341,24 @@ def test_damaged_files(exported, tmp_path):
     for length in (0, 10, len(index) // 2, len(index) - 1):
         prefix = copy("short")
         prefix.with_suffix(".index").write_bytes(index[:length])
-        refused(prefix, "damaged or no TensorFlow checkpoint")
+        refused(prefix, "damaged or not a TensorFlow checkpoint")
     (copy("gone").parent / f"gone{data}").unlink()
     refused(tmp_path / "gone", "gone")
     values = (tmp_path / f"whole{data}").read_bytes()
     prefix = copy("cut")
     (tmp_path / f"cut{data}").write_bytes(values[: len(values) // 2])
-    refused(prefix, "cannot be read at model/")
+    refused(prefix, "its data has .* bytes, its index says")
     flipped = bytearray(values)
     flipped[len(flipped) // 2] ^= 1
     (tmp_path / f"cut{data}").write_bytes(flipped)
     refused(prefix, "cannot be read at model/")
+
+
+@pytest.mark.parametrize("folder", ["ex[pq] 1", "a*b", "a?b"])
+def test_a_prefix_is_not_a_pattern(exported, tmp_path, folder):
+    (tmp_path / folder).mkdir()
+    save(tmp_path / folder / "x", exported)
+    assert openai.read(tmp_path / folder / "x", 8, 8).config.num_levels == 2
 
 
 def test_another_programs_checkpoint(tmp_path):

@@ -1,11 +1,12 @@
 """rosinality's state_dict: values computed with its own code. Most of it needs torch."""
 
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import random_images
+from helpers import random_images, values_of
 from walk import largest_difference, walk
 
 from glow_tf.config import GlowConfig
@@ -114,18 +115,59 @@ def test_other_files_are_refused(torch, tmp_path):
 
     def refused(content, message, size=8):
         torch.save(content, tmp_path / "model.pt")
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(InputError, match=message) as error:
             rosinality.read(tmp_path / "model.pt", size, 8)
+        assert "\n" not in str(error.value)
 
     refused(state, "10 is not divisible", size=10)
     refused({"weight": torch.zeros(3)}, "another program")
-    refused({"state": {}, "param_groups": []}, "holds no state_dict")
+    refused({"state": {}, "param_groups": []}, "does not hold a state_dict")
     refused({k: v for k, v in state.items() if k != "blocks.0.prior.scale"}, "lacks blocks.0.prior.scale")
     refused(state | {"blocks.0.flows.0.more": torch.zeros(1)}, "has blocks.0.flows.0.more")
     refused(state | {"blocks.1.flows.1.actnorm.scale": torch.zeros([1, 24, 1, 1])}, "scale of zero")
-    refused(rosinality.read, "damaged or no state_dict")
+    refused(rosinality.read, "damaged or not a state_dict")
     (tmp_path / "model.pt").write_bytes(b"nonsense")
-    with pytest.raises(InputError, match="damaged or no state_dict"):
+    with pytest.raises(InputError, match="damaged or not a state_dict"):
+        rosinality.read(tmp_path / "model.pt", 8, 8)
+
+
+def test_parameters_are_read_as_tensors(torch, tmp_path):
+    config = GlowConfig((8, 8, 3), num_levels=1, num_steps=1, width=4)
+    state = state_dict(torch, config)
+    parameters = {n: torch.nn.Parameter(v) if v.is_floating_point() else v for n, v in state.items()}
+    for name, content in (("tensors", state), ("parameters", parameters)):
+        torch.save(content, tmp_path / f"{name}.pt")
+    expected = values_of(rosinality.read(tmp_path / "tensors.pt", 8, 8))
+    for name, value in values_of(rosinality.read(tmp_path / "parameters.pt", 8, 8)).items():
+        np.testing.assert_array_equal(value, expected[name])
+
+
+ODD_TENSORS = {
+    "meta": (lambda torch: torch.empty([1 << 20, 1 << 20], device="meta"), "a meta tensor"),
+    "sparse": (lambda torch: torch.eye(3).to_sparse(), "sparse"),
+    "compressed": (lambda torch: torch.eye(3).to_sparse_csr(), "sparse"),
+    "quantized": (lambda torch: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "quantized"),
+    "complex": (lambda torch: torch.ones(3, dtype=torch.complex64), "complex"),
+    "expanded": (lambda torch: torch.ones(1).expand(1 << 34), "tensors of 68,719,476,736 bytes in a file of"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_TENSORS)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_odd_tensors_are_refused_in_one_line(torch, tmp_path, kind):
+    make, message = ODD_TENSORS[kind]
+    state = state_dict(torch, GlowConfig((8, 8, 3), num_levels=1, num_steps=1, width=4))
+    torch.save(state | {"blocks.0.flows.0.actnorm.loc": make(torch)}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=message) as error:
+        rosinality.read(tmp_path / "model.pt", 8, 8)
+    assert "\n" not in str(error.value)
+
+
+def test_a_zip_bomb_is_refused_before_torch_is_imported(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with zipfile.ZipFile(tmp_path / "model.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/data/0", bytes(30_000_000))
+    with pytest.raises(InputError, match="unpacks to 30,000,000 bytes"):
         rosinality.read(tmp_path / "model.pt", 8, 8)
 
 
