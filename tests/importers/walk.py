@@ -31,7 +31,7 @@ def walk(glow, images, labels=None):
     """The terms of `glow.log_prob`, by its own bijectors."""
     log_dets, log_priors, latents, standard = [], [], [], []
     values = tf.convert_to_tensor(images)
-    for level, steps in enumerate(glow._steps):
+    for level, steps in enumerate(glow.flow.steps):
         values = Squeeze(dtype=values.dtype).inverse_and_log_det(values)[0]
         prepared = steps.prepare({name: tf.convert_to_tensor(v) for name, v in steps._by_name.items()}, ("inverse",))
         for k in range(glow.config.num_steps):
@@ -40,10 +40,10 @@ def walk(glow, images, labels=None):
             log_dets.append(log_det)
         if level < glow.config.num_levels - 1:
             values, latent = tf.split(values, 2, axis=-1)
-            noise, log_det = standardize(latent, *glow._splits[level](values))
+            noise, log_det = standardize(latent, *glow.flow.splits[level](values))
         else:
             latent = values
-            top = glow._top.bijector(labels)
+            top = glow.flow.top.bijector(labels)
             noise, log_det = top.inverse(latent), top.inverse_log_det_jacobian(latent, event_ndims=3)
         log_normal = -0.5 * tf.reduce_sum(noise**2 + math.log(2 * math.pi), axis=[1, 2, 3])
         log_priors.append(log_normal + log_det)
