@@ -1,3 +1,3 @@
-"""The defaults of the commands' flags, under the name they have at the top level: glow_tf/cli/defaults.py."""
+"""The defaults of the flags of all commands, which live in glow_tf/cli/defaults.py."""
 
 from glow_tf.cli.defaults import *  # noqa: F403

@@ -86,7 +86,9 @@ def curve(images, coupling, permutation, pixels, seed):
     from glow_tf.config import GlowConfig
     from glow_tf.evaluation import metrics
     from glow_tf.glow import Glow
-    from glow_tf.training.trainer import INITIAL_IMAGES, Trainer
+    from glow_tf.training.loop import INITIAL_IMAGES
+    from glow_tf.training.schedule import Schedule
+    from glow_tf.training.trainer import Trainer
 
     config = GlowConfig(
         images.image_shape,
@@ -98,7 +100,11 @@ def curve(images, coupling, permutation, pixels, seed):
         pixels=pixels,
     )
     trainer = Trainer(
-        Glow(config, seed=seed), batch_size=FLAGS.batch_size, warmup_steps=FLAGS.steps // 20, ema_decay=0.98, seed=seed
+        Glow(config, seed=seed),
+        schedule=Schedule(warmup_steps=FLAGS.steps // 20),
+        batch_size=FLAGS.batch_size,
+        ema_decay=0.98,
+        seed=seed,
     )
     trainer.initialize(images.train.random_subset(INITIAL_IMAGES, seed=seed)[0])
     found, every = [], max(1, FLAGS.steps // POINTS)

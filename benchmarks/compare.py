@@ -66,7 +66,7 @@ class GlowTF:
         self.glow = glow_tf.Glow(config, seed=seed)
         self.trainer = glow_tf.Trainer(
             self.glow,
-            len(images),
+            batch_size=len(images),
             learning_rate=LEARNING_RATE,
             optimizer="adam",
             beta_2=beta_2,

@@ -44,6 +44,7 @@ from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
 from glow_tf.training.checkpoint import Checkpointer
 from glow_tf.training.run_directory import RunDirectory
+from glow_tf.training.schedule import Schedule
 from glow_tf.training.trainer import Trainer
 
 FORK = multiprocessing.get_context("fork")
@@ -449,7 +450,7 @@ def train_with_nans(num_nans, most_nans, seed, is_small):
     images = image_data.load("digits")
     size = {"num_steps": 2, "width": 16} if is_small else {"num_steps": 8, "width": 64}
     glow = Glow(GlowConfig(image_shape=(8, 8, 1), num_levels=2, num_bits=4, **size))
-    trainer = SabotagedTrainer(glow, batch_size=64, warmup_steps=48)
+    trainer = SabotagedTrainer(glow, batch_size=64, schedule=Schedule(warmup_steps=48))
     steps = 15 * most_nans
     trainer.nan_batches = random.Random(seed).sample(range(steps), num_nans)
     trainer.initialize(images.train.random_subset(256, seed=0)[0])

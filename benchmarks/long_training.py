@@ -28,6 +28,7 @@ from glow_tf.data import image_data
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
 from glow_tf.training import diagnostics
+from glow_tf.training.schedule import Schedule
 from glow_tf.training.trainer import Trainer
 
 BATCH = 64
@@ -58,7 +59,7 @@ def main():
 
 def train(glow, train_split, steps):
     """Leaves the weights as the last step left them, not averaged; returns the seconds."""
-    trainer = Trainer(glow, batch_size=BATCH, warmup_steps=48)
+    trainer = Trainer(glow, batch_size=BATCH, schedule=Schedule(warmup_steps=48))
     trainer.initialize(train_split.random_subset(256, seed=0)[0])
     start = time.monotonic()
     while trainer.step_count < steps:

@@ -22,6 +22,7 @@ from glow_tf.data import image_data
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
 from glow_tf.training import diagnostics
+from glow_tf.training.schedule import Schedule
 from glow_tf.training.trainer import Trainer
 
 WIDTH = 32
@@ -32,7 +33,7 @@ def gradients(steps=40):
     shape = {"image_shape": (32, 32, 3), "num_levels": 3, "num_steps": 32, "width": WIDTH}
     images = photographs(16 * (steps + 1), 32)
     glow = Glow(GlowConfig(**shape))
-    trainer = Trainer(glow, batch_size=16, warmup_steps=steps)
+    trainer = Trainer(glow, batch_size=16, schedule=Schedule(warmup_steps=steps))
     trainer.initialize(images[:128])
     for i in range(steps):
         bits = float(trainer.train_step(images[16 * i : 16 * i + 16])["bits_per_dim"])
@@ -80,7 +81,7 @@ def bfloat16(steps=300):
     print("|---|---|---|---|---|")
     for mixed in (False, True):
         glow = Glow(GlowConfig((8, 8, 1), num_levels=2, num_steps=8, width=64, num_bits=4))
-        trainer = Trainer(glow, batch_size=64, warmup_steps=48, mixed_precision=mixed)
+        trainer = Trainer(glow, batch_size=64, schedule=Schedule(warmup_steps=48), mixed_precision=mixed)
         trainer.initialize(digits.train.random_subset(256, seed=0)[0])
         bits = []
         while len(bits) < steps:

@@ -144,12 +144,13 @@ def measure(round_trip, initial, batch, size, channels, steps, backprop, mixed_p
 
     from glow_tf.config import GlowConfig
     from glow_tf.glow import Glow
+    from glow_tf.training.schedule import Schedule
     from glow_tf.training.trainer import Trainer
 
     config = GlowConfig(image_shape=(size, size, channels), **model)
     glow = Glow(config)
     options = {"mixed_precision": True} if mixed_precision else {}
-    trainer = Trainer(glow, batch_size=batch, backprop=backprop, warmup_steps=1000, **options)
+    trainer = Trainer(glow, batch_size=batch, backprop=backprop, schedule=Schedule(warmup_steps=1000), **options)
     images = photographs(max(batch, initial), size)[..., :channels]
     built = _peak()
     start = time.perf_counter()

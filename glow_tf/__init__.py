@@ -1,7 +1,7 @@
 """Glow (Kingma & Dhariwal 2018) for TensorFlow 2: a normalizing flow of images.
 
     Glow, GlowConfig     the model
-    Trainer              its training
+    Trainer, TrainConfig, fit     its training
     InputError           what is raised for anything the user can mend
 
 The names are imported when they are first used, so that importing the package costs nothing.
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from glow_tf._gc import importing
 
 if TYPE_CHECKING:
-    from glow_tf.config import GlowConfig
+    from glow_tf.config import GlowConfig, TrainConfig
     from glow_tf.errors import InputError
     from glow_tf.glow import Glow
+    from glow_tf.training.loop import fit
     from glow_tf.training.trainer import Trainer
 
 # Both are read when TensorFlow is imported. oneDNN's kernels, which TensorFlow leaves off on some processors,
@@ -27,11 +28,13 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 _HOMES = {
     "Glow": "glow_tf.glow",
     "GlowConfig": "glow_tf.config",
+    "TrainConfig": "glow_tf.config",
     "Trainer": "glow_tf.training.trainer",
+    "fit": "glow_tf.training.loop",
     "InputError": "glow_tf.errors",
 }
 
-__all__ = ["Glow", "GlowConfig", "InputError", "Trainer"]
+__all__ = ["Glow", "GlowConfig", "InputError", "TrainConfig", "Trainer", "fit"]
 
 
 def __getattr__(name: str) -> Any:

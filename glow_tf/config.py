@@ -1,7 +1,8 @@
-"""What a Glow is: the only thing needed to rebuild one, stored beside its weights."""
+"""Configurations: what a Glow is (stored beside its weights), and how it is trained."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from glow_tf.errors import InputError
@@ -11,6 +12,8 @@ PERMUTATIONS = ("conv1x1", "shuffle", "reverse")
 DTYPES = ("float32", "float64")
 PIXELS = ("scale", "logit")
 ARCHITECTURES = ("openai", "glow_tf2")
+OPTIMIZERS = ("adamax", "adam")
+BACKPROPS = ("stored", "recompute", "reversible")
 
 # A weights file is not trusted: these bounds keep it from claiming a model that fills the memory.
 MAX_LEVELS = 8
@@ -159,6 +162,153 @@ class GlowConfig:
             if expected in (int, str, bool) and type(value) is not expected:
                 raise InputError(f"the configuration's {key} is {value!r}, not of type {expected.__name__}")
         return cls(**values)
+
+
+def _option(
+    default: Any,
+    doc: str,
+    is_valid: Callable[[Any], bool] = lambda value: True,
+    valid: str = "",
+    *,
+    choices: tuple[str, ...] = (),
+    is_fixed: bool = False,
+) -> Any:
+    """A field of TrainConfig.
+
+    Args:
+        default: its default; None stands for "not set".
+        doc: one sentence, which is also the help of the flag.
+        is_valid: tells whether a value of the right type is allowed.
+        valid: the values that are allowed, in words.
+        choices: the texts that are allowed.
+        is_fixed: whether the value must stay the same when a run is resumed.
+    """
+    metadata = {"doc": doc, "is_valid": is_valid, "valid": valid, "choices": choices, "is_fixed": is_fixed}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a Glow is trained.
+
+    A field is all that an option needs: the flag of the training command, its help, its check and its record in a
+    run's settings come from here.
+
+    Raises:
+        InputError: for a value that is not allowed; the message names the option and the valid values.
+
+    >>> TrainConfig(batch_size=16).learning_rate
+    0.001
+    >>> TrainConfig(learning_rate=-1.0)
+    Traceback (most recent call last):
+    ...
+    glow_tf.errors.InputError: learning_rate is -1.0; it must be a number above 0, 0.001 is usual
+    """
+
+    batch_size: int = _option(
+        64, "Images per step, over all devices.", lambda v: v >= 1, "an integer from 1 up", is_fixed=True
+    )
+    epochs: int = _option(
+        100,
+        "Passes over the training images, those before a resume included.",
+        lambda v: v >= 1,
+        "an integer from 1 up",
+    )
+    steps: int | None = _option(
+        None, "Stop after this many steps, wherever the epoch is.", lambda v: v >= 1, "an integer from 1 up"
+    )
+    learning_rate: float = _option(
+        1e-3,
+        "Learning rate between warm-up and cool-down.",
+        lambda v: 0 < v < math.inf,
+        "a number above 0, 0.001 is usual",
+        is_fixed=True,
+    )
+    warmup_epochs: float = _option(
+        1.0,
+        "Epochs over which the learning rate rises from 0.",
+        lambda v: 0 <= v <= 1e6,
+        "a number from 0 to 1e6",
+        is_fixed=True,
+    )
+    cooldown_epochs: float = _option(
+        0.0,
+        "Last epochs, over which the learning rate falls to 0; at most half of the run.",
+        lambda v: 0 <= v <= 1e6,
+        "a number from 0 to 1e6",
+    )
+    optimizer: str = _option("adamax", "Update rule.", choices=OPTIMIZERS, is_fixed=True)
+    beta_2: float = _option(
+        0.999,
+        "Decay of the optimizer's second moments; 0.99 learns faster in runs of few steps.",
+        lambda v: 0 <= v < 1,
+        "a number from 0 to below 1, 0.999 is usual, 0.99 for short runs",
+        is_fixed=True,
+    )
+    ema_decay: float = _option(
+        0.999,
+        "Decay per step of the moving average of the weights; 0 disables the average.",
+        lambda v: 0 <= v < 1,
+        "a number from 0 (no average) to below 1",
+        is_fixed=True,
+    )
+    weight_y: float = _option(
+        0.0,
+        "Weight of the classifier's loss (bits per image) beside the bits/dim; 0.01 is usual, 0 leaves it out.",
+        lambda v: 0 <= v < math.inf,
+        "a number from 0 up, 0.01 is usual",
+        is_fixed=True,
+    )
+    backprop: str = _option(
+        "stored", "Backward pass: recompute needs less memory, reversible least.", choices=BACKPROPS
+    )
+    mixed_precision: bool = _option(False, "Compute the couplings' networks in bfloat16 while training.")
+    jit_compile: bool = _option(False, "Compile the training step with XLA; for GPUs.")
+    flip: bool = _option(False, "Mirror training images at random; for natural images only.", is_fixed=True)
+    seed: int = _option(
+        0,
+        "Seed for weights, noise and data order.",
+        lambda v: 0 <= v < 2**31,
+        "an integer from 0 to 2147483647",
+        is_fixed=True,
+    )
+    evaluate_every: int = _option(
+        1, "Epochs between evaluations, each with pictures and weights.", lambda v: v >= 1, "an integer from 1 up"
+    )
+    eval_images: int | None = _option(
+        None,
+        "Test images per evaluation; the last evaluation uses all. By default an evaluation takes at most a tenth of "
+        "an epoch.",
+        lambda v: v >= 1,
+        "an integer from 1 up",
+        is_fixed=True,
+    )
+    keep: int = _option(0, "Epoch snapshots of the weights to keep.", lambda v: v >= 0, "an integer from 0 up")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_option(field, getattr(self, field.name))
+
+    def fixed(self) -> dict[str, Any]:
+        """The options that must stay the same when a run is resumed."""
+        return {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.metadata["is_fixed"]
+        }
+
+
+def _check_option(field: dataclasses.Field, value: Any) -> None:
+    options = field.metadata
+    if value is None and field.default is None:
+        return
+    if options["choices"]:
+        _check_choice(field.name, value, options["choices"])
+        return
+    if field.type is bool:
+        _check_flag(field.name, value)
+        return
+    numbers = (int, float) if field.type is float else int
+    if isinstance(value, bool) or not isinstance(value, numbers) or not options["is_valid"](value):
+        raise InputError(f"{field.name} is {value}; it must be {options['valid']}")
 
 
 def _tuple(name: str, value: Any, length: int, kind: type | tuple[type, ...]) -> tuple:

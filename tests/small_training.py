@@ -8,6 +8,7 @@ import tensorflow as tf
 from glow_tf.config import GlowConfig
 from glow_tf.data import image_data
 from glow_tf.glow import Glow
+from glow_tf.training.schedule import Schedule
 from glow_tf.training.trainer import Trainer
 
 CONFIG = {"image_shape": (8, 8, 1), "num_levels": 2, "num_steps": 2, "width": 8, "num_bits": 4}
@@ -22,9 +23,9 @@ class BreakableTrainer(Trainer):
         super().__init__(*arguments, **options)
         self.nan_from, self.nan_to = (tf.Variable(0, trainable=False) for _ in range(2))
 
-    def _noise(self, batch_number, images, replica):
-        noise = super()._noise(batch_number, images, replica)
-        is_hit = (batch_number >= self.nan_from) & (batch_number < self.nan_to) & tf.equal(replica, 0)
+    def _noise(self, step, images, replica):
+        noise = super()._noise(step, images, replica)
+        is_hit = (step >= self.nan_from) & (step < self.nan_to) & tf.equal(replica, 0)
         return tf.concat([tf.where(is_hit, np.nan, noise[:1]), noise[1:]], axis=0)
 
     def variables(self):
@@ -38,7 +39,7 @@ class BreakableTrainer(Trainer):
 def make_trainer(strategy=None, **options):
     with (strategy or tf.distribute.get_strategy()).scope():
         glow = Glow(GlowConfig(**CONFIG))
-    return BreakableTrainer(glow, batch_size=BATCH, warmup_steps=4, **options)
+    return BreakableTrainer(glow, batch_size=BATCH, schedule=Schedule(warmup_steps=4), **options)
 
 
 @functools.cache
@@ -52,7 +53,7 @@ def trainer_at_start(strategy=None):
     trainer, values = _traced(strategy)
     for variable, value in zip(trainer.variables(), values, strict=True):
         variable.assign(value)
-    trainer.step_count = 0
+    trainer.state.step_count = 0
     trainer.glow.is_initialized = False
     trainer.nan_from.assign(0)
     trainer.nan_to.assign(0)

@@ -19,6 +19,7 @@ from glow_tf.config import GlowConfig
 from glow_tf.data import image_data
 from glow_tf.glow import Glow
 from glow_tf.training import distributed
+from glow_tf.training.schedule import Schedule
 from glow_tf.training.trainer import Trainer, default_strategy
 
 BATCH = 16
@@ -34,7 +35,7 @@ def main(output, devices, steps=20):
     split = image_data.load("digits").train
     with strategy.scope():
         glow = Glow(GlowConfig((8, 8, 1), num_levels=1, num_steps=3, width=16, num_bits=4))
-    trainer = Trainer(glow, batch_size=BATCH, warmup_steps=10)
+    trainer = Trainer(glow, batch_size=BATCH, schedule=Schedule(warmup_steps=10))
     if trainer.workers.is_chief:
         trainer.initialize(split.random_subset(64, seed=0)[0])
     trainer.broadcast_variables()

@@ -1,4 +1,4 @@
-"""Defaults of the commands' flags. A data set brings its own; a flag that is given wins.
+"""Defaults of the commands' flags. A data set has its own; a flag on the command line wins.
 
 Only the commands read this file.
 """
@@ -6,7 +6,7 @@ Only the commands read this file.
 # The data set when none is named: bundled, no download, minutes on two CPU cores.
 DATASET = "digits"
 
-# Where the runs go: one folder each, named after the data set.
+# The folder of all runs, each in a folder named after its data set.
 RUNS = "runs"
 
 # Standard deviation of the latents when sampling: the paper's.
@@ -15,33 +15,24 @@ TEMPERATURE = 0.7
 # Images of a sample grid.
 NUM_SAMPLES = 64
 
-SEED = 0
-
-# What every data set starts from; the sections below override.
-COMMON = {
-    "k_glow": 32,  # flow steps a level, K
-    "l_glow": 3,  # levels, L
-    "width": 512,  # hidden channels of a coupling's network
+# The model of a data set that says nothing else. TrainConfig has the defaults of the training.
+MODEL = {
+    "k_glow": 32,  # K, flow steps per level
+    "l_glow": 3,  # L, levels
+    "width": 512,  # hidden channels of the coupling networks
     "coupling": "affine",
     "permutation": "conv1x1",
-    "n_bits": 8,  # bits a channel
-    "batch_size": 64,  # images a step, over all devices
-    "epochs": 100,
-    "learning_rate": 1e-3,
-    "warmup_epochs": 1.0,  # epochs until the learning rate is reached
-    "cooldown_epochs": 0.0,  # the last epochs, over which the rate falls to 0
-    "optimizer": "adamax",
-    "beta_2": 0.999,  # of the optimizer's second moments
-    "ema_decay": 0.999,  # of the weights' moving average, a step
-    "backprop": "stored",
-    "flip": False,  # mirror training images
+    "n_bits": 8,  # bits per channel
     "pixels": "scale",
     "conditional": False,  # a Gaussian for each class
-    "weight_y": 0.0,  # of the classifier's loss; openai/glow's conditional runs: 0.01
 }
+
+# A cool-down is at most half of the run, so this is half of it, however long the run is.
+HALF_OF_THE_RUN = 1e6
 
 # The paper's model: 3.35 bits/dim.
 CIFAR = {
+    "img_size": 32,
     "epochs": 1000,
     "warmup_epochs": 10.0,
 }
@@ -49,6 +40,7 @@ CIFAR = {
 DATASETS: dict[str, dict] = {
     # 8x8 grey, 4 bits: small enough for two cores.
     "digits": {
+        "img_size": 8,
         "k_glow": 8,
         "l_glow": 2,
         "width": 96,
@@ -56,21 +48,58 @@ DATASETS: dict[str, dict] = {
         "epochs": 45,
         "warmup_epochs": 2.0,
     },
-    "mnist": {"k_glow": 16, "width": 128, "epochs": 50},
-    "fashion_mnist": {"k_glow": 16, "width": 128, "epochs": 50},
+    "mnist": {"img_size": 32, "k_glow": 16, "width": 128, "epochs": 50},
+    "fashion_mnist": {"img_size": 32, "k_glow": 16, "width": 128, "epochs": 50},
     "cifar10": CIFAR,
     "cifar100": CIFAR,
     # openai/glow's depth for ImageNet.
-    "imagenet_resized/32x32": {"k_glow": 48, "epochs": 50, "warmup_epochs": 0.5},
-    "imagenet_resized/64x64": {"k_glow": 48, "l_glow": 4, "batch_size": 16, "epochs": 50, "warmup_epochs": 0.5},
+    "imagenet_resized/32x32": {"img_size": 32, "k_glow": 48, "epochs": 50, "warmup_epochs": 0.5},
+    "imagenet_resized/64x64": {
+        "img_size": 64,
+        "k_glow": 48,
+        "l_glow": 4,
+        "batch_size": 16,
+        "epochs": 50,
+        "warmup_epochs": 0.5,
+    },
 }
 
-# openai/glow's published runs: --preset. A flag that is given wins here, too: with --dataset and --data_dir the images
-# can be your own. Batches are those of all its workers together, so one GPU needs a smaller --batch_size; its warm-up
-# is 10 "epochs" of 50,000 images counted as 32x32, here in epochs of the data set. It ran until stopped: `epochs` is
-# ours. ImageNet is TFDS's down-sampled one, its 64x64 not van den Oord's; CelebA-HQ and LSUN have to be prepared by
-# hand (TFDS says how).
+# --preset. A flag on the command line wins here, too: with --dataset and --data_dir the images can be your own.
+#
+# cifar10-small and fashion_mnist-small are for hours, or minutes, of two CPU cores. The others are openai/glow's
+# published runs. Their batches are those of all its workers together, so one GPU needs a smaller --batch_size; its
+# warm-up is 10 "epochs" of 50,000 images counted as 32x32, here in epochs of the data set. It ran until stopped:
+# `epochs` is ours. ImageNet is TFDS's down-sampled one, its 64x64 not van den Oord's; CelebA-HQ and LSUN have to be
+# prepared by hand (TFDS says how).
 PRESETS: dict[str, dict] = {
+    "cifar10-small": {
+        "dataset": "cifar10",
+        "img_size": 32,
+        "k_glow": 8,
+        "width": 128,
+        "batch_size": 32,
+        "epochs": 5,
+        "optimizer": "adam",
+        "learning_rate": 2e-3,
+        "beta_2": 0.99,
+        "warmup_epochs": 0.2,
+        "cooldown_epochs": HALF_OF_THE_RUN,
+    },
+    "fashion_mnist-small": {
+        "dataset": "fashion_mnist",
+        "img_size": 32,
+        "k_glow": 8,
+        "width": 64,
+        "conditional": True,
+        "batch_size": 32,
+        "epochs": 1,
+        "optimizer": "adam",
+        "learning_rate": 2e-3,
+        "beta_2": 0.99,
+        "warmup_epochs": 0.1,
+        "cooldown_epochs": HALF_OF_THE_RUN,
+        "ema_decay": 0.99,
+    },
     "cifar10": {"dataset": "cifar10", "img_size": 32, "batch_size": 512, "warmup_epochs": 10.0, "epochs": 1000},
     "imagenet32": {
         "dataset": "imagenet_resized/32x32",

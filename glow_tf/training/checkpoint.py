@@ -1,15 +1,18 @@
-"""The state from which a run goes on after it was stopped, wherever that was.
+"""The states that a run resumes from, wherever it was stopped.
 
-    ckpt-48.index, ckpt-48.data-*   what TensorFlow's checkpoint holds, after batch 48
-    ckpt-48.sha256                  the SHA-256 of these files, written last: `sha256sum -c` reads it, too
+    ckpt-48.index, ckpt-48.data-*   TensorFlow's checkpoint after batch 48
+    ckpt-48.sha256                  checksums of these files, written last; `sha256sum --check` reads it
 
-A state without its .sha256 is one whose save was interrupted. A state that was damaged later, be it by one
-bit, is not what its .sha256 says. Neither is restored.
+A state without its .sha256 is one whose save was interrupted; a state that no longer matches its .sha256 is damaged.
+Neither is restored. Files are written and removed by name: a pattern such as `ex[pq] 1/ckpt-*` would match the files
+of other runs.
 """
 
 import contextlib
 import hashlib
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow as tf
@@ -17,193 +20,211 @@ from absl import logging
 
 from glow_tf._files import write_atomically
 from glow_tf.errors import InputError
+from glow_tf.training.state import RunRecord, TrainState
 
-# Older states are kept to fall back on when the newest turns out to be damaged.
-STATES_KEPT = 3
+# Older states remain to fall back on if the newest turns out to be damaged.
+NUM_STATES = 3
 
-_CHUNK_BYTES = 1 << 20
+_STATE_FILE = re.compile(r"ckpt-(\d{1,18})\.(index|sha256|data-\d{5}-of-\d{5})")
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # end of a variable's name in TensorFlow's checkpoints
 
 
 class Checkpointer:
-    """Weights, optimizer slots, moving averages and counters of a trainer, in a run directory.
-
-    Everything else of a step follows from the counters: the order of the images from (seed, epoch), the noise
-    from (seed, number of the batch).
+    """Saves and restores the states of a run.
 
     Args:
-        trainer: a Trainer.
-        folder: where the checkpoints lie.
+        state: what the training changes.
+        record: what the run has reached.
+        folder: folder of the states.
+        num_replicas: devices that share a batch.
+        check: called before anything is written; raises if this process may no longer write there.
 
     Attributes:
-        saved_step: batches seen at the last state that was saved or restored; None: there is none.
-        reported_step: batches seen when the test split was last evaluated.
-        best_bits_per_dim: the best test result so far.
-        skipped, skipped_in_a_row: steps without a finite gradient, in all and just now.
-        rate_was_halved: whether the learning rate was halved because of such steps.
+        saved_step: batches so far in the state that was last saved or restored; None if there is none.
     """
 
-    def __init__(self, trainer, folder):
-        self._trainer = trainer
+    def __init__(
+        self,
+        state: TrainState,
+        record: RunRecord,
+        folder: str | os.PathLike,
+        num_replicas: int = 1,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._state, self._record = state, record
         self._folder = Path(folder)
-        self.saved_step = None
-        self.reported_step = 0
-        self.best_bits_per_dim = float("inf")
-        self.skipped = 0
-        self.skipped_in_a_row = 0
-        self.rate_was_halved = False
-        self._counters = {
-            "step_count": tf.Variable(0, dtype=tf.int64, trainable=False),
-            "num_replicas": tf.Variable(0, dtype=tf.int64, trainable=False),
-            "reported_step": tf.Variable(0, dtype=tf.int64, trainable=False),
-            "best_bits_per_dim": tf.Variable(0.0, dtype=tf.float64, trainable=False),
-            "skipped": tf.Variable(0, dtype=tf.int64, trainable=False),
-            "skipped_in_a_row": tf.Variable(0, dtype=tf.int64, trainable=False),
-            "rate_was_halved": tf.Variable(False, trainable=False),
-        }
-        self._checkpoint = tf.train.Checkpoint(
-            variables=trainer.glow.named_variables(), optimizer=trainer.optimizer, **self._counters
-        )
-        self._list_states()
-        self._manager = tf.train.CheckpointManager(self._checkpoint, str(self._folder), max_to_keep=STATES_KEPT)
+        self._num_replicas = num_replicas
+        self._check = check
+        self.saved_step: int | None = None
 
-    def save(self):
-        """Writes the state after the trainer's last batch; does nothing if that state is the last one saved.
+    def save(self) -> None:
+        """Writes the state after the last batch, unless that state is the last one saved.
 
         Raises:
             OSError: if it cannot be written; the older states stay.
         """
-        step = self._trainer.step_count
+        step = self._state.step_count
         if step == self.saved_step:
             return
-        for name, variable in self._counters.items():
-            variable.assign(getattr(self if hasattr(self, name) else self._trainer, name))
+        self._check()
+        self._record.num_replicas = self._num_replicas
+        self._remove(step)  # a damaged state of the same step
         try:
-            prefix = Path(self._manager.save(checkpoint_number=step))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._checkpoint().write(str(self._prefix(step)))
         except tf.errors.OpError as error:
             raise OSError(f"the state could not be written to {self._folder}: {_first_line(error)}") from None
-        _seal(prefix)
-        self._remove_lone_seals()
+        self._write_checksum(step)
         self.saved_step = step
+        complete = [number for number, files in self._states().items() if "sha256" in files]
+        for number in sorted(complete, reverse=True)[NUM_STATES:]:
+            self._remove(number)
 
-    def restore(self):
-        """Takes the newest state that is complete and undamaged.
+    def restore(self) -> str | None:
+        """Restores the newest state that is complete, undamaged and of this run.
 
         Returns:
-            the path of what was restored, or None where no state was ever completed.
+            the path of the restored state, or None if no state was ever completed.
         Raises:
-            InputError: if there are states and none can be read; starting anew over them would lose the run.
+            InputError: if there are states but none can be read; starting over would lose the run.
         """
-        numbers = self._numbers()
-        sealed = [number for number in numbers if self._seal_of(number).exists()]
-        for number in sealed:
-            problem = self._try_to_restore(number)
+        states = self._states()
+        complete = sorted((number for number, files in states.items() if "sha256" in files), reverse=True)
+        for number in complete:
+            problem = self._problem(number) or self._try_to_restore(number)
             if problem is None:
-                self._remove_unfinished(set(numbers) - set(sealed))
+                self._after_restore()
+                self._remove_unfinished(set(states) - set(complete))
                 return str(self._prefix(number))
-            logging.warning("state %s was skipped: %s", self._prefix(number), problem)
-        if sealed or len(numbers) > 1:
+            logging.warning("state %s is skipped: %s", self._prefix(number), problem)
+        if complete or len(states) > 1:
             raise InputError(
-                f"none of the {len(numbers)} states in {self._folder} can be read; move the run directory away "
-                f"or give --fresh to start anew"
+                f"none of the {len(states)} states in {self._folder} can be restored; use another run directory, or "
+                f"--fresh to archive this run and start over"
             )
-        self._remove_unfinished(numbers)
+        self._remove_unfinished(set(states))
         return None
 
-    def _try_to_restore(self, number):
-        """Why the state cannot be taken, or None if it was."""
-        prefix = self._prefix(number)
+    def roll_back(self) -> str | None:
+        """Restores weights, averages and optimizer from the newest undamaged state, but not the run's record.
+
+        Returns:
+            the path of that state, or None if there is none.
+        """
+        step = self._state.step_count
+        for number in sorted(self._states(), reverse=True):
+            if self._problem(number) is None and self._read(number, tf.train.Checkpoint(**self._state.items())) is None:
+                # Later steps use other noise: with the same noise they would fail in the same place.
+                self._state.step_count = step
+                return str(self._prefix(number))
+        return None
+
+    def _checkpoint(self, *, has_run_id: bool = True) -> tf.train.Checkpoint:
+        record = self._record.items()
+        if not has_run_id:
+            del record["run_id"]
+        return tf.train.Checkpoint(**self._state.items(), **record)
+
+    def _problem(self, number: int) -> str | None:
+        """Why a state cannot be restored, from its files alone; None if nothing speaks against it."""
         try:
-            if _digests(prefix) != self._seal_of(number).read_bytes():
-                return "it is damaged: its files are not what its .sha256 says"
-            # expect_partial: what does not fit is told here, once, and not by TensorFlow line by line.
-            status = self._checkpoint.restore(str(prefix)).expect_partial()
-            status.assert_consumed().assert_existing_objects_matched()
+            if self._checksums(number) != self._checksum_file(number).read_bytes():
+                return "it is damaged: its files do not match its .sha256"
+            reader = tf.train.load_checkpoint(str(self._prefix(number)))
+            if reader.has_tensor(f"run_id{_VALUE}"):
+                run_id = reader.get_tensor(f"run_id{_VALUE}").decode(errors="replace")
+                if run_id != self._record.run_id and self._record.run_id:
+                    return f"it belongs to another run, {run_id!r}; this is run {self._record.run_id!r}"
+        except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
+            return _first_line(error)
+        return None
+
+    def _try_to_restore(self, number: int) -> str | None:
+        """Why the state cannot be restored, or None if it was."""
+        reader = tf.train.load_checkpoint(str(self._prefix(number)))
+        run_id = self._record.run_id
+        checkpoint = self._checkpoint(has_run_id=reader.has_tensor(f"run_id{_VALUE}"))
+        # Earlier versions saved through a CheckpointManager, which adds a counter.
+        problem = self._read(number, checkpoint, is_managed=reader.has_tensor(f"save_counter{_VALUE}"), is_whole=True)
+        self._record.run_id = run_id
+        return problem
+
+    def _read(
+        self, number: int, checkpoint: tf.train.Checkpoint, *, is_managed: bool = False, is_whole: bool = False
+    ) -> str | None:
+        """Why the state does not fit the checkpoint's objects, or None if it was read into them."""
+        try:
+            read = checkpoint.restore if is_managed else checkpoint.read
+            # expect_partial: the assertions below report once what TensorFlow would log line by line.
+            status = read(str(self._prefix(number))).expect_partial()
+            status.assert_existing_objects_matched()
+            if is_whole:
+                status.assert_consumed()
         except (tf.errors.OpError, AssertionError, ValueError, OSError) as error:
             return _first_line(error)
-        found = {name: variable.numpy().item() for name, variable in self._counters.items()}
-        self._trainer.step_count = self.saved_step = found.pop("step_count")
-        self._trainer.workers_agree = False
-        replicas, before = self._trainer.num_replicas, found.pop("num_replicas")
-        if replicas != before:
-            logging.warning(
-                "the run was on %d devices and goes on with %d: same batches, but sums are rounded differently, so "
-                "the result is not bit for bit that of an undisturbed run",
-                before,
-                replicas,
-            )
-        for name, value in found.items():
-            setattr(self, name, value)
         return None
 
-    def _prefix(self, number):
+    def _after_restore(self) -> None:
+        self.saved_step = self._state.step_count
+        before = self._record.num_replicas
+        if before != self._num_replicas:
+            logging.warning(
+                "the run was on %d devices and resumes on %d: the batches are the same, but sums are rounded "
+                "differently, so the result is not bit for bit that of an undisturbed run",
+                before,
+                self._num_replicas,
+            )
+
+    def _prefix(self, number: int) -> Path:
         return self._folder / f"ckpt-{number}"
 
-    def _seal_of(self, number):
+    def _checksum_file(self, number: int) -> Path:
         return self._folder / f"ckpt-{number}.sha256"
 
-    def _numbers(self):
-        """Of all states, newest first, complete or not: a lost index must not hide its state."""
-        numbers = set()
-        with contextlib.suppress(FileNotFoundError):
-            for name in os.listdir(self._folder):
-                stem = name.split(".")[0]
-                if stem.startswith("ckpt-") and stem[5:].isdigit():
-                    numbers.add(int(stem[5:]))
-        return sorted(numbers, reverse=True)
+    def _states(self) -> dict[int, list[str]]:
+        """{number: endings of its files} of all states, complete or not: a lost index must not hide its state."""
+        states: dict[int, list[str]] = {}
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for name in sorted(os.listdir(self._folder)):
+                match = _STATE_FILE.fullmatch(name)
+                if match and f"ckpt-{int(match[1])}.{match[2]}" == name:
+                    states.setdefault(int(match[1]), []).append(match[2])
+        return states
 
-    def _list_states(self):
-        """Writes the manager's own list anew from the files: a damaged one would stop it, or hide states."""
-        sealed = [number for number in reversed(self._numbers()) if self._seal_of(number).exists()]
-        self._folder.mkdir(parents=True, exist_ok=True)
-        if not sealed:
-            (self._folder / "checkpoint").unlink(missing_ok=True)
-            return
-        lines = [f'model_checkpoint_path: "ckpt-{sealed[-1]}"']
-        for time, number in enumerate(sealed, start=1):
-            # Any times above 0: a state without one would be kept for ever.
-            lines += [f'all_model_checkpoint_paths: "ckpt-{number}"', f"all_model_checkpoint_timestamps: {time}.0"]
-        write_atomically(self._folder / "checkpoint", "\n".join([*lines, ""]).encode())
+    def _data_files(self, number: int) -> list[Path]:
+        endings = self._states().get(number, [])
+        return [self._folder / f"ckpt-{number}.{ending}" for ending in endings if ending != "sha256"]
 
-    def _remove_unfinished(self, numbers):
+    def _remove(self, number: int) -> None:
+        """Removes a state, its checksum first: a state that is removed in part counts as unfinished."""
+        self._checksum_file(number).unlink(missing_ok=True)
+        for file in self._data_files(number):
+            file.unlink(missing_ok=True)
+
+    def _remove_unfinished(self, numbers: set[int]) -> None:
         for number in numbers:
-            logging.warning("state %s was not saved to its end and is removed", self._prefix(number))
-            for file in self._folder.glob(f"ckpt-{number}.*"):
-                file.unlink()
+            logging.warning("state %s was not completely saved and is removed", self._prefix(number))
+            self._remove(number)
 
-    def _remove_lone_seals(self):
-        """The manager removes the oldest state, but not the file that it does not know."""
-        for number in self._numbers():
-            if not Path(f"{self._prefix(number)}.index").exists():
-                self._seal_of(number).unlink(missing_ok=True)
+    def _write_checksum(self, number: int) -> None:
+        """Makes a state's files durable and marks it complete."""
+        for file in self._data_files(number):
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        write_atomically(self._checksum_file(number), self._checksums(number))
 
-
-def _seal(prefix):
-    """Makes a state's files durable and writes down what they are."""
-    for file in _files(prefix):
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    write_atomically(f"{prefix}.sha256", _digests(prefix))
+    def _checksums(self, number: int) -> bytes:
+        """As `sha256sum` prints them."""
+        return b"".join(f"{_sha256(file)}  {file.name}\n".encode() for file in self._data_files(number))
 
 
-def _digests(prefix):
-    """As `sha256sum` prints them."""
-    return b"".join(f"{_sha256(file)}  {file.name}\n".encode() for file in _files(prefix))
-
-
-def _files(prefix):
-    return sorted([*prefix.parent.glob(f"{prefix.name}.data-*"), prefix.with_name(f"{prefix.name}.index")])
-
-
-def _sha256(file):
-    digest = hashlib.sha256()
+def _sha256(file: Path) -> str:
     with open(file, "rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _first_line(error):
+def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,22 +1,30 @@
-"""Training by several processes: who takes part, and how the others follow the chief.
+"""Training by several processes: the cluster, and how the other workers follow the chief.
 
-Every worker runs the same command on the same data. The chief alone decides, evaluates and writes: before each
-step it tells the others what comes next, and they do it on their part of the batch. Whatever ends the chief's
-run, a signal or an error, ends theirs, and a signal to any of them stops all.
+Every worker runs the same command on the same data. Only the chief decides, evaluates and writes: before each step it
+tells the others what comes next, and they do it on their part of the batch. Whatever ends the chief's run, a signal
+or an error, ends theirs, and a signal to any of them stops all.
 
-A collective operation cannot go on without one of its processes. When one dies, each of the others raises
-`WorkerLost`; all are started again and go on from the chief's last state, which the chief sends around: the
-other workers need no shared folder.
+A collective operation cannot continue without one of its processes. When one dies, each of the others raises
+`WorkerLost`; all are restarted and resume from the chief's last state, which the chief broadcasts: the other workers
+need no shared folder.
 """
 
 import contextlib
 import json
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+import numpy as np
 import tensorflow as tf
 
+from glow_tf.config import TrainConfig
+from glow_tf.data.dataset import ArrayDataset, StreamingDataset
 from glow_tf.errors import InputError, TrainingFailure, WorkerLost
 from glow_tf.training.signals import GracefulShutdown
+
+if TYPE_CHECKING:
+    from glow_tf.training.trainer import Trainer
 
 COMMUNICATIONS = ("auto", "ring", "nccl")
 
@@ -96,53 +104,7 @@ class Workers:
             for send in self._senders:
                 send()
 
-    def announce_step(self, trainer):
-        """The chief's part before a step; a signal that another worker received is sent to this process, too."""
-        if not trainer.workers_agree:
-            self._exchange(_TAKE_VALUES)
-            trainer.broadcast_variables()
-        received = self._exchange(_STEP, trainer.step_count)[2:].max()
-        if received:
-            os.kill(os.getpid(), int(received))
-
-    def announce_end(self, stopped_by):
-        """The chief's last word after a run that was trained to its end or stopped by a signal."""
-        if self.count > 1:
-            self._exchange(_END, stopped_by or 0)
-
-    def announce_failure(self):
-        """The chief's last word when it ends by an error of its own; never raises."""
-        with contextlib.suppress(WorkerLost):
-            self._exchange(_FAILED)
-
-    def follow(self, trainer, train, flip):
-        """Every other worker's run.
-
-        Args:
-            trainer: this worker's Trainer.
-            train: the training split, the same as the chief's.
-            flip: as the chief's.
-        Returns:
-            the number of the signal that stopped the run, or None.
-        Raises:
-            TrainingFailure: if the chief ended by an error.
-        """
-        batches = _Batches(trainer, train, flip)
-        with GracefulShutdown() as signals:
-            while True:
-                message = self._exchange(signal_received=signals.received or 0)
-                action, number = int(message[0]), int(message[1])
-                if action == _STEP:
-                    trainer.step_count = number
-                    trainer.train_step(*batches.batch(number))
-                elif action == _TAKE_VALUES:
-                    trainer.broadcast_variables()
-                elif action == _END:
-                    return number or None
-                else:
-                    raise TrainingFailure("the chief ended by an error; its own output names it")
-
-    def _exchange(self, action=0, number=0, signal_received=0):
+    def exchange(self, action: int = 0, number: int = 0, signal_received: int = 0) -> np.ndarray:
         """[2 + count] integers that every worker gets: the chief's action and number, and each one's signal."""
         message = [action, number, *(signal_received if i == self.index else 0 for i in range(self.count))]
         with self.raising_worker_lost():
@@ -177,27 +139,110 @@ class Workers:
         return lambda: self._strategy.run(in_replica)
 
 
-class _Batches:
-    """This worker's part of the batches of a split, by their numbers over all epochs."""
+class Chief:
+    """The chief's side of a run: tells the other workers what comes next. Alone it does nothing.
 
-    def __init__(self, trainer, train, flip):
-        self._trainer, self._train, self._flip = trainer, train, flip
-        self._steps_per_epoch = train.steps_per_epoch(trainer.batch_size)
+    Args:
+        trainer: the chief's Trainer.
+    """
+
+    def __init__(self, trainer: "Trainer") -> None:
+        self._trainer = trainer
+        self._workers = trainer.workers
+        self._others_agree = False
+
+    def values_changed(self) -> None:
+        """Notes that the chief's variables were changed by something else than a step."""
+        self._others_agree = False
+
+    def announce_step(self) -> None:
+        """Must come before each step. A signal that another worker received is sent to this process, too."""
+        if self._workers.count == 1:
+            return
+        if not self._others_agree:
+            self._workers.exchange(_TAKE_VALUES)
+            self._trainer.broadcast_variables()
+            self._others_agree = True
+        received = self._workers.exchange(_STEP, self._trainer.step_count)[2:].max()
+        if received:
+            os.kill(os.getpid(), int(received))
+
+    def announce_end(self, stopped_by: int | None) -> None:
+        """Ends the other workers' runs, after the last epoch or after a signal."""
+        if self._workers.count > 1:
+            self._workers.exchange(_END, stopped_by or 0)
+
+    @contextlib.contextmanager
+    def announcing_failure(self) -> Iterator[None]:
+        """An error inside the context ends the other workers, too."""
+        try:
+            yield
+        except WorkerLost:
+            raise
+        except BaseException:
+            if self._workers.count > 1:
+                with contextlib.suppress(WorkerLost):
+                    self._workers.exchange(_FAILED)
+            raise
+
+
+def follow(trainer: "Trainer", batches: "TrainingBatches") -> int | None:
+    """The run of every worker but the chief.
+
+    Args:
+        trainer: this worker's Trainer.
+        batches: this worker's part of the batches.
+    Returns:
+        the number of the signal that stopped the run, or None.
+    Raises:
+        TrainingFailure: if the chief ended with an error.
+    """
+    with GracefulShutdown() as signals:
+        while True:
+            message = trainer.workers.exchange(signal_received=signals.received or 0)
+            action, number = int(message[0]), int(message[1])
+            if action == _STEP:
+                trainer.state.step_count = number
+                trainer.train_step(*batches.batch(number))
+            elif action == _TAKE_VALUES:
+                trainer.broadcast_variables()
+            elif action == _END:
+                return number or None
+            else:
+                raise TrainingFailure("the chief ended with an error, which its own output names")
+
+
+class TrainingBatches:
+    """This worker's part of the training batches, by their number over all epochs.
+
+    Args:
+        train: the training images.
+        config: its batch size, seed and `flip` are used.
+        shard: see `Trainer.shard`.
+        has_labels: whether the model is class-conditional.
+    """
+
+    def __init__(
+        self, train: ArrayDataset | StreamingDataset, config: TrainConfig, shard: tuple[int, int], has_labels: bool
+    ) -> None:
+        self.train, self._config, self._shard, self._has_labels = train, config, shard, has_labels
+        self.per_epoch = train.steps_per_epoch(config.batch_size)
         self._next: int | None = None
-        self._iterator = iter(())
+        self._iterator: Iterator = iter(())
 
-    def batch(self, number):
-        """(images, labels); batches that follow each other are read from one iterator."""
-        epoch, done = divmod(number, self._steps_per_epoch)
+    def batch(self, number: int) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """(images, labels or None); consecutive batches share an iterator."""
+        epoch, done = divmod(number, self.per_epoch)
         if number != self._next or not done:
-            trainer = self._trainer
+            config = self._config
             self._iterator = iter(
-                self._train.training_batches(
-                    trainer.batch_size, trainer.seed, epoch, flip=self._flip, skip=done, shard=trainer.shard
+                self.train.training_batches(
+                    config.batch_size, config.seed, epoch, flip=config.flip, skip=done, shard=self._shard
                 )
             )
         self._next = number + 1
-        return next(self._iterator)
+        images, labels = next(self._iterator)
+        return images, labels if self._has_labels else None
 
 
 @contextlib.contextmanager

@@ -1,32 +1,52 @@
-"""The loop around a training step: epochs, evaluation, pictures, weights, and going on after a stop."""
+"""The loop around a training step: epochs, evaluations, saves, and resuming after a stop."""
 
+import contextlib
 import dataclasses
 import math
+import os
 import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
+import tensorflow as tf
 from absl import logging
 
-from glow_tf.errors import TrainingFailure
-from glow_tf.evaluation import metrics
-from glow_tf.training import diagnostics, model_card
+from glow_tf import _progress
+from glow_tf.config import GlowConfig, TrainConfig
+from glow_tf.data.dataset import ArrayDataset, StreamingDataset
+from glow_tf.data.holdout import fingerprint
+from glow_tf.errors import InputError, WorkerLost
+from glow_tf.training import settings as run_settings
+from glow_tf.training.checkpoint import Checkpointer
+from glow_tf.training.distributed import Chief, TrainingBatches, follow
+from glow_tf.training.evaluator import Evaluator
+from glow_tf.training.progress import Reporter
+from glow_tf.training.recovery import Recovery
+from glow_tf.training.run_directory import RunDirectory
+from glow_tf.training.schedule import count_steps
 from glow_tf.training.signals import GracefulShutdown, Stopped
+from glow_tf.training.state import RunRecord
 
-# Images of either split that an epoch's latent statistics, pictures and diagnoses are made of.
-WATCHED_IMAGES = 256
+if TYPE_CHECKING:
+    from glow_tf.training.trainer import Trainer
 
-# Training images whose bits/dim the weights file summarises, to judge other images by.
-TYPICAL_IMAGES = 512
+# The fields of TrainConfig that `fit` reads; the Trainer reads the others.
+OPTIONS = ("epochs", "steps", "flip", "evaluate_every", "eval_images", "keep")
+
+# Images of the data-dependent initialisation at 32x32: OpenAI's n_batch_init. For larger images OpenAI's code takes a
+# constant number of pixels, 4 images of 256x256. That leaves 64 values for each of the 768 channels of the deepest
+# level there; 32 images give 512 and cost a minute of a GPU.
+INITIAL_IMAGES = 256
+FEWEST_INITIAL_IMAGES = 32
 
 # Between two saves of the state inside a long epoch.
 SAVE_SECONDS = 600.0
 
-# So many steps in a row without a finite gradient mean that waiting does not help.
-MAX_SKIPPED = 10
 
-
-def count_steps(epochs, steps_per_epoch, max_steps=None):
-    """Of a run: those of its epochs, or `max_steps` where that is less."""
-    return epochs * steps_per_epoch if max_steps is None else min(epochs * steps_per_epoch, max_steps)
+def initial_images(config: GlowConfig) -> int:
+    """Number of training images that a model is initialised from."""
+    height, width, _ = config.image_shape
+    return min(INITIAL_IMAGES, max(FEWEST_INITIAL_IMAGES, INITIAL_IMAGES * 32 * 32 // (height * width)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +54,12 @@ class FitResult:
     """How a run ended.
 
     Attributes:
-        steps: made in all, resumed ones included.
-        bits_per_dim, standard_error: of the test split with averaged weights; None if the run was stopped.
-        stopped_by: the number of the signal that stopped the run, or None.
+        steps: steps in total, those before a resume included.
+        bits_per_dim: of the test images with averaged weights; None if the run was stopped.
+        standard_error: of `bits_per_dim`; None for a single test image.
+        stopped_by: number of the signal that stopped the run, or None.
         is_saved: whether the last save of the state and that of the weights both succeeded.
+        new_steps: steps made by this call; 0 if the run had already ended.
     """
 
     steps: int
@@ -45,228 +67,247 @@ class FitResult:
     standard_error: float | None
     stopped_by: int | None
     is_saved: bool
+    new_steps: int = dataclasses.field(default=0, compare=False)
 
 
-class TrainingLoop:
-    """Trains to the end, or until SIGINT, SIGTERM or SIGHUP.
+def fit(
+    trainer: "Trainer",
+    train: ArrayDataset | StreamingDataset,
+    test: ArrayDataset | StreamingDataset,
+    run_directory: str | os.PathLike | RunDirectory = "runs/glow",
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    images: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> FitResult:
+    """Trains to the end of the last epoch, or until SIGINT, SIGTERM or SIGHUP.
+
+    After every epoch, or every few, it evaluates, draws pictures and replaces the weights file. It resumes from the
+    run directory's state if there is one; else it initialises from data first, unless the weights were loaded. With
+    several workers only the chief evaluates and writes.
 
     Args:
-        trainer: a Trainer, initialised or restored.
-        train, test: `ArrayDataset`s.
-        run: a RunDirectory.
-        state: a Checkpointer.
-        reporter: a Reporter.
-        epochs: to make in all.
-        max_steps: to make in all at most; None: no limit.
-        flip: mirror training images at random.
+        trainer: makes the steps.
+        train: the training images.
+        test: the test images.
+        run_directory: see `RunDirectory`.
+        metadata: plain JSON values for the weights files.
+        settings: further plain JSON values that must stay the same when the run is resumed.
+        images: fingerprint of the data set (`ImageData.fingerprint`); by default the number of images.
+        **options: `epochs`, `steps`, `flip`, `evaluate_every`, `eval_images` or `keep`, instead of the trainer's.
+    Raises:
+        InputError: if the run directory is in use, not writable, moved, or holds a run with other settings, if none
+            of its states can be restored, or if the memory does not suffice.
+        TrainingFailure: if gradients are not finite although the state was rolled back at half the learning rate.
+        WorkerLost: if another worker is gone; nothing that was trained is lost.
+    """
+    for name in options:
+        if name not in OPTIONS:
+            raise InputError(f"fit has no option {name}; it can be {', '.join(OPTIONS)}")
+    config = dataclasses.replace(trainer.config, **options)
+    batches = TrainingBatches(train, config, trainer.shard, bool(trainer.glow.config.num_classes))
+    if not trainer.workers.is_chief:
+        stopped_by = follow(trainer, batches)
+        return FitResult(trainer.step_count, None, None, stopped_by, is_saved=True)
+    settings = {
+        "model": trainer.glow.config.to_dict(),
+        **config.fixed(),
+        **(settings or {}),
+        "images": dict(images or fingerprint(train.num_images, test.num_images)),
+    }
+    run = run_directory if isinstance(run_directory, RunDirectory) else RunDirectory(run_directory)
+    chief = Chief(trainer)
+    with chief.announcing_failure(), run.lock(), _oom_as_input_error(trainer):
+        run.check_writable(2 * _state_bytes(trainer))
+        run.remove_stale_files()
+        record = RunRecord()
+        checkpointer = Checkpointer(trainer.state, record, run.state, trainer.num_replicas, run.check_lock)
+        restored = _restore_or_initialize(trainer, train, run, settings, checkpointer, record)
+        loop = _Loop(trainer, batches, test, config, run, chief, checkpointer, record, metadata or {})
+        try:
+            loop.reporter.configuration(model=trainer.glow.config, training=config.fixed() | {"epochs": config.epochs})
+            if restored is not None:
+                loop.reporter.line(f"resumed from {restored}, step {trainer.step_count}")
+            result = loop.run()
+            chief.announce_end(result.stopped_by)
+            return result
+        except WorkerLost:
+            # The step that failed changed nothing, and saving needs no other worker.
+            checkpointer.save()
+            raise
+        finally:
+            loop.reporter.close()
+
+
+def _restore_or_initialize(
+    trainer: "Trainer",
+    train: ArrayDataset | StreamingDataset,
+    run: RunDirectory,
+    settings: Mapping[str, Any],
+    checkpointer: Checkpointer,
+    record: RunRecord,
+) -> str | None:
+    """The path of the restored state, or None for a new run."""
+    if run.has_saved():
+        record.run_id = run_settings.check(run, settings, trainer.config.batch_size)
+    run.create()
+    restored = checkpointer.restore()
+    if restored is None and run.weights.exists():
+        raise InputError(
+            f"{run.path} holds weights but no state to resume from; to continue from these weights give --weights "
+            f"{run.weights} and another --run_dir, or --fresh to archive this run and start over"
+        )
+    if restored is None:
+        _initialize(trainer, train)
+    if not record.run_id:
+        values = (variable.numpy().tobytes() for variable in trainer.glow.named_variables().values())
+        record.run_id = run_settings.identifier(settings, values)
+        run_settings.record(run, record.run_id, settings)
+    return restored
+
+
+def _initialize(trainer: "Trainer", train: ArrayDataset | StreamingDataset) -> None:
+    if trainer.glow.is_initialized:  # loaded weights
+        trainer.optimizer.reset_ema()
+        return
+    count = min(initial_images(trainer.glow.config), train.num_images)
+    with _progress.phase(f"initializing from {count} images"):
+        trainer.initialize(train.random_subset(count, seed=trainer.config.seed)[0])
+
+
+class _Loop:
+    """A run from its present step to its end.
+
+    Args:
+        trainer: initialised or restored.
+        batches: its training batches.
+        test: the test images.
+        config: its options of the loop are used.
+        run: where the run is written.
+        chief: tells other workers what comes next.
+        checkpointer: saves and rolls back.
+        record: what the run has reached.
         metadata: for the weights files.
-        keep: epoch snapshots of the weights to keep besides the newest and the best.
-        evaluate_every: epochs between evaluations; the last epoch has one, too.
     """
 
     def __init__(
         self,
-        trainer,
-        train,
-        test,
-        run,
-        state,
-        reporter,
-        epochs,
-        max_steps=None,
-        flip=False,
-        metadata=None,
-        keep=0,
-        evaluate_every=1,
-    ):
-        self._trainer, self._train, self._test = trainer, train, test
-        self._run, self._state, self._reporter = run, state, reporter
-        self._steps_per_epoch = train.steps_per_epoch(trainer.batch_size)
-        self._total = count_steps(epochs, self._steps_per_epoch, max_steps)
-        self._flip = flip
-        self._metadata = metadata or {}
-        self._keep = keep
-        self._steps_per_evaluation = evaluate_every * self._steps_per_epoch
-        self._watched = test.random_subset(WATCHED_IMAGES, seed=0)
-        self._train_watched = train.random_subset(WATCHED_IMAGES, seed=0)
-        self._typical = train.random_subset(TYPICAL_IMAGES, seed=1)[0]
-        self._unsaved = set()
-        self._last_save = time.monotonic()
-        self._result: tuple[float | None, float | None] = (None, None)
+        trainer: "Trainer",
+        batches: TrainingBatches,
+        test: ArrayDataset | StreamingDataset,
+        config: TrainConfig,
+        run: RunDirectory,
+        chief: Chief,
+        checkpointer: Checkpointer,
+        record: RunRecord,
+        metadata: Mapping[str, Any],
+    ) -> None:
+        self._trainer, self._batches, self._record = trainer, batches, record
+        self._chief, self._checkpointer = chief, checkpointer
+        self._total = count_steps(config, batches.per_epoch)
+        self._steps_per_evaluation = config.evaluate_every * batches.per_epoch
+        self.reporter = Reporter(run, self._total, config.batch_size, self._steps_per_evaluation)
         self._signals = GracefulShutdown()
+        self._recovery = Recovery(trainer, checkpointer, record, self.reporter.line)
+        self._evaluator = Evaluator(
+            trainer,
+            batches.train,
+            test,
+            run,
+            record,
+            self.reporter,
+            config,
+            metadata,
+            check=self._signals.check,
+            try_to_save=self._try_to_save,
+        )
+        self._unsaved: set[str] = set()
+        self._last_save = time.monotonic()
 
-    def run(self):
-        """Returns the FitResult.
-
-        Raises:
-            TrainingFailure: if gradients stay infinite although the state was reloaded at half the rate.
-        """
+    def run(self) -> FitResult:
+        """Trains until the last epoch ends or a signal comes."""
+        trainer, first = self._trainer, self._trainer.step_count
+        result: tuple[float | None, float | None] = self._evaluator.restore_results() or (None, None)
         stopped_by = None
         with self._signals:
             try:
-                self._evaluate_if_due()
-                while self._trainer.step_count < self._total:
+                result = self._evaluate_if_due() or result
+                while trainer.step_count < self._total:
                     self._train_to_end_of_epoch()
                     self._save_state()
-                    self._evaluate_if_due()
+                    result = self._evaluate_if_due() or result
             except Stopped:
-                stopped_by, self._result = self._signals.received, (None, None)
+                stopped_by, result = self._signals.received, (None, None)
                 self._save_state()
-        self._reporter.flush()
-        return FitResult(self._trainer.step_count, *self._result, stopped_by, not self._unsaved)
+        self.reporter.flush()
+        bits, error = result
+        return FitResult(trainer.step_count, bits, error, stopped_by, not self._unsaved, trainer.step_count - first)
 
-    def _evaluate_if_due(self):
-        """Where an epoch ends that needs an evaluation and has none that was finished, as after a stop during one."""
-        seen = self._trainer.step_count
-        if seen > self._state.reported_step and (seen % self._steps_per_evaluation == 0 or seen >= self._total):
-            with self._reporter.pause():
-                self._evaluate()
+    def _evaluate_if_due(self) -> tuple[float, float | None] | None:
+        """Evaluates where that is due and was not completed, as after a stop during an evaluation."""
+        step, is_last = self._trainer.step_count, self._trainer.step_count >= self._total
+        if step <= self._record.reported_step or not (is_last or step % self._steps_per_evaluation == 0):
+            return None
+        with self.reporter.pause():
+            result = self._evaluator.evaluate(is_last)
+        self.reporter.flush()
+        return result
 
-    def _train_to_end_of_epoch(self):
+    def _train_to_end_of_epoch(self) -> None:
         trainer = self._trainer
-        epoch, done = divmod(trainer.step_count, self._steps_per_epoch)
-        batches = self._train.training_batches(
-            trainer.batch_size, trainer.seed, epoch, flip=self._flip, skip=done, shard=trainer.shard
-        )
-        for images, labels in batches:
+        while True:
+            self._chief.announce_step()
+            images, labels = self._batches.batch(trainer.step_count)
             metrics = {name: value.numpy() for name, value in trainer.train_step(images, labels).items()}
-            self._after_step(metrics, images, labels)
+            self._report_step(metrics)
+            if self._recovery.after_step(metrics["is_finite"], images, labels):
+                self._chief.values_changed()
             self._signals.check()
-            if trainer.step_count >= self._total:
+            if trainer.step_count >= self._total or trainer.step_count % self._batches.per_epoch == 0:
                 return
-            if self._state.skipped_in_a_row == 0 and time.monotonic() - self._last_save > SAVE_SECONDS:
+            if self._record.skipped_in_a_row == 0 and time.monotonic() - self._last_save > SAVE_SECONDS:
                 self._save_state()
 
-    def _after_step(self, metrics, images, labels):
-        step = self._trainer.step_count
-        self._reporter.step(step, metrics)
-        if not metrics["is_finite"]:
-            self._after_skipped_step(step, images, labels)
-            return
-        self._state.skipped_in_a_row = 0
-        if step % self._scalar_interval() == 0:
+    def _report_step(self, metrics: Mapping[str, Any]) -> None:
+        step, reporter = self._trainer.step_count, self.reporter
+        reporter.step(step, metrics)
+        if metrics["is_finite"] and step % max(1, min(50, self._batches.per_epoch // 10)) == 0:
             scalars = {name: value for name, value in metrics.items() if name != "is_finite"} | {
-                "images_per_second": self._reporter.images_per_second(),
-                "skipped_steps": self._state.skipped,
+                "images_per_second": reporter.images_per_second(),
+                "skipped_steps": self._record.skipped,
             }
-            self._reporter.scalars("train", step, scalars)
+            reporter.scalars("train", step, scalars)
 
-    def _scalar_interval(self):
-        return max(1, min(50, self._steps_per_epoch // 10))
+    def _save_state(self) -> None:
+        self._try_to_save("state", self._checkpointer.save)
 
-    def _after_skipped_step(self, step, images, labels):
-        state = self._state
-        state.skipped += 1
-        state.skipped_in_a_row += 1
-        self._reporter.line(
-            f"step {step}: the loss or its gradient is not finite; the step was left out ({state.skipped} so far)"
-        )
-        if state.skipped_in_a_row < MAX_SKIPPED:
-            return
-        where = self._trainer.diagnose(images, labels)
-        if state.rate_was_halved:
-            raise TrainingFailure(
-                f"{MAX_SKIPPED} steps up to step {step} had no finite gradient, again after the rate was halved; "
-                f"first in {where}. Start anew (--fresh) with a smaller --learning_rate, a longer --warmup_epochs "
-                f"or --coupling additive"
-            )
-        self._go_back_and_halve_the_rate(step, where)
-
-    def _go_back_and_halve_the_rate(self, step, where):
-        state, skipped = self._state, self._state.skipped
-        restored = state.restore() or "the current weights"
-        # What follows is not the same batches again: with the same noise they would fail in the same place.
-        self._trainer.step_count = step
-        rate = self._trainer.optimizer.learning_rate
-        rate.assign(rate / 2)
-        state.rate_was_halved, state.skipped, state.skipped_in_a_row = True, skipped, 0
-        self._reporter.line(
-            f"{MAX_SKIPPED} steps in a row had no finite gradient, first in {where}; went back to {restored} and "
-            f"halved the learning rate to {float(rate.numpy()):g}"
-        )
-
-    def _evaluate(self):
-        """Evaluates, draws and writes the weights; a signal ends it early, and the next start does it anew."""
-        step = self._trainer.step_count
-        with self._trainer.ema_weights() as glow:
-            bits, error, count = metrics.bits_per_dim(glow, self._test, check=self._signals.check)
-            self._report(glow, bits, error, count)
-            self._save_weights(bits, error, count)
-        self._result = bits, error
-        self._state.reported_step = step
-        self._reporter.flush()
-
-    def _epoch_number(self):
-        """Epochs begun: 1 during the first."""
-        return -(-self._trainer.step_count // self._steps_per_epoch)
-
-    def _report(self, glow, bits, error, count):
-        step, epoch = self._trainer.step_count, self._epoch_number()
-        images, labels = self._watched
-        statistics = self._examine(glow, "test", images, labels)
-        self._examine(glow, "train", *self._train_watched)
-        nll = glow.dequantizer.nll_nats(bits, glow.config.num_dims)
-        self._reporter.scalars("test", step, {"bits_per_dim": bits, "nll_nats": nll})
-        self._reporter.latents(glow, images, labels, self._metadata.get("class_names", ()))
-        self._reporter.pictures(glow, images, labels, step, epoch, check=self._signals.check)
-        self._reporter.line(
-            f"epoch {epoch}, step {step}: {metrics.describe(bits, error, count)}; "
-            f"z has mean {statistics['z/mean']:+.3f} and variance {statistics['z/variance']:.3f}"
-        )
-        self._signals.check()
-        findings = diagnostics.examine(glow, images, labels)
-        self._reporter.scalars("test", step, findings)
-        for complaint in diagnostics.complaints(findings | statistics):
-            self._reporter.line(f"warning: {complaint}")
-        self._signals.check()
-
-    def _examine(self, glow, split, images, labels):
-        """Latent statistics of a few images, also to TensorBoard."""
-        self._signals.check()
-        statistics = metrics.latent_statistics(glow, images, labels if glow.config.num_classes else None)
-        self._reporter.scalars(split, self._trainer.step_count, statistics)
-        return statistics
-
-    def _save_weights(self, bits, error, count):
-        epoch = self._epoch_number()
-        result = bits if math.isfinite(bits) else None
-        metadata = self._metadata | {
-            "step": self._trainer.step_count,
-            "epoch": epoch,
-            "test_bits_per_dim": result,
-            "test_standard_error": error if error is not None and math.isfinite(error) else None,
-            "test_images": count,
-        }
-        typical = metrics.bits_per_dim_per_image(self._trainer.glow, self._typical)
-        if math.isfinite(typical.mean()):
-            metadata["train_bits_per_dim"] = metrics.distribution_summary(typical)
-        paths = [self._run.weights]
-        is_best = bits < self._state.best_bits_per_dim
-        if is_best:
-            paths.append(self._run.best_weights)
-        if self._keep:
-            paths.append(self._run.snapshot(epoch))
-
-        def save():
-            for path in paths:
-                self._trainer.glow.save_weights(path, **metadata)
-            if is_best:
-                self._state.best_bits_per_dim = bits
-            if self._keep:
-                self._run.remove_snapshots(keep=self._keep)
-
-        self._try_to_save("weights", save)
-        model_card.write(self._run.model_card, self._trainer, metadata)
-
-    def _save_state(self):
-        self._try_to_save("state", self._state.save)
-
-    def _try_to_save(self, what, save):
+    def _try_to_save(self, what: str, save: Callable[[], None]) -> None:
         """A full disk does not end a run: the old files stay, and the next save may succeed."""
         self._last_save = time.monotonic()
         try:
             save()
             self._unsaved.discard(what)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            if isinstance(error, InputError):  # the folder is not this run's any more
+                raise
             self._unsaved.add(what)
             logging.warning("the %s could not be saved, the older files stay: %s", what, error)
+
+
+def _state_bytes(trainer: "Trainer") -> int:
+    """Bytes that one save of the state and the weights needs at most."""
+    return 5 * sum(math.prod(v.shape) * v.dtype.size for v in trainer.glow.trainable_variables)
+
+
+@contextlib.contextmanager
+def _oom_as_input_error(trainer: "Trainer") -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        size = "x".join(map(str, trainer.glow.config.image_shape))
+        raise InputError(
+            f"out of memory at batch size {trainer.config.batch_size} and images of {size}: use --backprop recompute, "
+            f"with which this run can resume, or start another one with a smaller --batch_size or --img_size; what was "
+            f"saved is intact"
+        ) from error

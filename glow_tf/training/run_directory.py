@@ -1,55 +1,57 @@
-"""What a training run writes and where, and who may write there.
+"""The files of a training run, and who may write them.
 
 <run>/.lock                           held by the trainer; its process id
 <run>/checkpoints/weights.h5          the latest weights
 <run>/checkpoints/weights-best.h5     those of the best test result
-<run>/checkpoints/MODEL_CARD.md       what they are, in words
-<run>/checkpoints/state/              what training resumes from (tf.train.CheckpointManager)
+<run>/checkpoints/MODEL_CARD.md       their description
+<run>/checkpoints/state/              what training resumes from
 <run>/logs/train, <run>/logs/test     TensorBoard
 <run>/results/                        pictures
-<run>/settings.json                   what must not change when the run goes on
+<run>/settings.json                   what must stay the same when the run is resumed
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import itertools
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from glow_tf._files import write_atomically
+from glow_tf._files import printable, write_atomically
 from glow_tf.errors import InputError
 
 PROBE_BYTES = 1 << 20  # a full or read-only disk shows on the first block, a quota on the first few
 
-# What runs had that were begun before there was such a setting: they go on.
-LEGACY_DEFAULTS = {"beta_2": 0.999}
-
 _TEMPORARY = re.compile(r".*\.tmp-(\d+)")
 _TENSORFLOW_TEMPORARY = re.compile(r"_temp|\.tempstate|\.tmp[0-9a-f]{32}$")
+_SNAPSHOT = re.compile(r"weights-epoch\d{4,}\.h5")
 
 
-@dataclasses.dataclass(frozen=True, init=False)
 class RunDirectory:
-    """The folder of one run; nothing is made or changed on disk until a method says so.
+    """The folder of one run; nothing is created or changed on disk until a method is called.
 
     Args:
-        path: of the folder; it need not exist.
+        path: the folder; it need not exist.
+    Raises:
+        InputError: if the path is not UTF-8, which TensorFlow cannot write to.
     """
 
-    path: Path
-
     def __init__(self, path: str | os.PathLike) -> None:
-        object.__setattr__(self, "path", Path(path))
+        self.path = Path(path)
+        self._held: int | None = None
+        try:
+            os.fspath(self.path).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"the run directory {printable(self.path)} is not UTF-8; name another one") from None
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of all weights and the state."""
+        """Folder of all weights and of the states."""
         return self.path / "checkpoints"
 
     @property
@@ -59,88 +61,120 @@ class RunDirectory:
 
     @property
     def best_weights(self) -> Path:
-        """Those of the best test result."""
+        """The weights of the best test result."""
         return self.checkpoints / "weights-best.h5"
 
     def snapshot(self, epoch: int) -> Path:
-        """The weights kept of one epoch."""
+        """The weights saved at the end of an epoch."""
         return self.checkpoints / f"weights-epoch{epoch:04d}.h5"
 
     @property
     def model_card(self) -> Path:
-        """What the weights are, in words."""
+        """Description of the weights."""
         return self.checkpoints / "MODEL_CARD.md"
 
     @property
     def state(self) -> Path:
-        """The folder of what training resumes from."""
+        """Folder of the states that training resumes from."""
         return self.checkpoints / "state"
 
     @property
     def train_logs(self) -> Path:
-        """TensorBoard's, of the training."""
+        """TensorBoard's logs of the training."""
         return self.path / "logs" / "train"
 
     @property
     def test_logs(self) -> Path:
-        """TensorBoard's, of the evaluations."""
+        """TensorBoard's logs of the evaluations."""
         return self.path / "logs" / "test"
 
     @property
     def results(self) -> Path:
-        """The folder of the pictures."""
+        """Folder of the pictures."""
         return self.path / "results"
+
+    @property
+    def settings(self) -> Path:
+        """What must stay the same when the run is resumed."""
+        return self.path / "settings.json"
 
     @property
     def _folders(self) -> tuple[Path, ...]:
         return (self.state, self.train_logs, self.test_logs, self.results)
 
     def create(self) -> None:
-        """Makes every folder.
+        """Creates every folder.
 
         Raises:
-            InputError: one cannot be made.
+            InputError: if one cannot be created.
         """
         for folder in self._folders:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise InputError(f"the folder {folder} cannot be made: {error.strerror}") from error
+                raise InputError(f"the folder {folder} cannot be created: {error.strerror}") from error
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps other trainers out for the duration of a `with`; the system lets go when the process dies.
+        """Keeps other trainers out for the duration of a `with`; the system unlocks when the process dies.
 
-        Makes the run's folder where needed.
+        Creates the run's folder if needed.
 
         Raises:
-            InputError: another trainer is at work, in this process or another; it comes at once.
+            InputError: at once if another trainer is running, in this process or another.
         """
-        descriptor = self._open_lock()
+        self._held = descriptor = self._open_lock()
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
         finally:
+            self._held = None
             os.close(descriptor)  # the file stays: removing it would let two trainers lock two files
 
     def check_unused(self) -> None:
-        """Refuses at once if another trainer is at work; writes nothing.
+        """Refuses at once if another trainer is running; writes nothing.
 
         Raises:
-            InputError: as `lock`.
+            InputError: see `lock`.
         """
-        if (self.path / ".lock").exists():
+        if os.path.lexists(self.path / ".lock"):
             with self.lock():
                 pass
 
+    def check_lock(self) -> None:
+        """Refuses to write if the folder at the run's path is no longer the one that was locked.
+
+        A lock is held on a file, but files are written by path: after `mv run elsewhere` a second trainer can lock a
+        new folder at the old path.
+
+        Raises:
+            InputError: if the folder was moved, removed or replaced.
+        """
+        if self._held is None:
+            return
+        try:
+            at_path = os.stat(self.path / ".lock", follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            at_path = None
+        if at_path is None or not os.path.samestat(at_path, os.fstat(self._held)):
+            raise InputError(
+                f"the run directory {self.path} was moved, removed or replaced while its trainer was running; nothing "
+                f"more is written there. Resume with --run_dir and its new path"
+            )
+
     def _open_lock(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(self.path / ".lock", flags, 0o644)
         except OSError as error:
             raise InputError(f"the run directory {self.path} cannot be used: {error.strerror}") from error
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise InputError(
+                    f"{self.path / '.lock'} is not a regular file; remove it or name another run directory"
+                )
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = re.match(rb"\d+", os.pread(descriptor, 20, 0))
@@ -150,16 +184,18 @@ class RunDirectory:
         except OSError as error:
             os.close(descriptor)
             raise InputError(f"the run directory {self.path} cannot be locked: {error.strerror}") from error
+        except InputError:
+            os.close(descriptor)
+            raise
         return descriptor
 
     def remove_stale_files(self) -> list[Path]:
-        """Removes what writers left that were killed; to be called under the lock.
+        """Removes what killed writers left behind; to be called under the lock.
 
-        These are `*.tmp-<pid>` of processes that are gone, and what tf.train.Checkpoint left in `state` under a
-        temporary name.
+        These are `*.tmp-<pid>` of dead processes, and temporary files of tf.train.Checkpoint in `state`.
 
         Returns:
-            What was removed.
+            what was removed.
         """
         removed = []
         for folder in (self.path, self.checkpoints, self.state, self.test_logs, self.results):
@@ -176,62 +212,74 @@ class RunDirectory:
 
     def remove_snapshots(self, keep: int) -> None:
         """Removes all but the newest `keep` epoch snapshots."""
-        snapshots = sorted(self.checkpoints.glob("weights-epoch*.h5"))
+        snapshots = sorted(path for path in _entries(self.checkpoints) if _SNAPSHOT.fullmatch(path.name))
         for path in snapshots[: max(0, len(snapshots) - keep)]:
             path.unlink()
 
-    def check_settings(self, settings: Mapping) -> None:
-        """Notes a new run's settings, or compares with those that the run began with.
-
-        A run that has saved nothing yet has nothing to lose: its settings are replaced.
-
-        Args:
-            settings: JSON values; dictionaries may nest.
-        Raises:
-            InputError: the run began with others; the message names each and both values.
-        """
-        file = self.path / "settings.json"
-        settings = json.loads(json.dumps(settings))
-        if not self._has_saved():
-            write_atomically(file, json.dumps(settings, indent=1).encode())
-            return
-        try:
-            before = json.loads(file.read_text())
-            if not isinstance(before, dict):
-                raise ValueError("no JSON object")
-        except (OSError, ValueError) as error:
-            raise InputError(f"{file} cannot be read ({error}); move {self.path} away or give --fresh") from None
-        new = _flat(settings)
-        old = {key: value for key, value in LEGACY_DEFAULTS.items() if key in new} | _flat(before)
-        differing = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
-        if differing:
-            shown = "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in differing)
-            raise InputError(
-                f"{self.path} holds a run with other settings: {shown}; name another --run_dir or give --fresh"
-            )
-
-    def _has_saved(self) -> bool:
+    def has_saved(self) -> bool:
+        """Whether there is a state or a weights file. A run that has saved nothing has nothing to lose."""
         return bool(_entries(self.state)) or os.path.lexists(self.weights)
+
+    def read_json(self, file: Path) -> dict[str, Any]:
+        """The object in a JSON file of the run.
+
+        Raises:
+            InputError: if it is missing or damaged.
+        """
+        try:
+            value = json.loads(file.read_text())
+            if not isinstance(value, dict):
+                raise ValueError("it does not hold a JSON object")
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(
+                f"{file} cannot be read ({printable(error)}); use another run directory, or --fresh to archive this "
+                f"run and start over"
+            ) from None
+        return value
+
+    def write_json(self, file: Path, value: Mapping[str, Any]) -> None:
+        """Replaces a JSON file of the run."""
+        self.check_lock()
+        write_atomically(file, json.dumps(value, indent=1).encode())
 
     def archive(self) -> Path | None:
         """Renames the run's folder to `<run>.old-<n>`, so that a new run can begin; nothing is lost.
 
         Returns:
-            the new path, or None where there was no run.
+            the new path, or None if there was no run.
+        Raises:
+            InputError: if the folder cannot be renamed.
         """
-        if not (self.path / "settings.json").exists() and not self.checkpoints.exists():
+        if not self.settings.exists() and not self.checkpoints.exists():
             return None
+        self.check_movable()
+        path = _absolute(self.path)
         with self.lock():
             numbers = itertools.count(1)
-            target = next(p for n in numbers if not (p := self.path.with_name(f"{self.path.name}.old-{n}")).exists())
-            self.path.rename(target)
-        return target
+            target = next(p for n in numbers if not os.path.lexists(p := path.with_name(f"{path.name}.old-{n}")))
+            try:
+                path.rename(target)
+            except OSError as error:
+                raise InputError(f"--fresh cannot move {self.path}: {error.strerror}") from error
+        return self.path.with_name(target.name)
+
+    def check_movable(self) -> None:
+        """Refuses a folder that `archive` cannot rename.
+
+        Raises:
+            InputError: if the folder is the working directory, or holds it.
+        """
+        path = _absolute(self.path)
+        if path in (Path.cwd(), *Path.cwd().parents):
+            raise InputError(
+                f"--fresh cannot archive {self.path}, which holds the working directory; name another --run_dir"
+            )
 
     def check_writable(self, needed_bytes: int) -> None:
-        """Whether the run can write where it will; nothing is left behind, folders are not made.
+        """Checks that the run can write its files; nothing is left behind, folders are not created.
 
         Args:
-            needed_bytes: free space that the run wants, such as two checkpoints.
+            needed_bytes: free space that the run needs, such as two checkpoints.
         Raises:
             InputError: no permission, not a folder, a full disk, or fewer bytes free than needed.
         """
@@ -254,7 +302,14 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _nearest_existing(folder: Path) -> Path:
-    return next(parent for parent in (folder, *folder.absolute().parents) if os.path.lexists(parent))
+    return next(parent for parent in (folder, *_absolute(folder).parents) if os.path.lexists(parent))
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return Path(os.path.abspath(path))
+    except FileNotFoundError:
+        raise InputError("the working directory no longer exists; change to one that does") from None
 
 
 def _probe(folder: Path) -> None:
@@ -277,14 +332,6 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _flat(settings: Mapping, prefix: str = "") -> dict:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _megabytes(count: int) -> str:

@@ -1,11 +1,12 @@
-"""The presets: parameter counts of openai/glow's published runs, and that every setting is a flag's."""
+"""Presets and defaults: parameter counts of openai/glow's published runs, valid settings, and the help."""
 
 import numpy as np
 import pytest
 
-from glow_tf.cli import defaults
-from glow_tf.config import GlowConfig
+from glow_tf.cli import defaults, train
+from glow_tf.config import TrainConfig
 from glow_tf.importers import openai
+from glow_tf.training.schedule import Schedule
 
 PARAMETERS = {
     "cifar10": 44_603_604,
@@ -17,25 +18,38 @@ PARAMETERS = {
 }
 
 
-@pytest.mark.parametrize("preset", defaults.PRESETS)
+@pytest.mark.parametrize("preset", PARAMETERS)
 def test_parameter_counts_are_the_published_ones(preset):
-    size = defaults.PRESETS[preset]["img_size"]
-    settings = defaults.COMMON | defaults.PRESETS[preset]
-    config = GlowConfig(
-        image_shape=(size, size, 3),
-        num_levels=settings["l_glow"],
-        num_steps=settings["k_glow"],
-        width=settings["width"],
-        coupling=settings["coupling"],
-        permutation=settings["permutation"],
-        num_bits=settings["n_bits"],
-        num_classes=10 if settings["conditional"] else 0,
-        classifier=bool(settings["weight_y"]),
-    )
+    named = defaults.PRESETS[preset]
+    model = defaults.MODEL | named | {"classifier": "weight_y" in named}
+    config = train.model_config(model, (named["img_size"], named["img_size"], 3), num_classes=10)
     shapes = openai.expected_shapes(config)
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == PARAMETERS[preset]
 
 
-def test_presets_set_only_what_there_is():
-    for settings in defaults.PRESETS.values():
-        assert set(settings) <= {*defaults.COMMON, "dataset", "img_size"}
+@pytest.mark.parametrize("named", [*defaults.DATASETS.values(), defaults.OTHER, *defaults.PRESETS.values()])
+def test_defaults_are_valid_settings(named):
+    options = {name: value for name, value in named.items() if name in train.OPTIONS}
+    assert set(named) <= {*defaults.MODEL, *options, "dataset", "img_size"}
+    TrainConfig(**options)
+
+
+def test_a_cool_down_of_half_the_run_follows_its_length():
+    small = {name: defaults.PRESETS["cifar10-small"][name] for name in ("warmup_epochs", "cooldown_epochs")}
+    for epochs in (5, 8):
+        schedule = Schedule.from_config(TrainConfig(epochs=epochs, **small), steps_per_epoch=100)
+        assert schedule == Schedule(warmup_steps=20, cooldown_steps=50 * epochs, total_steps=100 * epochs)
+
+
+def test_every_option_is_a_flag_with_a_sentence_of_help():
+    for name, field in train.OPTIONS.items():
+        assert field.metadata["doc"] in train.FLAGS[name].help
+        assert field.metadata["doc"][0].isupper() and field.metadata["doc"].endswith(".")
+
+
+def test_help_shows_the_defaults_of_every_data_set_and_preset():
+    usage = train.usage()
+    assert "  every data set          k_glow=32 l_glow=3 width=512 " in usage
+    assert "  digits                  k_glow=8 l_glow=2 width=96 n_bits=4 epochs=45 warmup_epochs=2\n" in usage
+    assert all(f"\n  {name} " in usage for name in (*defaults.DATASETS, *defaults.PRESETS))
+    assert max(map(len, usage.splitlines())) <= 120

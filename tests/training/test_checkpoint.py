@@ -1,4 +1,4 @@
-"""States: complete or not there, damaged ones are seen and older ones taken, and nothing begins anew in silence."""
+"""States are complete or absent, a damaged one is skipped for an older one, and no run silently starts over."""
 
 import shutil
 import subprocess
@@ -12,6 +12,7 @@ from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
 from glow_tf.training.checkpoint import Checkpointer
+from glow_tf.training.state import RunRecord
 from glow_tf.training.trainer import Trainer
 
 
@@ -24,12 +25,20 @@ def trainer():
 def three_states(trainer, tmp_path_factory):
     """A folder with states after 10, 20 and 30 batches, every float of them equal to that number."""
     folder = tmp_path_factory.mktemp("states")
-    state = Checkpointer(trainer, folder)
+    states = checkpointer(trainer, folder)
     for step in (10, 20, 30):
         fill(trainer, step)
-        state.best_bits_per_dim = 1 / step
-        state.save()
+        states.record.best_bits_per_dim = 1 / step
+        states.save()
     return folder
+
+
+def checkpointer(trainer, folder, run_id="a run"):
+    record = RunRecord()
+    record.run_id = run_id
+    states = Checkpointer(trainer.state, record, folder, trainer.num_replicas)
+    states.record = record
+    return states
 
 
 @pytest.fixture
@@ -41,19 +50,19 @@ def fill(trainer, value):
     for variable in trainer.variables():
         if variable.dtype.is_floating:
             variable.assign(tf.fill(variable.shape, tf.cast(value, variable.dtype)))
-    trainer.step_count = value
+    trainer.state.step_count = value
 
 
 def restored_step(trainer, folder):
     """The step that a new process resumes from; everything must be of that step."""
     fill(trainer, -1)
-    state = Checkpointer(trainer, folder)
-    path = state.restore()
+    states = checkpointer(trainer, folder)
+    path = states.restore()
     step = trainer.step_count
     assert path == str(folder / f"ckpt-{step}")
     assert all((v.numpy() == step).all() for v in trainer.variables() if v.dtype.is_floating)
-    assert state.best_bits_per_dim == 1 / step
-    assert state.saved_step == step
+    assert states.record.best_bits_per_dim == 1 / step
+    assert states.saved_step == step
     return step
 
 
@@ -82,7 +91,7 @@ DAMAGE = {
 def test_a_damaged_state_is_skipped_and_the_one_before_taken(trainer, folder, name, caplog):
     DAMAGE[name](folder)
     assert restored_step(trainer, folder) == 20
-    assert "ckpt-30 was skipped: " in caplog.text
+    assert "ckpt-30 is skipped: " in caplog.text
 
 
 def test_the_newest_state_is_taken(trainer, folder):
@@ -94,71 +103,62 @@ def test_an_unfinished_save_is_removed(trainer, folder, caplog):
     (folder / "ckpt-30.sha256").unlink()
     flip_a_bit(folder / "ckpt-30.index")
     assert restored_step(trainer, folder) == 20
-    assert "ckpt-30 was not saved to its end and is removed" in caplog.text
+    assert "ckpt-30 was not completely saved and is removed" in caplog.text
     assert not list(folder.glob("ckpt-30*"))
-
-
-@pytest.mark.parametrize("garbage", [b"\xff\xfe\x00garbage", b"", b"model_checkpoint_path: 7", None])
-def test_the_list_of_states_is_not_needed(trainer, folder, garbage):
-    if garbage is None:
-        (folder / "checkpoint").unlink()
-    else:
-        (folder / "checkpoint").write_bytes(garbage)
-    assert restored_step(trainer, folder) == 30
 
 
 def test_where_no_state_can_be_read_it_is_an_error(trainer, folder):
     for file in folder.glob("ckpt-*.index"):
         file.write_bytes(b"")
-    with pytest.raises(InputError, match=r"none of the 3 states in .* can be read; .*--fresh"):
-        Checkpointer(trainer, folder).restore()
+    with pytest.raises(InputError, match=r"none of the 3 states in .* can be restored; .*--fresh"):
+        checkpointer(trainer, folder).restore()
     for file in folder.glob("ckpt-*.sha256"):
         file.unlink()
     with pytest.raises(InputError, match="none of the 3 states"):
-        Checkpointer(trainer, folder).restore()
+        checkpointer(trainer, folder).restore()
 
 
 def test_a_first_save_that_was_interrupted_begins_anew(trainer, folder):
     for file in [*folder.glob("ckpt-10.*"), *folder.glob("ckpt-20.*"), folder / "ckpt-30.sha256"]:
         file.unlink()
-    assert Checkpointer(trainer, folder).restore() is None
+    assert checkpointer(trainer, folder).restore() is None
     assert not list(folder.glob("ckpt-*"))
 
 
 def test_an_empty_folder_has_no_state(trainer, tmp_path):
-    state = Checkpointer(trainer, tmp_path / "state")
-    assert state.restore() is None
-    assert state.saved_step is None
+    states = checkpointer(trainer, tmp_path / "state")
+    assert states.restore() is None
+    assert states.saved_step is None
 
 
 def test_three_states_are_kept_and_nothing_else(trainer, folder):
     fill(trainer, 30)
-    state = Checkpointer(trainer, folder)
-    state.restore()
+    states = checkpointer(trainer, folder)
+    states.restore()
     for step in (40, 50):
         fill(trainer, step)
-        state.save()
+        states.save()
     kinds = ("data-00000-of-00001", "index", "sha256")
     assert {file.name for file in folder.iterdir()} == {
-        "checkpoint", *(f"ckpt-{step}.{kind}" for step in (30, 40, 50) for kind in kinds)
-    }  # fmt: skip
+        f"ckpt-{step}.{kind}" for step in (30, 40, 50) for kind in kinds
+    }
 
 
 def test_a_damaged_state_is_written_again_in_its_turn(trainer, folder):
     flip_a_bit(folder / "ckpt-30.index")
-    state = Checkpointer(trainer, folder)
-    state.restore()
+    states = checkpointer(trainer, folder)
+    states.restore()
     fill(trainer, 30)
-    state.best_bits_per_dim = 1 / 30
-    state.save()
+    states.record.best_bits_per_dim = 1 / 30
+    states.save()
     assert restored_step(trainer, folder) == 30
 
 
 def test_a_state_is_saved_once(trainer, folder):
-    state = Checkpointer(trainer, folder)
-    state.restore()
+    states = checkpointer(trainer, folder)
+    states.restore()
     before = (folder / "ckpt-30.index").stat().st_mtime_ns
-    state.save()
+    states.save()
     assert (folder / "ckpt-30.index").stat().st_mtime_ns == before
 
 
@@ -169,31 +169,89 @@ def test_the_digest_is_that_of_sha256sum(folder):
 
 
 def test_a_state_that_cannot_be_written_is_an_oserror_and_the_older_ones_stay(trainer, folder, monkeypatch):
-    state = Checkpointer(trainer, folder)
-    state.restore()
+    states = checkpointer(trainer, folder)
+    states.restore()
     fill(trainer, 40)
     folder.rename(folder.with_name("away"))
     folder.write_text("in the way")
-    with pytest.raises(OSError, match="the state could not be written to"):
-        state.save()
+    with pytest.raises(OSError):
+        states.save()
     folder.unlink()
     folder.with_name("away").rename(folder)
-    state.best_bits_per_dim = 1 / 40
-    state.save()
+    states.record.best_bits_per_dim = 1 / 40
+    states.save()
     assert restored_step(trainer, folder) == 40
 
 
 def test_the_state_of_another_model_is_not_taken(folder):
     other = Trainer(Glow(GlowConfig(image_shape=(8, 8, 1), num_levels=1, num_steps=1, width=4)), batch_size=8)
     with pytest.raises(InputError, match="none of the 3 states"):
-        Checkpointer(other, folder).restore()
+        checkpointer(other, folder).restore()
 
 
 def test_another_number_of_devices_goes_on_with_a_warning(folder, two_replicas, caplog):
     """`trainer_at_start` shares its variables with other tests, which set them themselves."""
     two = trainer_at_start(two_replicas)
     assert restored_step(two, folder) == 30
-    assert "the run was on 1 devices and goes on with 2" in caplog.text
+    assert "the run was on 1 devices and resumes on 2" in caplog.text
     for variable in two.variables():
         values = [local.numpy() for local in two.strategy.experimental_local_results(variable)]
         assert np.array_equal(values[0], values[1])
+
+
+def test_other_runs_are_left_alone(trainer, tmp_path):
+    """A run whose path is a pattern for its siblings' paths prunes its own states and no others."""
+    siblings = {name: tmp_path / name / "state" for name in ("ex[pq] 1", "exp 1", "exq 1", "ex* 1", "ex? 1")}
+    for folder in siblings.values():
+        states = checkpointer(trainer, folder)
+        for step in range(1, 6):
+            fill(trainer, step)
+            states.save()
+    for folder in siblings.values():
+        assert {file.stem for file in folder.iterdir()} == {"ckpt-3", "ckpt-4", "ckpt-5"}
+        assert checkpointer(trainer, folder).restore() == str(folder / "ckpt-5")
+
+
+def test_states_of_another_run_are_refused(trainer, folder, caplog):
+    with pytest.raises(InputError, match="none of the 3 states"):
+        checkpointer(trainer, folder, run_id="another run").restore()
+    assert "it belongs to another run, 'a run'; this is run 'another run'" in caplog.text
+
+
+def test_a_roll_back_keeps_the_record_and_the_step(trainer, folder):
+    states = checkpointer(trainer, folder)
+    states.restore()
+    fill(trainer, 37)
+    before = {"best_bits_per_dim": 0.001, "reported_step": 35, "skipped": 12, "rate_was_halved": True}
+    for name, value in before.items():
+        setattr(states.record, name, value)
+    flip_a_bit(folder / "ckpt-30.index")
+    assert states.roll_back() == str(folder / "ckpt-20")
+    assert all((v.numpy() == 20).all() for v in trainer.variables() if v.dtype.is_floating)
+    assert trainer.step_count == 37
+    assert {name: getattr(states.record, name) for name in before} == before
+
+
+def test_states_of_earlier_versions_are_restored(trainer, tmp_path):
+    """They were saved by a CheckpointManager and have no run identifier."""
+    fill(trainer, 10)
+    record = RunRecord()
+    record.num_replicas, record.best_bits_per_dim = 1, 1 / 10
+    items = trainer.state.items() | record.items()
+    del items["run_id"]
+    manager = tf.train.CheckpointManager(tf.train.Checkpoint(**items), str(tmp_path), max_to_keep=3)
+    manager.save(checkpoint_number=10)
+    checkpointer(trainer, tmp_path)._write_checksum(10)
+    assert restored_step(trainer, tmp_path) == 10
+
+
+def test_nothing_is_written_after_the_check_fails(trainer, folder):
+    def refuse():
+        raise InputError("moved")
+
+    states = Checkpointer(trainer.state, RunRecord(), folder, check=refuse)
+    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    fill(trainer, 40)
+    with pytest.raises(InputError, match="moved"):
+        states.save()
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before

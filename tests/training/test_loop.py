@@ -1,4 +1,4 @@
-"""The loop: stopped anywhere it goes on to the same bytes; it outlives NaN, signals and full disks."""
+"""The loop: stopped anywhere it resumes to the same bytes; it survives NaN, signals and full disks."""
 
 import contextlib
 import os
@@ -14,8 +14,9 @@ from glow_tf import weights
 from glow_tf.errors import InputError, TrainingFailure
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
-from glow_tf.training import checkpoint, loop, signals
+from glow_tf.training import checkpoint, loop, recovery, signals
 from glow_tf.training.run_directory import RunDirectory
+from glow_tf.training.state import RunRecord
 
 
 class Killed(BaseException):
@@ -66,6 +67,13 @@ def ends(trainer, path):
     return [value.tobytes() for value in trainer.values()], run.weights.read_bytes(), run.best_weights.read_bytes()
 
 
+def restored_record(trainer, path):
+    """What the newest state of a run says that the run has reached."""
+    record = RunRecord()
+    assert checkpoint.Checkpointer(trainer.state, record, RunDirectory(path).state).restore()
+    return record
+
+
 def metadata(file):
     with weights.open_weights(file) as opened:
         return opened.metadata
@@ -98,13 +106,13 @@ def test_evaluated_every_second_epoch_it_trains_the_same(strategy, undisturbed, 
 # (where, in which of its calls in one life): one run dies of them one after the other.
 DEATHS = [
     ("step", 1),
-    (checkpoint, "_seal", 1),  # in the first save of all: nothing complete is there
+    (checkpoint.Checkpointer, "_write_checksum", 1),  # in the first save of all: nothing is complete
     (metrics, "bits_per_dim", 1),
     (Glow, "sample", 3),
     (Glow, "save_weights", 1),
-    (Glow, "save_weights", 2),  # between the newest and the best
+    (Glow, "save_weights", 2),  # between the best and the newest
     ("step", 5),
-    (checkpoint, "_seal", 1),
+    (checkpoint.Checkpointer, "_write_checksum", 1),
     (Glow, "save_weights", 2),
     (checkpoint, "write_atomically", 1),
     ("step", 8),
@@ -191,7 +199,7 @@ def test_ignored_signals_stay_ignored(path):
 
 
 def test_a_run_can_be_made_longer(path, tmp_path):
-    outcome = fit(trainer_at_start(), path, max_steps=4)
+    outcome = fit(trainer_at_start(), path, steps=4)
     assert outcome.steps == 4
     assert outcome.bits_per_dim is not None
     trainer = trainer_at_start()
@@ -227,12 +235,11 @@ def test_a_nan_step_is_left_out_counted_and_survives_a_stop(path, capfd):
     trainer.nan_to.assign(3)
     outcome = fit(trainer, path, epochs=2)
     assert outcome.steps == 2 * STEPS_PER_EPOCH
-    assert int(trainer.optimizer.steps) == outcome.steps - 2
-    assert "step 3: the loss or its gradient is not finite; the step was left out (2 so far)" in capfd.readouterr().err
+    assert int(trainer.optimizer.updates) == outcome.steps - 2
+    assert "step 3: the loss or its gradient is not finite; the step was skipped (2 so far)" in capfd.readouterr().err
     trainer = trainer_at_start()
-    state = checkpoint.Checkpointer(trainer, RunDirectory(path).state)
-    state.restore()
-    assert (state.skipped, state.skipped_in_a_row) == (2, 0)
+    record = restored_record(trainer, path)
+    assert (record.skipped, record.skipped_in_a_row) == (2, 0)
 
 
 def test_ten_in_a_row_go_back_and_halve_the_rate_and_ten_more_end_the_run(path, capfd):
@@ -241,12 +248,12 @@ def test_ten_in_a_row_go_back_and_halve_the_rate_and_ten_more_end_the_run(path, 
     trainer.nan_to.assign(15)
     assert fit(trainer, path, epochs=5).steps == 15
     error = capfd.readouterr().err
-    assert "10 steps in a row had no finite gradient, first in the pixels; went back to " in error
+    assert "10 steps in a row had no finite gradient, first in the pixels; rolled back to " in error
     assert "ckpt-12 and halved the learning rate to 0.0005" in error
     trainer = trainer_at_start()
     trainer.nan_from.assign(15)
     trainer.nan_to.assign(100)
-    message = "10 steps up to step 25 .* again after the rate was halved; first in the pixels. Start anew .*--fresh"
+    message = "10 steps up to step 25 .* been halved; the first non-finite .* in the pixels. Start over .*--fresh"
     with pytest.raises(TrainingFailure, match=message):
         fit(trainer, path, epochs=20)
 
@@ -260,16 +267,16 @@ def test_going_back_takes_the_state_that_was_saved(path):
     trainer.nan_from.assign(4)
     trainer.nan_to.assign(100)
     found = []
-    original = loop.TrainingLoop._go_back_and_halve_the_rate
+    original = recovery.Recovery._roll_back
 
-    def go_back(loop, *arguments):
-        original(loop, *arguments)
+    def roll_back(*arguments):
+        original(*arguments)
         found.extend(trainer.values())
         die()
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop.TrainingLoop, "_save_state", lambda loop: None)
-        patch.setattr(loop.TrainingLoop, "_go_back_and_halve_the_rate", go_back)
+        patch.setattr(loop._Loop, "_save_state", lambda loop: None)
+        patch.setattr(recovery.Recovery, "_roll_back", roll_back)
         fit(trainer, path, epochs=20)
     rate = next(i for i, v in enumerate(trainer.variables()) if v is trainer.optimizer.learning_rate)
     assert found[rate] == good[rate] / 2
@@ -361,7 +368,7 @@ def test_weights_without_a_state_are_not_overwritten(path):
     for file in RunDirectory(path).state.iterdir():
         file.unlink()
     before = RunDirectory(path).weights.read_bytes()
-    with pytest.raises(InputError, match="holds weights but no state to go on from"):
+    with pytest.raises(InputError, match="no state to resume from; .*--weights .*weights.h5 and another --run_dir"):
         fit(trainer_at_start(), path)
     assert RunDirectory(path).weights.read_bytes() == before
 

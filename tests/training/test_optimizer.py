@@ -3,28 +3,36 @@
 import pytest
 import tensorflow as tf
 
+from glow_tf.config import TrainConfig
+from glow_tf.errors import InputError
 from glow_tf.training.optimizer import Optimizer
+from glow_tf.training.schedule import Schedule
 
 
-def rates(steps, **options):
-    """Of the first so many steps."""
-    optimizer = Optimizer([tf.Variable([1.0])], learning_rate=0.8, **options)
+def make_optimizer(*variables, learning_rate=0.8, **schedule):
+    config = TrainConfig(learning_rate=learning_rate, optimizer="adam", ema_decay=0.0)
+    return Optimizer(variables or [tf.Variable([1.0])], config, Schedule(**schedule))
+
+
+def rates(count, **schedule):
+    """Learning rates of the first steps."""
+    optimizer = make_optimizer(**schedule)
     found = []
-    for _ in range(steps):
-        found.append(float(optimizer.learning_rate_of_next_step()))
-        optimizer.apply([tf.constant([1.0])], tf.constant(True))
+    for step in range(count):
+        found.append(float(optimizer.next_learning_rate(tf.constant(step))))
+        optimizer.apply([tf.constant([1.0])], tf.constant(True), tf.constant(step))
     return found
 
 
-def test_the_rate_rises_stays_and_falls():
+def test_rate_rises_stays_and_falls():
     found = rates(10, warmup_steps=2, cooldown_steps=4, total_steps=8)
     assert found == pytest.approx([0.4, 0.8, 0.8, 0.8, 0.8, 0.6, 0.4, 0.2, 0.2, 0.2])
 
 
-def test_steps_that_were_left_out_count_for_the_fall():
-    optimizer = Optimizer([tf.Variable([1.0])], learning_rate=0.8, cooldown_steps=4, total_steps=8)
-    found = [float(optimizer.learning_rate_of_next_step(tf.constant(batches))) for batches in (3, 5, 7)]
-    assert int(optimizer.steps) == 0
+def test_skipped_steps_count_for_the_cool_down():
+    optimizer = make_optimizer(cooldown_steps=4, total_steps=8)
+    found = [float(optimizer.next_learning_rate(tf.constant(step))) for step in (3, 5, 7)]
+    assert int(optimizer.updates) == 0
     assert found == pytest.approx([0.8, 0.6, 0.2])
 
 
@@ -32,10 +40,23 @@ def test_without_a_cool_down_it_stays():
     assert rates(4, total_steps=2) == pytest.approx([0.8] * 4)
 
 
-def test_the_rate_moves_the_variables():
+def test_rate_moves_the_variables():
     """Adam's first steps along a constant gradient are as long as the rate."""
     variable = tf.Variable([1.0])
-    optimizer = Optimizer([variable], "adam", learning_rate=0.1, cooldown_steps=2, total_steps=2)
-    for expected in (0.9, 0.85):
-        optimizer.apply([tf.constant([3.0])], tf.constant(True))
+    optimizer = make_optimizer(variable, learning_rate=0.1, cooldown_steps=2, total_steps=2)
+    for step, expected in enumerate((0.9, 0.85)):
+        optimizer.apply([tf.constant([3.0])], tf.constant(True), tf.constant(step))
         assert variable.numpy()[0] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("cooldown_steps", [-1, 9])
+def test_a_cool_down_longer_than_the_run_is_refused(cooldown_steps):
+    with pytest.raises(
+        InputError, match=f"cooldown_steps is {cooldown_steps}; it must be from 0 to the total_steps, 8"
+    ):
+        Schedule(cooldown_steps=cooldown_steps, total_steps=8)
+
+
+def test_cool_down_is_at_most_half_of_the_run():
+    config = TrainConfig(epochs=10, steps=100, warmup_epochs=0.5, cooldown_epochs=3.0)
+    assert Schedule.from_config(config, 24) == Schedule(warmup_steps=12, cooldown_steps=50, total_steps=100)

@@ -9,7 +9,8 @@ from small_training import BATCH, images, make_trainer
 from glow_tf.bijectors.coupling import AffineCoupling
 from glow_tf.config import GlowConfig
 from glow_tf.glow import Glow
-from glow_tf.training.trainer import Trainer, initial_images, schedule
+from glow_tf.training.loop import initial_images
+from glow_tf.training.trainer import Trainer
 
 
 def bits_of_steps(trainer, count=4):
@@ -25,7 +26,9 @@ def plain_bits():
 
 def test_xla_computes_the_same():
     plain, compiled = (
-        Trainer(Glow(GlowConfig((8, 8, 1), num_levels=1, num_steps=2, width=4)), BATCH, jit_compile=jit_compile)
+        Trainer(
+            Glow(GlowConfig((8, 8, 1), num_levels=1, num_steps=2, width=4)), batch_size=BATCH, jit_compile=jit_compile
+        )
         for jit_compile in (False, True)
     )
     np.testing.assert_allclose(bits_of_steps(compiled), bits_of_steps(plain), atol=1e-5)
@@ -103,8 +106,3 @@ def test_large_images_are_looked_at_in_smaller_chunks():
     for size, chunk in sizes.items():
         glow = make_glow(image_shape=(size, size, 3), num_levels=1, num_steps=1, width=2)
         assert glow._chunk == chunk
-
-
-def test_the_fall_of_the_rate_is_at_most_half_of_the_run():
-    cut = schedule(10, warmup_epochs=0.5, cooldown_epochs=3.0, steps_per_epoch=24, max_steps=100)
-    assert cut == {"warmup_steps": 12, "cooldown_steps": 50, "total_steps": 100}

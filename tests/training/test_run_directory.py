@@ -1,6 +1,8 @@
-"""The run directory: one trainer at a time, no litter, and a clear word before a disk is full."""
+"""The run directory: one trainer at a time, no stale files, and a clear message before a disk is full."""
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,7 +50,7 @@ def test_paths(run):
 def test_create_says_what_stands_in_the_way(run):
     run.path.mkdir()
     run.results.write_text("a file")
-    with pytest.raises(InputError, match="results cannot be made: File exists"):
+    with pytest.raises(InputError, match="results cannot be created: File exists"):
         run.create()
 
 
@@ -172,10 +174,59 @@ def test_newest_weights(tmp_path):
     assert newest_weights(tmp_path) == tmp_path / "b" / "checkpoints" / "weights.h5"
 
 
-def test_runs_from_before_a_setting_was_there_go_on_with_its_first_value(run):
+def test_a_lock_file_that_is_a_pipe_is_refused(run):
+    run.path.mkdir()
+    os.mkfifo(run.path / ".lock")
+    for refuses in (run.check_unused, run.lock().__enter__):
+        with pytest.raises(InputError, match="lock is not a regular file"):
+            refuses()
+
+
+def test_a_path_that_is_not_utf8_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is not UTF-8"):
+        RunDirectory(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+
+
+@pytest.mark.parametrize("replace", ["moved", "removed", "replaced", "locked by another trainer"])
+def test_a_moved_or_replaced_folder_is_noticed(run, replace):
+    with run.lock():
+        run.check_lock()
+        if replace == "removed":
+            shutil.rmtree(run.path)
+        else:
+            run.path.rename(run.path.with_name("elsewhere"))
+        if replace == "replaced":
+            shutil.copytree(run.path.with_name("elsewhere"), run.path)
+        with RunDirectory(run.path).lock() if "locked" in replace else contextlib.nullcontext():
+            with pytest.raises(InputError, match="was moved, removed or replaced while its trainer was running"):
+                run.check_lock()
+            with pytest.raises(InputError, match="nothing more is written there"):
+                run.write_json(run.settings, {})
+    run.check_lock()  # without a lock there is nothing to compare
+
+
+def test_archive_renames_and_keeps_all(run):
     run.create()
-    run.check_settings({"seed": 0})
     run.weights.write_text("x")
-    run.check_settings({"seed": 0, "beta_2": 0.999})
-    with pytest.raises(InputError, match="beta_2 was 0.999, now 0.99"):
-        run.check_settings({"seed": 0, "beta_2": 0.99})
+    assert run.archive() == run.path.with_name("run.old-1")
+    assert (run.path.with_name("run.old-1") / "checkpoints" / "weights.h5").exists()
+    assert run.archive() is None
+
+
+@pytest.mark.parametrize("path", [".", "..", "../inner"])
+def test_archive_refuses_the_working_directory(tmp_path, monkeypatch, path):
+    (tmp_path / "outer" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "outer" / "inner")
+    run = RunDirectory(path)
+    run.create()
+    with pytest.raises(InputError, match="--fresh cannot archive .*, which holds the working directory"):
+        run.archive()
+    assert run.checkpoints.exists()
+
+
+def test_a_removed_working_directory_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InputError, match="the working directory no longer exists"):
+        RunDirectory("run").check_writable(0)

@@ -1,0 +1,100 @@
+"""Steps whose loss or gradient is not finite: counted, and after ten in a row a roll-back at half the learning rate."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+from glow_tf.errors import TrainingFailure
+from glow_tf.inputs import Array, Labels, class_labels
+from glow_tf.training import diagnostics
+from glow_tf.training.checkpoint import Checkpointer
+from glow_tf.training.state import RunRecord
+
+if TYPE_CHECKING:
+    from glow_tf.training.trainer import Trainer
+
+# This many skipped steps in a row mean that waiting does not help.
+MAX_SKIPPED = 10
+
+
+class Recovery:
+    """Watches the steps of a run.
+
+    Args:
+        trainer: a Trainer.
+        checkpointer: rolls the trainer's state back.
+        record: counts the skipped steps.
+        say: prints a line.
+    """
+
+    def __init__(
+        self, trainer: "Trainer", checkpointer: Checkpointer, record: RunRecord, say: Callable[[str], None]
+    ) -> None:
+        self._trainer, self._checkpointer, self._record, self._say = trainer, checkpointer, record, say
+
+    def after_step(self, is_finite: bool, images: Array, labels: Labels | None) -> bool:
+        """To be called after each step, with its batch.
+
+        Returns:
+            whether the state was rolled back.
+        Raises:
+            TrainingFailure: if gradients are still not finite after the learning rate was halved.
+        """
+        record = self._record
+        if is_finite:
+            if record.skipped_in_a_row:
+                record.skipped_in_a_row = 0
+            return False
+        record.skipped += 1
+        record.skipped_in_a_row += 1
+        step = self._trainer.step_count
+        self._say(
+            f"step {step}: the loss or its gradient is not finite; the step was skipped ({record.skipped} so far)"
+        )
+        if record.skipped_in_a_row < MAX_SKIPPED:
+            return False
+        where = locate(self._trainer, images, labels)
+        if record.rate_was_halved:
+            raise TrainingFailure(
+                f"{MAX_SKIPPED} steps up to step {step} had no finite gradient although the learning rate had been "
+                f"halved; the first non-finite values are in {where}. Start over (--fresh) with a smaller "
+                f"--learning_rate, a longer --warmup_epochs or --coupling additive"
+            )
+        self._roll_back(where)
+        return True
+
+    def _roll_back(self, where: str) -> None:
+        restored = self._checkpointer.roll_back() or "the current weights"
+        rate = self._trainer.optimizer.learning_rate
+        rate.assign(rate / 2)
+        self._record.rate_was_halved, self._record.skipped_in_a_row = True, 0
+        self._say(
+            f"{MAX_SKIPPED} steps in a row had no finite gradient, first in {where}; rolled back to {restored} and "
+            f"halved the learning rate to {float(rate.numpy()):g}"
+        )
+
+
+def locate(trainer: "Trainer", images: Array, labels: Labels | None = None) -> str:
+    """Where the last batch stops being finite, in words: a level, step and layer, or a variable.
+
+    Args:
+        trainer: a Trainer.
+        images: uint8 [batch_size, H, W, C], the last batch passed to `train_step`.
+        labels: [batch_size], its labels.
+    """
+    glow = trainer.glow
+    labels = class_labels(labels, glow.config.num_classes)
+    noise = trainer._noise(tf.constant(trainer.step_count - 1), tf.convert_to_tensor(images), 0)
+    values = glow.dequantizer.dequantize(images, noise, glow.config.dtype)
+    layer = diagnostics.first_not_finite(glow, values, labels)
+    if layer is not None:
+        return layer
+    with tf.GradientTape() as tape:
+        distribution = glow.transformed_distribution(labels, backprop=trainer.config.backprop)
+        loss = -tf.reduce_mean(distribution.log_prob(values))
+    named = {name: variable for name, variable in glow.named_variables().items() if variable.trainable}
+    gradients = zip(named, tape.gradient(loss, list(named.values())), strict=True)
+    broken = [name for name, g in gradients if g is not None and not bool(tf.reduce_all(tf.math.is_finite(g)))]
+    # The gradient comes from the latents' side.
+    return f"the gradient of {broken[-1]}" if broken else "no layer: the batch is finite when it is run again"

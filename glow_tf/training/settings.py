@@ -1,0 +1,108 @@
+"""What a run begins with, recorded once and compared when the run is resumed: model, options and images."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from absl import logging
+
+from glow_tf._files import printable
+from glow_tf.config import GlowConfig, TrainConfig
+from glow_tf.data.holdout import describe_change
+from glow_tf.errors import InputError
+from glow_tf.training.run_directory import RunDirectory
+
+
+def identifier(settings: Mapping[str, Any], weights: Iterable[bytes]) -> str:
+    """The identifier of a run: a digest of its settings, images and initial weights.
+
+    It is not random, so that equal runs write equal files. Runs with the same identifier make the same steps, and
+    their states and weights may be mixed without harm.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for value in weights:
+        digest.update(value)
+    return digest.hexdigest()[:16]
+
+
+def record(run: RunDirectory, run_id: str, settings: Mapping[str, Any]) -> None:
+    """Records what a new run begins with.
+
+    Args:
+        run: the run's directory.
+        run_id: see `identifier`.
+        settings: JSON values; dictionaries may nest. "images" is the fingerprint of the data set.
+    """
+    run.write_json(run.settings, {"run_id": run_id, **settings})
+
+
+def check(run: RunDirectory, settings: Mapping[str, Any], batch_size: int) -> str:
+    """Compares the settings with those that the run began with, and warns if images were added.
+
+    A setting that the run did not record has had its default.
+
+    Args:
+        run: a run that has saved something.
+        settings: see `record`.
+        batch_size: images per step.
+    Returns:
+        the run's identifier; "" for runs of earlier versions.
+    Raises:
+        InputError: if settings differ (the message names each and both values), or if the images changed so that the
+            run cannot be resumed.
+    """
+    before = run.read_json(run.settings)
+    old = _defaults() | _flat({name: value for name, value in before.items() if name != "images"})
+    new = _flat(json.loads(json.dumps({name: value for name, value in settings.items() if name != "images"})))
+    differing = [name for name in sorted(new) if old.get(name) != new[name]]
+    if differing:
+        shown = "; ".join(
+            f"{printable(name)} was {printable(repr(old.get(name)))}, now {printable(repr(new[name]))}"
+            for name in differing
+        )
+        raise InputError(
+            f"{run.path} holds a run with other settings: {shown}; name another --run_dir, or --fresh to archive this "
+            f"run and start over"
+        )
+    if isinstance(before.get("images"), dict):
+        _check_images(run, before, settings["images"], batch_size)
+    return str(before.get("run_id", ""))
+
+
+def _check_images(run: RunDirectory, before: dict[str, Any], now: Mapping[str, Any], batch_size: int) -> None:
+    old = before["images"]
+    try:
+        change, is_refused = describe_change(old, now)
+        num_train_before = old["num_images"] - old["num_test_images"]
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{run.settings} is damaged: its images are not a fingerprint of a data set") from None
+    if not change:
+        return
+    num_train = now["num_images"] - now["num_test_images"]
+    if num_train < batch_size <= num_train_before:
+        change += f", and {num_train} training images are fewer than a batch of {batch_size}"
+        is_refused = True
+    if is_refused:
+        raise InputError(
+            f"{run.path} cannot be resumed on these images: {change}; restore the images, or start another run"
+        )
+    logging.warning("%s", change)
+    # All images that were ever trained on, so that the next change is compared with them, too.
+    codes = {text[i : i + 8] for text in (old["train_codes"], now["train_codes"]) for i in range(0, len(text), 8)}
+    run.write_json(run.settings, before | {"images": {**now, "train_codes": "".join(sorted(codes))}})
+
+
+def _defaults() -> dict[str, Any]:
+    fields = [field for field in dataclasses.fields(GlowConfig) if field.default is not dataclasses.MISSING]
+    model = {field.name: field.default for field in fields}
+    return _flat(json.loads(json.dumps({"model": model, **TrainConfig().fixed()})))
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
