@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TextIO
 
 from absl import flags
 
-from glow_tf import _progress
+from glow_tf import _progress, pretrained
 from glow_tf._files import printable
 from glow_tf._gc import importing
 from glow_tf.errors import InputError, TrainingFailure
@@ -86,6 +86,12 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def model_name(path: str | os.PathLike) -> str:
+    """The name of a weights file for captions."""
+    bundled = [name for name, file in pretrained.BUNDLED.items() if file == path]
+    return f"bundled {bundled[0]}" if bundled else printable(path)
 
 
 def resume_command(without: Sequence[str] = ()) -> str:

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     check_port(FLAGS.port)
     for file in files.values():
         check_file(file, "direction")
-    path, which = pretrained.find(FLAGS.weights, defaults.RUNS)
+    path, _ = pretrained.find(FLAGS.weights, defaults.RUNS)
     app.import_tensorflow()
     from glow_tf.demo import page
     from glow_tf.demo.explorer import Explorer
@@ -61,8 +61,7 @@ def main(arguments: list[str]) -> None:
     glow = Glow.load(path)
     directions = {name: editing.load_direction(file, glow) for name, file in files.items()}
     explorer = Explorer(glow, data_of(glow), directions)
-    title = f"glow_tf: {printable(path) if FLAGS.weights is not None else which}"
-    server = page.serve(explorer, title, HOST, FLAGS.port)
+    server = page.serve(explorer, f"glow_tf: {app.model_name(path)}", HOST, FLAGS.port)
     print(server.local_url, flush=True)
     threading.Event().wait()
 
@@ -85,6 +84,7 @@ def check_port(port: int | None) -> None:
     if port is None:
         return
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a page that ended moments ago does not count
         try:
             probe.bind((HOST, port))
         except OSError as error:

@@ -78,8 +78,7 @@ def main(arguments: list[str]) -> None:
     glow = Glow.load(path)
     if FLAGS.seed is None:
         FLAGS["seed"].value = int(np.random.default_rng().integers(2**31))
-    bundled = [name for name, file in pretrained.BUNDLED.items() if file == path]
-    model = f"bundled {bundled[0]}" if bundled else printable(path)
+    model = app.model_name(path)
     out = FLAGS.out or f"{FLAGS.mode}.png"
     drawing = drawings.DRAW[FLAGS.mode](glow)
     caption = f"{drawing.title}\n{', '.join(filter(None, [f'Model: {model}', drawing.notes]))}"

@@ -21,7 +21,7 @@ FIRST_PORT, PORTS = 7860, 100
 # Sessions whose images are stored, and requests that may wait.
 MAX_SESSIONS, MAX_WAITING = 32, 64
 
-GRID_WIDTH, IMAGE_WIDTH = 560, 200  # pixels
+GRID_WIDTH, IMAGE_WIDTH, COLUMN_WIDTH = 560, 200, 240  # pixels
 
 # Makes the chosen file's name and content the widget's value; of a file that is too large only its size.
 _READ_FILE = """
@@ -129,7 +129,7 @@ def _samples(gradio: Any, page: Any, explorer: Explorer) -> None:
 def _mix(gradio: Any, page: Any, explorer: Explorer) -> None:
     with gradio.Row():
         first, first_changed = _chooser(gradio, explorer, "A", "first", 0)
-        with gradio.Column():
+        with gradio.Column(min_width=COLUMN_WIDTH):
             mixed = gradio.HTML(elem_id="mixed")
             share = gradio.Slider(0, 1, 0.5, step=0.05, label="Share of B", elem_id="share")
             way = gradio.Radio(["straight", "spherical"], value="straight", label="Path through z", elem_id="way")
@@ -149,10 +149,13 @@ def _attributes(gradio: Any, page: Any, explorer: Explorer) -> None:
     slider = functools.partial(gradio.Slider, -MAX_STRENGTH, MAX_STRENGTH, 0, step=0.1)
     with gradio.Row():
         image, changed = _chooser(gradio, explorer, "before", "edited", 0)
-        with gradio.Column():
+        with gradio.Column(min_width=COLUMN_WIDTH):
             moved = gradio.HTML(elem_id="moved")
-        with gradio.Column():
-            sliders = [slider(label=name, elem_id=f"direction{i}") for i, name in enumerate(explorer.directions)]
+        with gradio.Column(min_width=COLUMN_WIDTH):
+            sliders = [
+                slider(label=f"class {name}" if name in explorer.class_means else name, elem_id=f"direction{index}")
+                for index, name in enumerate(explorer.directions)
+            ]
             back = gradio.Button("Back to 0", elem_id="back")
 
     def draw(*values: Any) -> str:
@@ -188,11 +191,11 @@ def _chooser(gradio: Any, explorer: Explorer, title: str, name: str, number: int
     """
     number = min(number, len(explorer.images) - 1)
     image = gradio.State(explorer.images[number])
-    with gradio.Column():
+    with gradio.Column(min_width=COLUMN_WIDTH):
         start = picture(explorer.images[number], f"{title}: {explorer.images_name} {number}")
         shown = gradio.HTML(start, elem_id=f"{name}_image")
         by_number = gradio.Slider(
-            0, len(explorer.images) - 1, number, step=1, label=f"{title}: number", elem_id=f"{name}_number"
+            0, len(explorer.images) - 1, number, step=1, label="number", elem_id=f"{name}_number"
         )  # fmt: skip
         upload = gradio.HTML(
             html_template=f'<label>or a file: <input type="file" id="{name}_file" accept="image/*"></label>',
