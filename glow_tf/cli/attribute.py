@@ -1,4 +1,7 @@
-"""The direction of `sample.py --mode attribute`: from a file, or from images with and without the attribute."""
+"""The direction of `sample.py --mode attribute`: from a file, or from images with and without the attribute.
+
+sample.py defines the flags.
+"""
 
 import csv
 import io
@@ -19,17 +22,6 @@ if TYPE_CHECKING:
     from glow_tf.glow import Glow
 
 FLAGS = flags.FLAGS
-
-flags.DEFINE_string("positive", None, "attribute: A folder of images with it, or class:NAME of the data set.")
-flags.DEFINE_string("negative", None, "attribute: The same for images without it.")
-flags.DEFINE_string("csv", None, "attribute: A table whose first column names image files, instead of two folders.")
-flags.DEFINE_string(
-    "attribute",
-    None,
-    "attribute: The column of the table that says 1, or 0 or -1. Without --csv a feature of the TFDS data set.",
-)
-flags.DEFINE_string("direction", None, "attribute: A file that --save_direction wrote.")
-flags.DEFINE_string("save_direction", None, "attribute: The file to save the direction in.")
 
 # The flags of each way to say what the attribute is.
 WAYS = {"direction": ("direction",), "positive": ("positive", "negative"), "attribute": ("csv", "attribute")}

@@ -1,4 +1,4 @@
-"""What each mode of sample.py draws, from the flags that sample.py and attribute.py define."""
+"""What each mode of sample.py draws, from the flags that sample.py defines."""
 
 import dataclasses
 import math

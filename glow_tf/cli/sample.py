@@ -61,6 +61,16 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_alias("steps", "columns")
 flags.DEFINE_bool("spherical", False, "interpolate: Along a great circle instead of a straight line.")
+flags.DEFINE_string("positive", None, "attribute: A folder of images with it, or class:NAME of the data set.")
+flags.DEFINE_string("negative", None, "attribute: The same for images without it.")
+flags.DEFINE_string("csv", None, "attribute: A table whose first column names image files, instead of two folders.")
+flags.DEFINE_string(
+    "attribute",
+    None,
+    "attribute: The column of the table that says 1, or 0 or -1. Without --csv a feature of the TFDS data set.",
+)
+flags.DEFINE_string("direction", None, "attribute: A file that --save_direction wrote.")
+flags.DEFINE_string("save_direction", None, "attribute: The file to save the direction in.")
 flags.DEFINE_float("strength", 1.0, "attribute: The rows go from minus to plus this; pca: times 3 deviations.")
 flags.DEFINE_integer("components", 4, "pca: The number of components.", lower_bound=2, upper_bound=1000)
 

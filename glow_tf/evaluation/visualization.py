@@ -289,12 +289,3 @@ def _write(path: str | os.PathLike, picture: Image.Image, **options: Any) -> Non
     data = io.BytesIO()
     picture.save(data, **options)
     write_atomically(path, data.getvalue())
-
-
-# Until every caller draws labelled grids.
-save_png = save_image
-
-
-def grid(images: np.ndarray, columns: int | None = None, row_names: Sequence[str] = ()) -> np.ndarray:
-    """A labelled_grid with labels on rows alone."""
-    return labelled_grid(images, columns=columns, row_labels=row_names)
