@@ -154,7 +154,7 @@ class GlowConfig:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
-            raise InputError(f"the configuration has unknown keys: {', '.join(unknown)}")
+            raise InputError(f"the configuration has unknown keys: {', '.join(unknown[:3])}")
         if "image_shape" not in values:
             raise InputError("the configuration has no image_shape")
         for key, value in values.items():

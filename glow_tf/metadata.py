@@ -104,7 +104,7 @@ def _is_object(value: object) -> bool:
 
 # The metadata that the program itself reads. None stands for an unknown value; other keys may hold anything.
 _METADATA = {
-    **dict.fromkeys(("dataset", "command", "converted_from"), (_is_text, "a text")),
+    **dict.fromkeys(("dataset", "command", "converted_from", "run_id"), (_is_text, "a text")),
     **dict.fromkeys(("step", "epoch", "seed", "test_images"), (_is_integer, "an integer")),
     **dict.fromkeys(("test_bits_per_dim", "test_standard_error"), (_is_number, "a finite number")),
     "class_names": (_is_texts, "a list of texts"),
@@ -113,6 +113,9 @@ _METADATA = {
 
 
 def _check_metadata(metadata: Mapping[str, Any]) -> None:
+    names = [key for key in metadata if not isinstance(key, str)]
+    if names:
+        raise InputError(f"the metadata has the key {printable(names[0], 60)}; keys must be texts")
     for key, (is_valid, needed) in _METADATA.items():
         value = metadata.get(key)
         if value is not None and not is_valid(value):

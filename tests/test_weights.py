@@ -156,6 +156,7 @@ def test_thousands_of_class_names(tmp_path, letter):
         ({"mine": float("nan")}, "the metadata cannot be saved as JSON"),
         ({"mine": {1, 2}}, "the metadata cannot be saved as JSON"),
         ({"mine": "x" * 5_000_000}, "takes 5,000,012 bytes as JSON; a weights file holds 4,000,000"),
+        ({5: "mine"}, "has the key 5; keys must be texts"),
         ({"dataset": 5}, "dataset is 5; it must be a text"),
         ({"class_names": True}, "class_names is True; it must be a list of texts"),
         ({"class_names": ["a", 1]}, "class_names is .*; it must be a list of texts"),

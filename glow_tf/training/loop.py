@@ -16,6 +16,7 @@ from glow_tf.config import GlowConfig, TrainConfig
 from glow_tf.data.dataset import ArrayDataset, StreamingDataset
 from glow_tf.data.holdout import fingerprint
 from glow_tf.errors import InputError, WorkerLost
+from glow_tf.metadata import check_metadata
 from glow_tf.training import settings as run_settings
 from glow_tf.training.checkpoint import Checkpointer
 from glow_tf.training.distributed import Chief, TrainingBatches, follow
@@ -105,6 +106,7 @@ def fit(
     for name in options:
         if name not in OPTIONS:
             raise InputError(f"fit has no option {name}; it can be {', '.join(OPTIONS)}")
+    check_metadata(trainer.glow.metadata | dict(metadata or {}))
     config = dataclasses.replace(trainer.config, **options)
     batches = TrainingBatches(train, config, trainer.shard, bool(trainer.glow.config.num_classes))
     if not trainer.workers.is_chief:

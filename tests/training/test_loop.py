@@ -412,3 +412,18 @@ def test_the_doctor_speaks_up(path, capfd):
 
 def test_images_are_not_changed():
     assert images()[0].num_images == 26
+
+
+@pytest.mark.parametrize("metadata", [{"mine": float("inf")}, {"class_names": True}, {"mine": "x" * 5_000_000}])
+def test_metadata_that_cannot_be_saved_is_refused_before_training(path, metadata):
+    trainer = trainer_at_start()
+    with pytest.raises(InputError, match="metadata"):
+        fit(trainer, path, metadata=metadata)
+    assert trainer.step_count == 0
+    assert not RunDirectory(path).weights.exists()
+
+
+def test_thousands_of_class_names_are_saved(path):
+    names = [f"n{i:06d}_\u732b" for i in range(5000)]
+    assert fit(trainer_at_start(), path, epochs=1, metadata={"class_names": names}).is_saved
+    assert metadata(RunDirectory(path).weights)["class_names"] == names
