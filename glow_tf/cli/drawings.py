@@ -64,7 +64,8 @@ def draw_samples(glow: "Glow") -> Drawing:
     samples = glow.sample(rows * columns, FLAGS.temp, FLAGS.seed, np.repeat(np.arange(rows), columns)).numpy()
     shown = f"each of {rows} classes" if rows == classes else f"the first {rows} of {classes} classes"
     title = f"{columns} samples of {shown} {at}"
-    return Drawing(samples.reshape(rows, columns, *samples.shape[1:]), title, seed, class_names(glow)[:rows])
+    names = [f"class {name}" if name.isdigit() else name for name in class_names(glow)[:rows]]
+    return Drawing(samples.reshape(rows, columns, *samples.shape[1:]), title, seed, names)
 
 
 def draw_temperatures(glow: "Glow") -> Drawing:

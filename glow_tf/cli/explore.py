@@ -74,7 +74,7 @@ def direction_files(values: Sequence[str]) -> dict[str, str]:
         if not (name and equals and file):
             raise InputError(f"--direction is {printable(value)!r}; it must be like NAME=FILE")
         if name in files:
-            raise InputError(f"--direction {printable(name)!r} is given twice; names must differ")
+            raise InputError(f"--direction {printable(name)!r} is used twice; names must differ")
         files[name] = file
     return files
 

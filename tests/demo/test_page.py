@@ -259,7 +259,7 @@ def started(tmp_path):
         (["--port", "0"], "flag --port=0"),
         (["weights.h5"], "unexpected argument 'weights.h5'; a weights file is named by --weights"),
         (["--direction", "smile.npy"], "--direction is 'smile.npy'; it must be like NAME=FILE"),
-        (["--direction", "a=b", "--direction", "a=c"], "--direction 'a' is given twice"),
+        (["--direction", "a=b", "--direction", "a=c"], "--direction 'a' is used twice"),
     ],
 )
 def test_wrong_flags_are_one_line(started, arguments, message):
