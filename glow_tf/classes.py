@@ -13,8 +13,7 @@ from glow_tf.bijectors.base import EVENT_NDIMS
 from glow_tf.bijectors.gaussian import standardize
 from glow_tf.errors import InputError
 from glow_tf.flow import Flow, standard_normal_log_prob
-from glow_tf.nn import openai
-from glow_tf.nn.steps import Classifier
+from glow_tf.nn.priors import Classifier
 
 tfb = tfp.bijectors
 
@@ -38,9 +37,7 @@ def mixture_log_prob(log_probs: tf.Tensor) -> tf.Tensor:
 def class_logits(flow: Flow, z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """[B, num_classes]: the classifier's logits of latents z [B, H, W, C] that were encoded under `labels`."""
     deepest = flow.top.bijector(labels).forward(latents.split(z, len(flow.steps))[-1])
-    classifier = classifier_of(flow)
-    parameters = {key: classifier[key] for key in ("kernel", "bias", "log_scale")}
-    return openai.linear_zeros(parameters, tf.reduce_mean(deepest, axis=[1, 2]))
+    return classifier_of(flow)(deepest)
 
 
 def classifier_of(flow: Flow) -> Classifier:

@@ -6,13 +6,14 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from glow_tf.bijectors import Split, Squeeze
 from glow_tf.bijectors.base import EVENT_NDIMS, batch_shape, sum_except_batch
 from glow_tf.bijectors.gaussian import standardize
-from glow_tf.bijectors.split import Split
-from glow_tf.bijectors.squeeze import Squeeze
 from glow_tf.config import GlowConfig
 from glow_tf.nn.architectures import ARCHITECTURES
-from glow_tf.nn.steps import Classifier, FlowSteps
+from glow_tf.nn.base import CouplingNetwork
+from glow_tf.nn.priors import Classifier
+from glow_tf.nn.steps import FlowSteps
 
 tfb = tfp.bijectors
 
@@ -37,7 +38,7 @@ class Flow(tf.Module):
     References: Kingma & Dhariwal 2018, figure 2b; Dinh et al. 2017, section 3.6.
     """
 
-    def __init__(self, config: GlowConfig, rng: np.random.Generator, network: object | None = None) -> None:
+    def __init__(self, config: GlowConfig, rng: np.random.Generator, network: CouplingNetwork | None = None) -> None:
         super().__init__(name="flow")
         architecture = ARCHITECTURES[config.architecture]
         network = network or architecture.coupling_network(config)

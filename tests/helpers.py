@@ -59,9 +59,9 @@ class CountingNetwork(OpenAINetwork):
 
     evaluations = 0
 
-    def output(self, parameters, kept, memory=None):
+    def output(self, parameters, x1, residuals=None):
         self.evaluations += 1
-        return super().output(parameters, kept, memory)
+        return super().output(parameters, x1, residuals)
 
 
 def graph_size(concrete):

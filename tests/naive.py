@@ -1,6 +1,6 @@
 """OpenAI's Glow in numpy, written from its equations, for comparison.
 
-Outputs that take turns there (shift and scale, mean and log-scale of a split) are halves, as in `glow_tf`.
+Outputs that alternate there (shift and scale, mean and log-scale of a split) are halves, as in `glow_tf`.
 """
 
 import numpy as np
@@ -90,13 +90,12 @@ class NaiveGlow:
         z, log_det = self.actnorm(z, f"{level}/actnorm/", "", k)
         self.standardised.append(z)
         h, w, c = z.shape[1:]
-        p = self.part(f"{level}/", k)
         if self.config.permutation == "conv1x1":
-            weight = dense(p)
+            weight = dense(self.part(f"{level}/conv1x1/", k))
             z = z @ weight
             log_det += h * w * np.linalg.slogdet(weight)[1]
         else:
-            z = z[..., p["permutation/indices"]]
+            z = z[..., self.part(f"{level}/permutation/", k)["indices"]]
         z1, z2 = z[..., : c // 2], z[..., c // 2 :]
         out = self.network(z1, f"{level}/coupling/", k)
         if self.config.coupling == "additive":
@@ -134,7 +133,7 @@ class NaiveGlow:
 
 def dense(p):
     """P L (U + diag(s)), the matrix of a 1x1 convolution."""
-    c = len(p["conv1x1/sign_s"])
-    matrix = np.eye(c)[p["conv1x1/permutation"]]
-    matrix = matrix @ (np.tril(p["conv1x1/lower"], -1) + np.eye(c))
-    return matrix @ (np.triu(p["conv1x1/upper"], 1) + np.diag(p["conv1x1/sign_s"] * np.exp(p["conv1x1/log_abs_s"])))
+    c = len(p["sign_s"])
+    matrix = np.eye(c)[p["permutation"]]
+    matrix = matrix @ (np.tril(p["lower"], -1) + np.eye(c))
+    return matrix @ (np.triu(p["upper"], 1) + np.diag(p["sign_s"] * np.exp(p["log_abs_s"])))

@@ -14,7 +14,7 @@ MODULES = (
     *("_gc", "config", "dequantization", "errors", "glow", "pretrained", "weights"),
     *(
         f"bijectors.{name}"
-        for name in ("actnorm", "coupling", "flow_step", "gaussian", "invertible_conv", "logit", "permutation")
+        for name in ("actnorm", "coupling", "flow_step", "gaussian", "invertible_conv", "permutation")
     ),
     *("bijectors.scan", "bijectors.squeeze"),
     *(f"data.{name}" for name in ("dataset", "holdout", "image_data", "image_folder", "registry")),

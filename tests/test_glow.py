@@ -19,7 +19,8 @@ from glow_tf.bijectors.scan import BACKPROP_MODES
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
-from glow_tf.nn import openai
+from glow_tf.nn import layers
+from glow_tf.nn.base import slice_of
 from glow_tf.nn.openai import OpenAINetwork
 
 tfd = tfp.distributions
@@ -350,19 +351,14 @@ def convolutions_of_one_sweep():
         spec = tf.TensorSpec([None, *shape])
         return count_operations(tf.function(function, autograph=False).get_concrete_function(spec), "Conv2D")
 
-    variables = {name: tf.convert_to_tensor(v) for name, v in glow.named_variables().items()}
-
-    def under(prefix):
-        return {n.removeprefix(prefix): v for n, v in variables.items() if n.startswith(prefix)}
-
     total = 0
     for level, (h, w, channels) in enumerate(glow.config.squeezed_shapes()):
-        parameters = {name: value[0] for name, value in under(f"level{level}/coupling/").items()}
-        total += count(lambda kept, p=parameters: network.output(p, kept), h, w, channels // 2)
+        parameters = slice_of(glow.flow_steps[level].parameters["coupling"], 0)
+        total += count(lambda x1, p=parameters: network.output(p, x1), h, w, channels // 2)
         if level < 2:
-            parameters = under(f"split{level}/")
-            total += count(lambda kept, p=parameters: openai.conv2d_zeros(p, kept), h, w, channels // 2)
-    return total + count(lambda z: z + openai.conv2d_zeros_constant(under("top/"), h, w), h, w, 2 * channels)
+            parameters = glow.flow.splits[level].parameters
+            total += count(lambda x1, p=parameters: layers.conv2d_zeros(p, x1), h, w, channels // 2)
+    return total + count(lambda z: z + layers.conv2d_zeros_constant(glow.flow.top.parameters, h, w), h, w, 2 * channels)
 
 
 @every_backprop

@@ -1,15 +1,11 @@
 """TFP's own checks on the bijectors, and the distribution inside TFP's larger models."""
 
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from bijector_cases import MAKE, draw, make
 from helpers import make_glow, random_images
-
-sys.path.append(__file__.rsplit("/", 1)[0] + "/bijectors")
-from test_contract import MAKE, draw, make
 
 tfb = tfp.bijectors
 tfd = tfp.distributions

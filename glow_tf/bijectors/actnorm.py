@@ -1,36 +1,93 @@
-"""Activation normalisation: one shift and one scale a channel."""
+"""Activation normalisation: one shift and one scale per channel, and their data-dependent initial values."""
 
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.base import ImageBijector, constant_log_det
+from glow_tf.bijectors.base import ImageBijector, as_parameters, log_det_of_scale
+
+# OpenAI's initial scale is 1 / (std + this).
+STD_EPSILON = 1e-6
 
 
 class ActNorm(ImageBijector):
     """Shifts and scales each channel.
 
-    inverse: x = (y + shift) * exp(log_scale)
+    inverse: z = (x + shift) * exp(log_scale)
     log-det of inverse: H * W * sum(log_scale), shape [...], nats
 
     Args:
-        shift: [C].
-        log_scale: [C].
-    References: Kingma & Dhariwal 2018, section 3.1; (y + shift) * scale is the order of OpenAI's code.
+        shift, log_scale: [C], or anything that broadcasts to an event [H, W, C].
+
+    References: Kingma & Dhariwal 2018, section 3.1; (x + shift) * scale is the order of OpenAI's code.
 
     >>> layer = ActNorm(shift=tf.constant([1.0, 2.0]), log_scale=tf.constant([0.0, 0.5]))
-    >>> x, log_det = layer.inverse_and_log_det(tf.zeros([3, 4, 4, 2]))
-    >>> x.shape, log_det.numpy().tolist()
+    >>> z, log_det = layer.inverse_and_log_det(tf.zeros([3, 4, 4, 2]))
+    >>> z.shape, log_det.numpy().tolist()
     (TensorShape([3, 4, 4, 2]), [8.0, 8.0, 8.0])
     """
 
-    def __init__(self, shift, log_scale, name="actnorm"):
-        super().__init__(dtype=log_scale.dtype, name=name)
-        self.shift = shift
-        self.log_scale = log_scale
+    def __init__(self, shift: Any, log_scale: Any, name: str = "actnorm") -> None:
+        parameters = dict(locals())
+        self.shift, self.log_scale = as_parameters(shift, log_scale)
+        super().__init__(dtype=self.log_scale.dtype, parameters=parameters, is_constant_jacobian=True, name=name)
 
-    def _forward_and_log_det(self, x):
-        y = x * tf.exp(-self.log_scale) - self.shift
-        return y, constant_log_det(-tf.reduce_sum(self.log_scale), x)
+    def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x = z * tf.exp(-self.log_scale) - self.shift
+        return x, log_det_of_scale(-self.log_scale, z, x)
 
-    def _inverse_and_log_det(self, y):
-        x = (y + self.shift) * tf.exp(self.log_scale)
-        return x, constant_log_det(tf.reduce_sum(self.log_scale), y)
+    def _inverse_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        z = (x + self.shift) * tf.exp(self.log_scale)
+        return z, log_det_of_scale(tf.convert_to_tensor(self.log_scale), x, z)
+
+
+def actnorm_init(batches: Iterable[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    """The shift and log-scale that standardise each channel over all batches together.
+
+    The path of the initialisation: `Glow.initialize` runs a set of training images through the flow once, eagerly,
+    before the first step. At each level it calls `FlowSteps.initialize`, which for each step in order sets the actnorm
+    by this function, sets the actnorms inside of the coupling network by `CouplingNetwork.initialize` (this function,
+    too), and passes the batches on through the step. A loaded model is never initialised.
+
+    Args:
+        batches: tensors [N, ..., C], each of which is read once, so a generator may compute them.
+
+    Returns:
+        (shift [C], log_scale [C]): shift = -mean, log_scale = -log(std + 1e-6), so that
+        (batch + shift) * exp(log_scale) has mean 0 and variance 1.
+
+    References: Kingma & Dhariwal 2018, section 3.1; `actnorm` of OpenAI's `tfops.py`.
+    """
+    count, mean, squares = 0, np.zeros([]), np.zeros([])
+    for batch in batches:
+        batch_count, batch_mean, batch_squares = _moments(batch)
+        # Merged as in Chan, Golub & LeVeque 1979: no large sums cancel.
+        total = count + batch_count
+        difference = batch_mean - mean
+        mean = mean + difference * batch_count / total
+        squares = squares + batch_squares + difference * difference * count * batch_count / total
+        count = total
+        dtype = batch.dtype
+    log_scale = -np.log(np.sqrt(squares / count) + STD_EPSILON)
+    return tf.constant(-mean, dtype), tf.constant(log_scale, dtype)
+
+
+def _moments(batch: tf.Tensor) -> tuple[int, np.ndarray, np.ndarray]:
+    """(count, mean, sum of squares around the mean) of a batch [N, ..., C], the latter two float64 [C].
+
+    The sums within an image are in the batch's dtype, those over images in float64: casting everything takes three
+    times as long.
+    """
+    images = tf.reshape(batch, [batch.shape[0], -1, batch.shape[-1]])
+    # Near the mean, so that little cancels below; a difference of near numbers is exact.
+    center = tf.reduce_mean(images[0], axis=0)
+    centered = images - center
+    count = images.shape[0] * images.shape[1]
+    offset, squares = (
+        tf.reduce_sum(values, axis=1).numpy().sum(axis=0, dtype=np.float64)
+        for values in (centered, tf.square(centered))  # ** 2 would be a power, 30 times slower
+    )
+    offset /= count
+    return count, center.numpy().astype(np.float64) + offset, np.maximum(squares - count * offset * offset, 0)

@@ -1,34 +1,37 @@
-"""What every bijector of this package is: one sweep that returns the value and its log-determinant.
+"""The base class of all layers: one pass computes the value and its log-determinant.
 
-Direction is TFP's: `forward` makes images (x, the latent side, to y, the image side), `inverse` scores
-them (y to x). The paper's "forward" is our `inverse`.
+The direction is TFP's: `forward` maps latents z to images x, `inverse` maps x to z. The paper's "forward" is `inverse`.
 """
 
 import abc
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-# TFP's own one-sweep bijector, tfb.FFJORD, shares its second result in this way. The module is internal:
-# the test that counts network evaluations tells when a new TFP changes it.
-from tensorflow_probability.python.internal import cache_util
+# TFP's own one-pass bijector, `tfb.FFJORD`, shares its log-det this way. The module is internal: the test that counts
+# network evaluations fails if a new TFP changes it.
+from tensorflow_probability.python.internal import cache_util, dtype_util, tensor_util
 
-tfb = tfp.bijectors
+from glow_tf.bijectors.residuals import vjp
 
 # An image event: height, width, channels.
 EVENT_NDIMS = 3
 EVENT_AXES = [-3, -2, -1]
 
 
-class ImageBijector(tfb.Bijector, metaclass=abc.ABCMeta):
-    """A bijector of images whose subclasses write one method a direction.
+class ImageBijector(tfp.bijectors.Bijector, metaclass=abc.ABCMeta):
+    """A bijector of images, whose subclasses define one method per direction.
 
-    A subclass defines `_forward_and_log_det` and `_inverse_and_log_det`. TFP asks for a value and for its
-    log-det one after the other; the second answer waits in TFP's cache beside the first, so that a network
-    inside runs once. Without the cache the answers are the same and the work is done again.
+    A subclass defines `_forward_and_log_det` and `_inverse_and_log_det`. TFP asks for a value and for its log-det one
+    after the other; TFP's cache stores the log-det beside the value, so that a network inside runs once. Without the
+    cache the results are equal and the work is done twice.
 
     Args:
-        dtype: of events, float32 or float64.
+        dtype: of events, float32 or float64; None if any will do.
+        parameters: the constructor's arguments, `dict(locals())`, for `copy`.
+        is_constant_jacobian: whether the Jacobian does not depend on the input.
         name: of the bijector and of its operations.
     """
 
@@ -36,103 +39,179 @@ class ImageBijector(tfb.Bijector, metaclass=abc.ABCMeta):
         forward_name="_augmented_forward", inverse_name="_augmented_inverse"
     )
 
-    def __init__(self, *, dtype=tf.float32, name=None):
-        # `parameters` stays None: with a dictionary, two instances with equal entries would share cached
-        # results, and variables that are assigned to do not change the dictionary.
-        super().__init__(forward_min_event_ndims=EVENT_NDIMS, dtype=dtype, parameters=None, name=name)
+    def __init__(
+        self,
+        *,
+        dtype: tf.DType | str | None = tf.float32,
+        parameters: dict[str, Any] | None = None,
+        is_constant_jacobian: bool = False,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            forward_min_event_ndims=EVENT_NDIMS,
+            is_constant_jacobian=is_constant_jacobian,
+            dtype=None if dtype is None else tf.as_dtype(dtype),
+            parameters=parameters,
+            name=name,
+        )
 
     @abc.abstractmethod
-    def _forward_and_log_det(self, x):
-        """x [..., H, W, C] -> (y [..., H', W', C'], log|det dy/dx| [...] in nats)."""
+    def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """z [..., H', W', C'] -> (x [..., H, W, C], log|det dx/dz| [...] in nats)."""
 
     @abc.abstractmethod
-    def _inverse_and_log_det(self, y):
-        """y [..., H', W', C'] -> (x [..., H, W, C], log|det dx/dy| [...] in nats)."""
+    def _inverse_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """x [..., H, W, C] -> (z [..., H', W', C'], log|det dz/dx| [...] in nats)."""
 
-    def forward_and_log_det(self, x):
-        """The image side and log|det dy/dx|, in one sweep that neither reads nor writes TFP's cache."""
-        return self._forward_and_log_det(x)
+    def forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """(x, log|det dx/dz|) in one pass that neither reads nor writes TFP's cache."""
+        return self._forward_and_log_det(z)
 
-    def inverse_and_log_det(self, y):
-        """The latent side and log|det dx/dy|, in one sweep that neither reads nor writes TFP's cache."""
-        return self._inverse_and_log_det(y)
+    def inverse_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """(z, log|det dz/dx|) in one pass that neither reads nor writes TFP's cache."""
+        return self._inverse_and_log_det(x)
 
-    def inverse_vjp(self, x, dx, dlog_det, parameters):
-        """Goes back through `inverse` knowing its result only.
+    def inverse_vjp(
+        self, z: tf.Tensor, dz: tf.Tensor, dlog_det: tf.Tensor, parameters: Sequence[tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor | None]]:
+        """The backward pass of `inverse`, from its result instead of its input.
 
-        This default computes y again and then `inverse` under a tape; a subclass that can do with less
-        work overrides it.
+        This default computes x from z, then `inverse` of x under a tape. A subclass that needs less work overrides it.
 
         Args:
-            x: [..., H, W, C], what `inverse` gave.
-            dx: the loss's gradient with respect to x.
-            dlog_det: [...], the loss's gradient with respect to log|det dx/dy|.
+            z: [..., H', W', C'], the result of `inverse`.
+            dz: the gradient of the loss with respect to z.
+            dlog_det: [...], the gradient of the loss with respect to log|det dz/dx|.
             parameters: the tensors to differentiate with respect to; this bijector was made from them.
+
         Returns:
-            (y, dy, dparameters): the input, its gradient, and a list of gradients as `parameters`, None
-            where the result does not depend on one.
+            (x, dx, dparameters): the input, its gradient, and one gradient per parameter, None where the result does
+            not depend on it.
         """
-        y, _ = self._forward_and_log_det(x)
-        y = tf.stop_gradient(y)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([y, *parameters])
-            x_again, log_det = self._inverse_and_log_det(y)
-        dy, *dparameters = tape.gradient(
-            [x_again, log_det],
-            [y, *parameters],
-            output_gradients=[dx, dlog_det],
-        )
-        return y, dy, dparameters
+        x, _ = self._forward_and_log_det(z)
+        x = tf.stop_gradient(x)
+        dx, *dparameters = vjp(lambda x, *_: self._inverse_and_log_det(x), [x, *parameters], (dz, dlog_det))
+        return x, dx, dparameters
 
     @classmethod
-    def _parameter_properties(cls, dtype, num_classes=None):
-        # None that TFP should broadcast: the parameters of all subclasses belong to the event.
+    def _parameter_properties(cls, dtype: tf.DType, num_classes: int | None = None) -> dict[str, Any]:
+        # By default TFP broadcasts no parameter: all of them belong to the event.
         return {}
 
-    def _augmented_forward(self, x):
-        y, log_det = self._forward_and_log_det(x)
-        return y, {"ildj": -log_det}
+    def _get_parameterization(self) -> Any:
+        # Identity decides whether two instances share cached results: with TFP's comparison of `parameters`, two
+        # instances with equal entries would, although variables among them can be assigned to.
+        return id(self)
 
-    def _augmented_inverse(self, y):
-        x, log_det = self._inverse_and_log_det(y)
-        return x, {"ildj": log_det}
+    def _augmented_forward(self, z: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        x, log_det = self._forward_and_log_det(z)
+        return x, {"ildj": -log_det}
 
-    # TFP's cache calls the augmented methods; these two say that both directions exist.
-    def _forward(self, x):
-        return self._augmented_forward(x)[0]
+    def _augmented_inverse(self, x: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        z, log_det = self._inverse_and_log_det(x)
+        return z, {"ildj": log_det}
 
-    def _inverse(self, y):
-        return self._augmented_inverse(y)[0]
+    # TFP's cache calls the augmented methods. These two only tell TFP that both directions exist.
+    def _forward(self, z: tf.Tensor) -> tf.Tensor:
+        return self._augmented_forward(z)[0]
 
-    def _forward_log_det_jacobian(self, x):
-        attributes = self._cache.forward_attributes(x)
+    def _inverse(self, x: tf.Tensor) -> tf.Tensor:
+        return self._augmented_inverse(x)[0]
+
+    def _forward_log_det_jacobian(self, z: tf.Tensor) -> tf.Tensor:
+        attributes = self._cache.forward_attributes(z)
         if "ildj" not in attributes:
-            attributes.update(self._augmented_forward(x)[1])
+            attributes.update(self._augmented_forward(z)[1])
         return -attributes["ildj"]
 
-    def _inverse_log_det_jacobian(self, y):
-        attributes = self._cache.inverse_attributes(y)
+    def _inverse_log_det_jacobian(self, x: tf.Tensor) -> tf.Tensor:
+        attributes = self._cache.inverse_attributes(x)
         if "ildj" not in attributes:
-            attributes.update(self._augmented_inverse(y)[1])
+            attributes.update(self._augmented_inverse(x)[1])
         return attributes["ildj"]
 
 
-def sum_except_batch(values):
-    """The sum over an image: [..., H, W, C] -> [...]."""
+def as_parameters(*values: Any) -> tuple[Any, ...]:
+    """Python numbers and arrays as tensors of one dtype, float32 for Python numbers; variables stay variables."""
+    dtype = dtype_util.common_dtype(values, dtype_hint=tf.float32)
+    return tuple(tensor_util.convert_nonref_to_tensor(value, dtype=dtype) for value in values)
+
+
+def sum_except_batch(values: tf.Tensor) -> tf.Tensor:
+    """The sum over an event: [..., H, W, C] -> [...]."""
     return tf.reduce_sum(values, axis=EVENT_AXES)
 
 
-def constant_log_det(log_det_per_position, y):
-    """H * W times what one position contributes, as [...], the batch shape of y [..., H, W, C]."""
-    height, width = y.shape[-3:-1]
-    if height is None or width is None:
-        positions = tf.cast(tf.reduce_prod(tf.shape(y)[-3:-1]), y.dtype)
-    else:
-        positions = height * width
-    return tf.fill(batch_shape(y), positions * log_det_per_position)
+def log_det_of_scale(log_scale: tf.Tensor, values: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
+    """The log-det of result = values * exp(log_scale) + anything: the sum over an event, [...].
+
+    Args:
+        log_scale: broadcasts to `result`.
+        values, result: [..., H, W, C].
+
+    Raises:
+        ValueError: if broadcasting changed the event's shape, so that the map is not a bijection.
+    """
+    check_event(values, result)
+    if log_scale.shape.rank == 1 and log_scale.shape[0] is not None and log_scale.shape == result.shape[-1:]:
+        return constant_log_det(tf.reduce_sum(log_scale), result)
+    if not _has_shape_of(log_scale, result):
+        log_scale = tf.broadcast_to(log_scale, tf.shape(result))
+    return sum_except_batch(log_scale)
 
 
-def batch_shape(values):
-    """[...] of values [..., H, W, C]: known sizes where all are known, which needs no operations, else a tensor."""
+def _has_shape_of(values: tf.Tensor, other: tf.Tensor) -> bool:
+    """Whether broadcasting to the shape of `other` [..., H, W, C] is known to change nothing."""
+    if None in (values.shape.rank, other.shape.rank):
+        return False
+    return values.shape[-3:].is_fully_defined() and values.shape.as_list() == other.shape.as_list()
+
+
+def check_event(values: tf.Tensor, result: tf.Tensor) -> None:
+    """ValueError if an operation with parameters changed the event's shape by broadcasting."""
+    before, after = values.shape[-3:], result.shape[-3:]
+    if not before.is_compatible_with(after):
+        raise ValueError(
+            f"parameters broadcast an event of shape {tuple(before)} to {tuple(after)}, which is not a bijection"
+        )
+
+
+def halves(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The first and the second half of the channels of values [..., H, W, C]."""
+    channels = values.shape[-1]
+    if channels is not None and channels % 2:
+        raise ValueError(f"{channels} channels cannot be split into halves")
+    first, second = tf.split(values, 2, axis=-1)
+    return first, second
+
+
+def constant_log_det(log_det_per_position: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """H * W times the log-det of one position, as [...], the batch shape of values [..., H, W, C]."""
+    height, width, _ = image_shape(values)
+    positions = height * width
+    if tf.is_tensor(positions):
+        positions = tf.cast(positions, values.dtype)
+    return tf.fill(batch_shape(values), positions * log_det_per_position)
+
+
+def image_shape(values: tf.Tensor) -> tuple[Any, Any, Any]:
+    """(H, W, C) of values [..., H, W, C]: integers where they are known, scalar tensors where they are not."""
+    static = [None] * 3 if values.shape.rank is None else values.shape[-3:].as_list()
+    if None in static:
+        dynamic = tf.unstack(tf.shape(values)[-3:], num=3)
+        static = [dynamic[i] if size is None else size for i, size in enumerate(static)]
+    return tuple(static)
+
+
+def with_batch_shape(values: tf.Tensor, event: Sequence[Any]) -> Any:
+    """The shape [..., *event] for a result of values [..., H, W, C]."""
+    batch = batch_shape(values)
+    if isinstance(batch, list) and not any(map(tf.is_tensor, event)):
+        return [*batch, *event]
+    return tf.concat([batch, tf.stack(event)], axis=0)
+
+
+def batch_shape(values: tf.Tensor) -> Any:
+    """[...] of values [..., H, W, C]: a list if all sizes are known, which needs no operation, else a tensor."""
     static = values.shape[:-3]
     return static.as_list() if static.is_fully_defined() else tf.shape(values)[:-3]

@@ -1,109 +1,126 @@
-"""Couplings: half of the channels are moved by what a network says of the other half."""
+"""Couplings: one half of the channels is transformed by parameters that a network computes from the other half."""
 
 import abc
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import ImageBijector, batch_shape, sum_except_batch
+from glow_tf.bijectors.base import ImageBijector, batch_shape, check_event, halves, log_det_of_scale
+from glow_tf.bijectors.residuals import require_gradient
 
 
 class _Coupling(ImageBijector):
-    """Keeps the first half of the channels and moves the second.
+    """Passes the first half of the channels (x1) through and transforms the second (x2).
 
     Args:
-        network: kept [..., H, W, C/2] -> what the subclass names.
+        conditioner: x1 [..., H, W, C/2] -> the parameters of the subclass's transform of x2.
     """
 
-    def __init__(self, network, dtype=tf.float32, name=None):
-        super().__init__(dtype=dtype, name=name)
-        self.network = network
+    def __init__(self, conditioner: Callable[[tf.Tensor], Any], dtype: tf.DType, name: str) -> None:
+        super().__init__(dtype=dtype, parameters=dict(locals()), name=name)
+        self.conditioner = conditioner
 
     @abc.abstractmethod
-    def _move(self, moved, network_output):
-        """inverse on the moved half: (moved on the latent side, log-det [...])."""
+    def _transform(self, x2: tf.Tensor, parameters: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """(z2, log|det dz2/dx2| [...])."""
 
     @abc.abstractmethod
-    def _move_back(self, moved, network_output):
-        """forward on the moved half: (moved on the image side, log-det [...])."""
+    def _inverse_transform(self, z2: tf.Tensor, parameters: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        """(x2, log|det dx2/dz2| [...])."""
 
-    def _forward_and_log_det(self, x):
-        kept, moved = tf.split(x, 2, axis=-1)
-        moved, log_det = self._move_back(moved, self.network(kept))
-        return tf.concat([kept, moved], axis=-1), log_det
+    def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x1, z2 = halves(z)
+        x2, log_det = self._inverse_transform(z2, self.conditioner(x1))
+        return tf.concat([x1, x2], axis=-1), log_det
 
-    def _inverse_and_log_det(self, y):
-        kept, moved = tf.split(y, 2, axis=-1)
-        moved, log_det = self._move(moved, self.network(kept))
-        return tf.concat([kept, moved], axis=-1), log_det
+    def _inverse_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x1, x2 = halves(x)
+        z2, log_det = self._transform(x2, self.conditioner(x1))
+        return tf.concat([x1, z2], axis=-1), log_det
 
-    def inverse_vjp(self, x, dx, dlog_det, parameters):
-        """As the base class says, with one evaluation of the network: the kept half is known from the start."""
-        kept, moved_latent = tf.split(x, 2, axis=-1)
-        dkept_direct, dmoved_latent = tf.split(dx, 2, axis=-1)
+    def inverse_vjp(
+        self, z: tf.Tensor, dz: tf.Tensor, dlog_det: tf.Tensor, parameters: Sequence[tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor | None]]:
+        """As in the base class, with one evaluation of the conditioner: z contains its input x1."""
+        x1, z2 = halves(z)
+        dz1, dz2 = halves(dz)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([kept, *parameters])
-            output = self.network(kept)
+            tape.watch([x1, *parameters])
+            conditioned = self.conditioner(x1)
             with tape.stop_recording():
-                moved, _ = self._move_back(moved_latent, output)
-            tape.watch(moved)
-            moved_again, log_det = self._move(moved, output)
-        dkept, dmoved, *dparameters = tape.gradient(
-            [moved_again, log_det],
-            [kept, moved, *parameters],
-            output_gradients=[dmoved_latent, dlog_det],
-        )
-        y = tf.concat([kept, moved], axis=-1)
-        return y, tf.concat([dkept + dkept_direct, dmoved], axis=-1), dparameters
+                x2, _ = self._inverse_transform(z2, conditioned)
+            tape.watch(x2)
+            results = self._transform(x2, conditioned)
+        dx1, dx2, *dparameters = tape.gradient(results, [x1, x2, *parameters], output_gradients=(dz2, dlog_det))
+        require_gradient(dx2)
+        dx1 = dz1 if dx1 is None else dx1 + dz1  # a conditioner may be constant
+        return tf.concat([x1, x2], axis=-1), tf.concat([dx1, dx2], axis=-1), dparameters
 
 
 class AffineCoupling(_Coupling):
     """Shifts and scales the second half of the channels.
 
-    inverse: kept, moved = halves of y;  shift, log_scale = network(kept)
-             x = [kept, (moved + shift) * exp(log_scale)]
+    inverse: x1, x2 = halves of x;  shift, log_scale = conditioner(x1)
+             z = [x1, (x2 + shift) * exp(log_scale)]
     log-det of inverse: sum(log_scale), shape [...], nats
 
     Args:
-        network: [..., H, W, C/2] -> (shift, log_scale), each [..., H, W, C/2].
-    References: Dinh et al. 2017, section 3.4; (moved + shift) * scale is the order of OpenAI's code.
+        conditioner: x1 [..., H, W, C/2] -> (shift, log_scale), which broadcast to x2 [..., H, W, C/2].
 
-    >>> layer = AffineCoupling(lambda kept: (10 * kept, tf.zeros_like(kept)))
+    References: Dinh et al. 2017, section 3.4; (x2 + shift) * scale is the order of OpenAI's code.
+
+    >>> layer = AffineCoupling(lambda x1: (10 * x1, tf.zeros_like(x1)))
     >>> layer.inverse(tf.constant([[[1.0, 2.0]]])).numpy().tolist()
     [[[1.0, 12.0]]]
     """
 
-    def __init__(self, network, dtype=tf.float32, name="affine_coupling"):
-        super().__init__(network, dtype=dtype, name=name)
+    def __init__(
+        self,
+        conditioner: Callable[[tf.Tensor], tuple[Any, Any]],
+        dtype: tf.DType = tf.float32,
+        name: str = "affine_coupling",
+    ) -> None:
+        super().__init__(conditioner, dtype=dtype, name=name)
 
-    def _move(self, moved, network_output):
-        shift, log_scale = network_output
-        return (moved + shift) * tf.exp(log_scale), sum_except_batch(log_scale)
+    def _transform(self, x2: tf.Tensor, parameters: tuple[Any, Any]) -> tuple[tf.Tensor, tf.Tensor]:
+        shift, log_scale = (tf.convert_to_tensor(value, x2.dtype) for value in parameters)
+        z2 = (x2 + shift) * tf.exp(log_scale)
+        return z2, log_det_of_scale(log_scale, x2, z2)
 
-    def _move_back(self, moved, network_output):
-        shift, log_scale = network_output
-        return moved * tf.exp(-log_scale) - shift, -sum_except_batch(log_scale)
+    def _inverse_transform(self, z2: tf.Tensor, parameters: tuple[Any, Any]) -> tuple[tf.Tensor, tf.Tensor]:
+        shift, log_scale = (tf.convert_to_tensor(value, z2.dtype) for value in parameters)
+        x2 = z2 * tf.exp(-log_scale) - shift
+        return x2, -log_det_of_scale(log_scale, z2, x2)
 
 
 class AdditiveCoupling(_Coupling):
     """Shifts the second half of the channels.
 
-    inverse: kept, moved = halves of y;  x = [kept, moved + network(kept)]
+    inverse: x1, x2 = halves of x;  z = [x1, x2 + conditioner(x1)]
     log-det: 0
 
     Args:
-        network: [..., H, W, C/2] -> shift [..., H, W, C/2].
+        conditioner: x1 [..., H, W, C/2] -> shift, which broadcasts to x2 [..., H, W, C/2].
+
     References: Dinh et al. 2015, section 3.2.
 
-    >>> layer = AdditiveCoupling(lambda kept: 10 * kept)
+    >>> layer = AdditiveCoupling(lambda x1: 10 * x1)
     >>> layer.inverse(tf.constant([[[1.0, 2.0]]])).numpy().tolist()
     [[[1.0, 12.0]]]
     """
 
-    def __init__(self, network, dtype=tf.float32, name="additive_coupling"):
-        super().__init__(network, dtype=dtype, name=name)
+    def __init__(
+        self, conditioner: Callable[[tf.Tensor], Any], dtype: tf.DType = tf.float32, name: str = "additive_coupling"
+    ) -> None:
+        super().__init__(conditioner, dtype=dtype, name=name)
 
-    def _move(self, moved, network_output):
-        return moved + network_output, tf.zeros(batch_shape(moved), moved.dtype)
+    def _transform(self, x2: tf.Tensor, parameters: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        z2 = x2 + parameters
+        check_event(x2, z2)
+        return z2, tf.zeros(batch_shape(z2), z2.dtype)
 
-    def _move_back(self, moved, network_output):
-        return moved - network_output, tf.zeros(batch_shape(moved), moved.dtype)
+    def _inverse_transform(self, z2: tf.Tensor, parameters: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        x2 = z2 - parameters
+        check_event(z2, x2)
+        return x2, tf.zeros(batch_shape(x2), x2.dtype)

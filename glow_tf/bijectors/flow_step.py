@@ -1,56 +1,65 @@
 """One step of flow: actnorm, permutation, coupling."""
 
+from collections.abc import Sequence
+
+import tensorflow as tf
+
 from glow_tf.bijectors.base import ImageBijector
 
 
 class FlowStep(ImageBijector):
     """Chains the three layers of a step, in this order from image to latent.
 
-    inverse: x = coupling(permutation(actnorm(y)))
+    inverse: z = coupling(permutation(actnorm(x)))
     log-det of inverse: the sum of the three, shape [...], nats
 
     Args:
         actnorm, permutation, coupling: bijectors that keep the shape [..., H, W, C].
+
     References: Kingma & Dhariwal 2018, figure 2a.
 
-    >>> from glow_tf.bijectors import actnorm, coupling, permutation
+    >>> from glow_tf.bijectors import ActNorm, AdditiveCoupling, ChannelPermutation
     >>> step = FlowStep(
-    ...     actnorm.ActNorm(tf.zeros([2]), tf.ones([2])),
-    ...     permutation.ChannelPermutation(tf.constant([1, 0])),
-    ...     coupling.AdditiveCoupling(lambda kept: 10 * kept),
+    ...     ActNorm(tf.zeros([2]), tf.ones([2])),
+    ...     ChannelPermutation([1, 0]),
+    ...     AdditiveCoupling(lambda x1: 10 * x1),
     ... )
     >>> float(step.inverse_log_det_jacobian(tf.zeros([4, 4, 2]), event_ndims=3))
     32.0
     """
 
-    def __init__(self, actnorm, permutation, coupling, name="flow_step"):
-        super().__init__(dtype=actnorm.dtype, name=name)
+    def __init__(
+        self, actnorm: ImageBijector, permutation: ImageBijector, coupling: ImageBijector, name: str = "flow_step"
+    ) -> None:
+        super().__init__(dtype=actnorm.dtype, parameters=dict(locals()), name=name)
         self.layers = [actnorm, permutation, coupling]
 
-    def _forward_and_log_det(self, x):
+    def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         total = 0.0
         for layer in reversed(self.layers):
-            x, log_det = layer.forward_and_log_det(x)
+            z, log_det = layer.forward_and_log_det(z)
+            total += log_det
+        return z, total
+
+    def _inverse_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        total = 0.0
+        for layer in self.layers:
+            x, log_det = layer.inverse_and_log_det(x)
             total += log_det
         return x, total
 
-    def _inverse_and_log_det(self, y):
-        total = 0.0
-        for layer in self.layers:
-            y, log_det = layer.inverse_and_log_det(y)
-            total += log_det
-        return y, total
-
-    def inverse_vjp(self, x, dx, dlog_det, parameters):
-        """Layer by layer, so that the coupling's network runs once."""
-        totals = [None] * len(parameters)
+    def inverse_vjp(
+        self, z: tf.Tensor, dz: tf.Tensor, dlog_det: tf.Tensor, parameters: Sequence[tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor | None]]:
+        """As in the base class, layer by layer, so that the coupling's conditioner runs once."""
+        totals: list[tf.Tensor | None] = [None] * len(parameters)
         for layer in reversed(self.layers):
-            x, dx, gradients = layer.inverse_vjp(x, dx, dlog_det, parameters)
+            z, dz, gradients = layer.inverse_vjp(z, dz, dlog_det, parameters)
             totals = [_add(total, gradient) for total, gradient in zip(totals, gradients, strict=True)]
-        return x, dx, totals
+        return z, dz, totals
 
 
-def _add(a, b):
+def _add(a: tf.Tensor | None, b: tf.Tensor | None) -> tf.Tensor | None:
     if a is None or b is None:
         return b if a is None else a
     return a + b

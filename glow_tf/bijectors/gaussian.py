@@ -1,21 +1,25 @@
-"""Standardises by a Gaussian: what remains of a latent once its mean and scale are known."""
+"""Standardises by a Gaussian with a given mean and log-scale."""
+
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import ImageBijector, sum_except_batch
+from glow_tf.bijectors.base import ImageBijector, log_det_of_scale
 
 
 class Gaussian(ImageBijector):
     """Maps a diagonal Gaussian to a standard one.
 
-    inverse: x = (y - mean) * exp(-log_scale)
+    inverse: z = (x - mean) * exp(-log_scale)
     log-det of inverse: -sum(log_scale), shape [...], nats
 
-    So y ~ N(mean, exp(log_scale)^2) where x ~ N(0, 1), and scaling x by a temperature leaves the mean.
+    So x ~ N(mean, exp(log_scale)^2) where z ~ N(0, 1), and a temperature that scales z leaves the mean unchanged.
 
     Args:
-        parameters: called at every sweep, so that variables are read anew: () -> (mean, log_scale), each
-            [H, W, C], or [..., H, W, C] for one Gaussian an image (a class-conditional model).
+        mean_and_log_scale: () -> (mean, log_scale), called in every pass, so that variables are read each time. Both
+            broadcast to [H, W, C], or to [..., H, W, C] for one Gaussian per image (a class-conditional model).
+
     References: the learned top prior of OpenAI's code; Kingma & Dhariwal 2018, section 3.3.
 
     >>> layer = Gaussian(lambda: (tf.ones([1, 1, 2]), tf.zeros([1, 1, 2])))
@@ -23,24 +27,28 @@ class Gaussian(ImageBijector):
     [[[0.0, 2.0]]]
     """
 
-    def __init__(self, parameters, dtype=tf.float32, name="gaussian"):
-        super().__init__(dtype=dtype, name=name)
-        self.parameters_of_gaussian = parameters
+    def __init__(
+        self, mean_and_log_scale: Callable[[], tuple[Any, Any]], dtype: tf.DType = tf.float32, name: str = "gaussian"
+    ) -> None:
+        super().__init__(dtype=dtype, parameters=dict(locals()), is_constant_jacobian=True, name=name)
+        self.mean_and_log_scale = mean_and_log_scale
 
-    def _forward_and_log_det(self, x):
-        return unstandardize(x, *self.parameters_of_gaussian())
+    def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return unstandardize(z, *self.mean_and_log_scale())
 
-    def _inverse_and_log_det(self, y):
-        return standardize(y, *self.parameters_of_gaussian())
-
-
-def standardize(y, mean, log_scale):
-    """((y - mean) * exp(-log_scale), the log-det [...] of that), for y [..., H, W, C]."""
-    x = (y - mean) * tf.exp(-log_scale)
-    return x, -sum_except_batch(tf.broadcast_to(log_scale, tf.shape(x)))
+    def _inverse_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return standardize(x, *self.mean_and_log_scale())
 
 
-def unstandardize(x, mean, log_scale):
-    """(x * exp(log_scale) + mean, the log-det [...] of that): the inverse of `standardize`."""
-    y = x * tf.exp(log_scale) + mean
-    return y, sum_except_batch(tf.broadcast_to(log_scale, tf.shape(y)))
+def standardize(x: tf.Tensor, mean: Any, log_scale: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """(z, log-det [...]): z = (x - mean) * exp(-log_scale), for x [..., H, W, C]."""
+    mean, log_scale = (tf.convert_to_tensor(value, x.dtype) for value in (mean, log_scale))
+    z = (x - mean) * tf.exp(-log_scale)
+    return z, -log_det_of_scale(log_scale, x, z)
+
+
+def unstandardize(z: tf.Tensor, mean: Any, log_scale: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """(x, log-det [...]): x = z * exp(log_scale) + mean, the inverse of `standardize`."""
+    mean, log_scale = (tf.convert_to_tensor(value, z.dtype) for value in (mean, log_scale))
+    x = z * tf.exp(log_scale) + mean
+    return x, log_det_of_scale(log_scale, z, x)

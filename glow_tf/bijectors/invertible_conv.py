@@ -1,42 +1,72 @@
-"""The invertible 1x1 convolution, its matrix held as P L U."""
+"""The invertible 1x1 convolution and the PLU form of its matrix."""
 
+from typing import Any
+
+import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.base import ImageBijector, constant_log_det
+from glow_tf.bijectors.base import ImageBijector, as_parameters, constant_log_det
+
+# The factors of a matrix: the arguments of `plu_weight`, and the names of the variables.
+PLU_NAMES = ("permutation", "lower", "log_abs_s", "sign_s", "upper")
 
 
 class InvertibleConv1x1(ImageBijector):
     """Multiplies the channels of every position by one matrix.
 
-    inverse: x_j = sum_i y_i weight[i, j]   (a row vector times the matrix, as in OpenAI's code)
+    inverse: z_j = sum_i x_i weight[i, j]   (a row vector times the matrix, as in OpenAI's code)
     log-det of inverse: H * W * log|det weight|, shape [...], nats
 
     Args:
         weight: [C, C].
-        inverse_weight: [C, C], the inverse of `weight`.
-        log_abs_det: [], log|det weight|.
-    Either matrix may be None where its direction is not asked for.
+        inverse_weight: [C, C], the inverse of `weight`. Default: computed from it.
+        log_abs_det: [], log|det weight|. Default: computed from it. With both of these, `weight` may be None if only
+            `forward` is used: K steps compute them from their PLU factors, all at once and each direction by itself.
+
+    Raises:
+        ValueError: if a matrix is not square or `log_abs_det` is not a scalar.
+
     References: Kingma & Dhariwal 2018, section 3.2.
 
-    >>> layer = InvertibleConv1x1(2 * tf.eye(2), tf.eye(2) / 2, log_abs_det=tf.math.log(4.0))
+    >>> layer = InvertibleConv1x1([[2.0, 0.0], [0.0, 2.0]])
     >>> layer.inverse(tf.constant([[[1.0, 2.0]]])).numpy().tolist()
     [[[2.0, 4.0]]]
     """
 
-    def __init__(self, weight, inverse_weight, log_abs_det, name="conv1x1"):
-        super().__init__(dtype=log_abs_det.dtype, name=name)
-        self.weight = weight
-        self.inverse_weight = inverse_weight
-        self.log_abs_det = log_abs_det
+    def __init__(
+        self, weight: Any = None, inverse_weight: Any = None, log_abs_det: Any = None, name: str = "conv1x1"
+    ) -> None:
+        parameters = dict(locals())
+        given = {"weight": weight, "inverse_weight": inverse_weight, "log_abs_det": log_abs_det}
+        if weight is None and (inverse_weight is None or log_abs_det is None):
+            raise ValueError("InvertibleConv1x1 needs weight, or both inverse_weight and log_abs_det")
+        names = [key for key, value in given.items() if value is not None]
+        given.update(zip(names, as_parameters(*(given[key] for key in names)), strict=True))
+        for key in names:
+            shape = given[key].shape
+            valid = shape.rank == 0 if key == "log_abs_det" else shape.rank == 2 and shape[0] == shape[1]
+            if not valid:
+                wanted = "a scalar" if key == "log_abs_det" else "a square matrix"
+                raise ValueError(f"{key} has shape {tuple(shape)}; it must be {wanted}")
+        super().__init__(dtype=given[names[0]].dtype, parameters=parameters, is_constant_jacobian=True, name=name)
+        self.weight = given["weight"]
+        self.inverse_weight = given["inverse_weight"]
+        self.log_abs_det = given["log_abs_det"]
 
-    def _forward_and_log_det(self, x):
-        return _multiply_channels(x, self.inverse_weight), constant_log_det(-self.log_abs_det, x)
+    def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        inverse_weight = tf.linalg.inv(self.weight) if self.inverse_weight is None else self.inverse_weight
+        return tf.tensordot(z, inverse_weight, axes=1), constant_log_det(-self._log_abs_det(), z)
 
-    def _inverse_and_log_det(self, y):
-        return _multiply_channels(y, self.weight), constant_log_det(self.log_abs_det, y)
+    def _inverse_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.tensordot(x, self.weight, axes=1), constant_log_det(self._log_abs_det(), x)
+
+    def _log_abs_det(self) -> tf.Tensor:
+        return tf.linalg.slogdet(self.weight)[1] if self.log_abs_det is None else self.log_abs_det
 
 
-def plu_weight(permutation, lower, log_abs_s, sign_s, upper):
+def plu_weight(
+    permutation: tf.Tensor, lower: tf.Tensor, log_abs_s: tf.Tensor, sign_s: tf.Tensor, upper: tf.Tensor
+) -> tf.Tensor:
     """weight = P L (U + diag(s)), for a stack of matrices at once.
 
     Args (leading dimensions [...] are a stack):
@@ -45,20 +75,24 @@ def plu_weight(permutation, lower, log_abs_s, sign_s, upper):
         log_abs_s: [..., C], log|s|.
         sign_s: [..., C], the fixed signs of s, +1 or -1.
         upper: [..., C, C]; what lies above the diagonal counts.
+
     Returns:
         [..., C, C] in the dtype of `lower`, computed in float64. log|det weight| = sum(log_abs_s).
+
     References: Kingma & Dhariwal 2018, equation 10.
     """
     product = tf.matmul(_unit_lower(lower), _upper_with_diagonal(log_abs_s, sign_s, upper))
-    # Gathering rows would say the same, but its gradient takes a hundred operations.
+    # Gathering rows is equivalent, but its gradient takes a hundred operations.
     return tf.cast(tf.matmul(_permutation_matrix(permutation), product), lower.dtype)
 
 
-def plu_inverse(permutation, lower, log_abs_s, sign_s, upper):
-    """The inverse of `plu_weight`'s matrix by two triangular solves against P's transpose.
+def plu_inverse(
+    permutation: tf.Tensor, lower: tf.Tensor, log_abs_s: tf.Tensor, sign_s: tf.Tensor, upper: tf.Tensor
+) -> tf.Tensor:
+    """The inverse of `plu_weight`'s matrix by two triangular solves against the transpose of P.
 
-    Solving once for the whole matrix and multiplying is as exact as solving for every position, and needs
-    no solve on image-sized data. Arguments and result as in `plu_weight`.
+    Solving once for the whole matrix and multiplying is as exact as solving for every position, and needs no solve on
+    image-sized data. Arguments and result as in `plu_weight`.
     """
     p_transposed = tf.linalg.matrix_transpose(_permutation_matrix(permutation))
     half = tf.linalg.triangular_solve(_unit_lower(lower), p_transposed, lower=True)
@@ -66,41 +100,45 @@ def plu_inverse(permutation, lower, log_abs_s, sign_s, upper):
     return tf.cast(inverse, lower.dtype)
 
 
-def plu_decompose(weight):
-    """The parts of a dense matrix: (permutation, lower, log_abs_s, sign_s, upper) as `plu_weight` takes them.
+def plu_decompose(weight: Any) -> dict[str, tf.Tensor]:
+    """The factors of dense matrices, {name of `PLU_NAMES`: tensor}, as `plu_weight` takes them.
 
     Args:
         weight: [..., C, C], invertible.
     """
+    weight = tf.convert_to_tensor(weight)
     lu, rows = tf.linalg.lu(tf.cast(weight, tf.float64))
     # tf.linalg.lu: weight[rows[i]] = (L U)[i]; P undoes that order.
     permutation = tf.argsort(rows, axis=-1)
     diagonal = tf.linalg.diag_part(lu)
     lower = tf.linalg.set_diag(tf.linalg.band_part(lu, -1, 0), tf.zeros_like(diagonal))
     upper = tf.linalg.set_diag(tf.linalg.band_part(lu, 0, -1), tf.zeros_like(diagonal))
-    parts = [lower, tf.math.log(tf.abs(diagonal)), tf.sign(diagonal), upper]
-    return (tf.cast(permutation, tf.int32), *[tf.cast(part, weight.dtype) for part in parts])
+    factors = [lower, tf.math.log(tf.abs(diagonal)), tf.sign(diagonal), upper]
+    casted = [tf.cast(permutation, tf.int32), *(tf.cast(factor, weight.dtype) for factor in factors)]
+    return dict(zip(PLU_NAMES, casted, strict=True))
 
 
-def _permutation_matrix(permutation):
+def random_rotations(rng: np.random.Generator, num_steps: int, channels: int) -> dict[str, np.ndarray]:
+    """The initial factors of K 1x1 convolutions, {name: [K, ...]}: each matrix is a random rotation."""
+    rotations = np.linalg.qr(rng.standard_normal([num_steps, channels, channels]))[0]
+    return {name: factor.numpy() for name, factor in plu_decompose(rotations).items()}
+
+
+def _permutation_matrix(permutation: tf.Tensor) -> tf.Tensor:
     """[..., C, C] float64, whose row i has its one in column permutation[i]."""
     return tf.one_hot(permutation, permutation.shape[-1], dtype=tf.float64)
 
 
-def _unit_lower(lower):
+def _unit_lower(lower: tf.Tensor) -> tf.Tensor:
     return tf.cast(lower, tf.float64) * _below_diagonal(lower) + tf.eye(lower.shape[-1], dtype=tf.float64)
 
 
-def _upper_with_diagonal(log_abs_s, sign_s, upper):
+def _upper_with_diagonal(log_abs_s: tf.Tensor, sign_s: tf.Tensor, upper: tf.Tensor) -> tf.Tensor:
     s = tf.cast(sign_s, tf.float64) * tf.exp(tf.cast(log_abs_s, tf.float64))
     return tf.cast(upper, tf.float64) * tf.transpose(_below_diagonal(upper)) + tf.linalg.diag(s)
 
 
-def _below_diagonal(matrix):
+def _below_diagonal(matrix: tf.Tensor) -> tf.Tensor:
     """[C, C]: one below the diagonal, zero on and above it, for a [..., C, C] matrix."""
-    # tf.linalg.set_diag would say it shorter, but its gradient has more nodes for a larger stack.
+    # tf.linalg.set_diag is shorter, but the graph of its gradient grows with the stack.
     return 1.0 - tf.linalg.band_part(tf.ones(matrix.shape[-2:], tf.float64), 0, -1)
-
-
-def _multiply_channels(values, weight):
-    return tf.tensordot(values, weight, axes=1)

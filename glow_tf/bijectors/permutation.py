@@ -1,5 +1,8 @@
 """The channel permutations that the 1x1 convolution replaced: reversal, and a fixed shuffle."""
 
+from typing import Any
+
+import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.base import ImageBijector, constant_log_det
@@ -8,28 +11,43 @@ from glow_tf.bijectors.base import ImageBijector, constant_log_det
 class ChannelPermutation(ImageBijector):
     """Reorders the channels.
 
-    inverse: x[..., j] = y[..., indices[j]]
+    inverse: z[..., j] = x[..., indices[j]]
     log-det: 0
 
     Args:
         indices: [C] int32, a permutation of 0..C-1. Reversal (RealNVP's) is C-1..0, a shuffle any fixed order.
         dtype: of events.
+
+    Raises:
+        ValueError: if known `indices` are not a permutation, or not as many as an image has channels.
+
     References: Kingma & Dhariwal 2018, section 3.2 and figure 3.
 
-    >>> ChannelPermutation(tf.constant([2, 0, 1])).inverse(tf.constant([[[1.0, 2.0, 3.0]]])).numpy().tolist()
+    >>> ChannelPermutation([2, 0, 1]).inverse(tf.constant([[[1.0, 2.0, 3.0]]])).numpy().tolist()
     [[[3.0, 1.0, 2.0]]]
     """
 
-    def __init__(self, indices, dtype=tf.float32, name="permutation"):
-        super().__init__(dtype=dtype, name=name)
-        self.indices = indices
+    def __init__(self, indices: Any, dtype: tf.DType = tf.float32, name: str = "permutation") -> None:
+        super().__init__(dtype=dtype, parameters=dict(locals()), is_constant_jacobian=True, name=name)
+        self.indices = indices if isinstance(indices, tf.Variable) else tf.convert_to_tensor(indices)
+        known = tf.get_static_value(self.indices)
+        if self.indices.shape.rank != 1 or (known is not None and sorted(known) != list(range(len(known)))):
+            raise ValueError(f"indices {np.asarray(indices).tolist()} are not a permutation of 0, 1, ...")
 
-    def _forward_and_log_det(self, x):
-        return tf.gather(x, tf.math.invert_permutation(self.indices), axis=-1), _no_change(x)
+    def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._gather(z, tf.math.invert_permutation(self.indices))
 
-    def _inverse_and_log_det(self, y):
-        return tf.gather(y, self.indices, axis=-1), _no_change(y)
+    def _inverse_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._gather(x, self.indices)
+
+    def _gather(self, values: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        if not values.shape[-1:].is_compatible_with(indices.shape):
+            raise ValueError(f"a permutation of {indices.shape[0]} channels cannot reorder {values.shape[-1]} channels")
+        return tf.gather(values, indices, axis=-1), constant_log_det(tf.zeros([], values.dtype), values)
 
 
-def _no_change(values):
-    return constant_log_det(tf.zeros([], values.dtype), values)
+def fixed_orders(kind: str, rng: np.random.Generator, num_steps: int, channels: int) -> dict[str, np.ndarray]:
+    """The indices of K permutations, {"indices": [K, C]}: "reverse", or "shuffle" for a random order per step."""
+    reverse = np.arange(channels, dtype=np.int32)[::-1]
+    orders = [rng.permutation(channels) if kind == "shuffle" else reverse for _ in range(num_steps)]
+    return {"indices": np.stack(orders).astype(np.int32)}

@@ -1,249 +1,329 @@
 """Applies one bijector K times, each time with its own slice of stacked parameters, in one loop.
 
-The graph holds the step once, so that tracing, compiling and start-up do not grow with K. The idea is that
-of `flax.linen.scan`.
+The graph contains the step once, so that tracing, compilation and start-up do not grow with K. The idea is that of
+`flax.linen.scan`. The three functions `scan_recomputing`, `scan_saving` and `scan_reversible` compute the same results
+and gradients, and differ in what the forward pass saves for the backward pass.
 """
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from glow_tf.bijectors.base import ImageBijector, batch_shape
-from glow_tf.bijectors.residuals import SaveResiduals, UseResiduals, vjp
+from glow_tf.bijectors.residuals import Residuals, SaveResiduals, UseResiduals, vjp
 
 BACKPROP_MODES = ("stored", "recompute", "reversible")
+
+Parameters = Any  # a nested dictionary of tensors
 
 
 class Scan(ImageBijector):
     """A chain of K steps that differ in their parameters only.
 
-    inverse: for k = 0 .. K-1:  y = step(slice k of the parameters).inverse(y)
+    inverse: for k = 0 .. K-1:  x = step(slice k of the parameters).inverse(x);  z = x
     forward: the same steps from K-1 down to 0
     log-det: the sum over the steps, shape [...], nats
 
     Args:
-        step: ({name: tensor}, memory) -> a ImageBijector that keeps the event shape; the tensors are those of
-            `parameters` without their leading axis. It hands them on as they are: what is computed from
-            them belongs into the bijector's own methods or into `prepare`, where gradients see it. `memory` is for
-            what the bijector computes at most cost (see `bijectors.memory`), or None.
-        parameters: {name: variable or tensor [K, ...]}.
+        step: (parameters of one step, residuals) -> an ImageBijector that keeps the event shape. The parameters are
+            slices of the stacked ones. The step passes them on as they are: what is computed from them belongs in the
+            bijector's own methods or in `prepare`, where gradients see it. `residuals` is for the step's most
+            expensive computation (see `residuals.checkpoint`).
+        parameters: nested dictionary of variables or tensors [K, ...].
         num_steps: K.
-        prepare: called once a sweep, outside the loop, on {name: tensor [K, ...]} and the directions that
-            the sweep will use (a tuple of "forward", "inverse"); what it returns, tensors with the same
-            leading axis, is what is sliced. For what is cheaper for all K at once, such as a matrix from
-            its factors. None: the identity.
-        backprop: how the backward pass gets what it needs; the results are equal.
-            "stored": keeps each step's input and what the step gives to its memory, and runs the rest of one step
-            again at a time; nearly nothing is computed twice, and memory grows with K times what is kept, even where
-            no gradient is asked for.
-            "recompute": keeps each step's input, only as large as the image, and runs one whole step again
-            at a time; exact, a third more arithmetic.
-            "reversible": keeps nothing and rebuilds each step's input from its output (inverse sweeps; a
-            forward sweep recomputes instead); the rebuilt input carries the round trip's rounding error.
-            First derivatives only: that the rebuilt input depends on the result is not differentiated.
+        prepare: (stacked parameters, directions) -> stacked parameters to slice, called once per pass, outside the
+            loop; `directions` are those that the pass uses, of "forward" and "inverse". For what is cheaper for all K
+            at once, such as a matrix from its factors. Default: the identity.
+        backprop: what the forward pass saves; the results are equal.
+            "stored": each step's input and residuals (`scan_saving`). Nearly nothing is computed twice, and memory
+            grows with K times the residuals, even if no gradient follows. First derivatives only.
+            "recompute": each step's input, only as large as the image (`scan_recomputing`). A third more arithmetic;
+            derivatives of any order.
+            "reversible": nothing but the result (`scan_reversible`), of which the backward pass reconstructs each
+            step's input, with the rounding error of the round trip. Inverse passes only; a forward pass recomputes.
+            First derivatives only.
+
     Raises:
         ValueError: if `backprop` is none of these or the parameters' leading axes are not `num_steps`.
 
-    >>> from glow_tf.bijectors.actnorm import ActNorm
+    >>> from glow_tf.bijectors import ActNorm
     >>> parameters = {"shift": tf.zeros([3, 2]), "log_scale": tf.ones([3, 2])}
-    >>> layer = Scan(lambda slices, memory: ActNorm(**slices), parameters, num_steps=3)
+    >>> layer = Scan(lambda slices, residuals: ActNorm(**slices), parameters, num_steps=3)
     >>> layer.inverse_and_log_det(tf.ones([1, 4, 4, 2]))[1].numpy().tolist()
     [96.0]
     """
 
     def __init__(
-        self, step, parameters, num_steps, prepare=None, backprop="recompute", dtype=tf.float32, name="repeated"
-    ):
+        self,
+        step: Callable[[Parameters, Residuals], ImageBijector],
+        parameters: Parameters,
+        num_steps: int,
+        prepare: Callable[[Parameters, tuple[str, ...]], Parameters] | None = None,
+        backprop: str = "recompute",
+        dtype: tf.DType = tf.float32,
+        name: str = "scan",
+    ) -> None:
         if backprop not in BACKPROP_MODES:
             raise ValueError(f"backprop is {backprop!r}; it can be {', '.join(BACKPROP_MODES)}")
-        for key, value in parameters.items():
+        for value in tf.nest.flatten(parameters):
             if value.shape[0] != num_steps:
-                raise ValueError(f"parameter {key} holds {value.shape[0]} steps, not {num_steps}")
-        super().__init__(dtype=dtype, name=name)
+                raise ValueError(f"a parameter has shape {tuple(value.shape)}; its first axis must be {num_steps} long")
+        super().__init__(dtype=dtype, parameters=dict(locals()), name=name)
         self.step = step
-        self.parameters_by_name = parameters
+        self.stacked_parameters = parameters
         self.num_steps = num_steps
         self.prepare = prepare
         self.backprop = backprop
 
-    def _forward_and_log_det(self, x):
-        return self._sweep(x, inverse=False)
+    def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._scan(z, inverse=False)
 
-    def _inverse_and_log_det(self, y):
-        return self._sweep(y, inverse=True)
+    def _inverse_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._scan(x, inverse=True)
 
-    def _sweep(self, values, inverse):
-        # The variables are read here, once: inside the loop every turn would read all K slices.
-        stacked = {name: tf.convert_to_tensor(value) for name, value in self.parameters_by_name.items()}
+    def _scan(self, values: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        # The variables are read here, once: inside the loop every iteration would read all K slices.
+        stacked = tf.nest.map_structure(tf.convert_to_tensor, self.stacked_parameters)
         reversible = self.backprop == "reversible" and inverse
         if self.prepare is not None:
             directions = ("inverse", "forward") if reversible else ("inverse",) if inverse else ("forward",)
             stacked = self.prepare(stacked, directions)
-        loop = _Loop(self.step, self.num_steps, inverse, list(stacked))
+        steps = _Steps(self.step, stacked, self.num_steps, inverse)
         if reversible:
-            return loop.run_reversible(values, *stacked.values())
-        return loop.run_keeping(values, *stacked.values(), remembers=self.backprop == "stored")
+            return scan_reversible(steps, values)
+        return scan_saving(steps, values) if self.backprop == "stored" else scan_recomputing(steps, values)
 
 
-class _Loop:
-    """The K turns of one direction, and the ways back through them.
+def scan_recomputing(steps: "_Steps", values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Saves the input of every step; the backward pass runs each step a second time, under a tape."""
 
-    Args:
-        step, num_steps: as in `Scan`.
-        inverse: the direction.
-        names: of the stacked tensors, in the order in which the methods take them.
+    @tf.custom_gradient
+    def scan(values: tf.Tensor, *stacked: tf.Tensor) -> tuple[Any, Callable]:
+        def body(k: tf.Tensor, values: tf.Tensor) -> tuple[Any, list[tf.Tensor]]:
+            return steps.apply(k, values, slices(stacked, k)), [values]
+
+        result, log_det, saved = steps.loop(body, values, [values])
+
+        def backward(dresult: tf.Tensor, dlog_det: tf.Tensor) -> Any:
+            (inputs,) = saved.arrays()
+
+            def step_vjp(k: tf.Tensor, carry: tf.Tensor, dvalues: tf.Tensor) -> tuple[tf.Tensor, list]:
+                apply = lambda values, *parameters: steps.apply(k, values, parameters)  # noqa: E731
+                return carry, vjp(apply, [inputs.read(k), *slices(stacked, k)], [dvalues, dlog_det])
+
+            return steps.loop_back(step_vjp, tf.zeros([], values.dtype), dresult, stacked)
+
+        return (result, log_det), backward
+
+    return scan(values, *steps.stacked)
+
+
+def scan_saving(steps: "_Steps", values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Saves the input and the residuals of every step; the backward pass reuses them and recomputes what is cheap."""
+
+    # Traced before the loop, because the loop's arrays are made from the shapes of the residuals.
+    def traced(k: tf.Tensor, values: tf.Tensor, *parameters: tf.Tensor) -> tuple[Any, list[list[tf.Tensor]]]:
+        residuals = SaveResiduals()
+        return steps.apply(k, values, parameters, residuals), residuals.saved
+
+    specs = [tf.TensorSpec([], tf.int32), tf.TensorSpec(values.shape, values.dtype)]
+    specs += [tf.TensorSpec(t.shape[1:], t.dtype) for t in steps.stacked]
+    apply_and_save = tf.function(traced, autograph=False).get_concrete_function(*specs)
+    residual_specs = apply_and_save.structured_outputs[1]
+
+    @tf.custom_gradient
+    def scan(values: tf.Tensor, *stacked: tf.Tensor) -> tuple[Any, Callable]:
+        def body(k: tf.Tensor, values: tf.Tensor) -> tuple[Any, list[tf.Tensor]]:
+            # Of watched arguments TensorFlow would trace the function's gradient, too, which is not used.
+            result, residuals = apply_and_save(k, values, *map(tf.stop_gradient, slices(stacked, k)))
+            return result, [values, *tf.nest.flatten(residuals)]
+
+        result, log_det, saved = steps.loop(body, values, [values, *tf.nest.flatten(residual_specs)])
+
+        @_first_derivatives_only("stored")
+        def backward(dresult: tf.Tensor, dlog_det: tf.Tensor, *stacked: tf.Tensor) -> Any:
+            arrays = saved.arrays()
+
+            def step_vjp(k: tf.Tensor, carry: tf.Tensor, dvalues: tf.Tensor) -> tuple[tf.Tensor, list]:
+                inputs, *flat = (array.read(k) for array in arrays)
+                residuals = UseResiduals(tf.nest.pack_sequence_as(residual_specs, flat))
+                apply = lambda values, *parameters: steps.apply(k, values, parameters, residuals)  # noqa: E731
+                return carry, vjp(apply, [inputs, *slices(stacked, k)], [dvalues, dlog_det])
+
+            return steps.loop_back(step_vjp, tf.zeros([], values.dtype), dresult, stacked)
+
+        return (result, log_det), lambda *dresults: backward(*dresults, *stacked)
+
+    return scan(values, *steps.stacked)
+
+
+def scan_reversible(steps: "_Steps", values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Saves nothing but the result, from which the backward pass reconstructs the input of every step."""
+
+    @tf.custom_gradient
+    def scan(values: tf.Tensor, *stacked: tf.Tensor) -> tuple[Any, Callable]:
+        def body(k: tf.Tensor, values: tf.Tensor) -> tuple[Any, list[tf.Tensor]]:
+            return steps.apply(k, values, slices(stacked, k)), []
+
+        result, log_det, _ = steps.loop(body, values, [])
+
+        @_first_derivatives_only("reversible")
+        def backward(dresult: tf.Tensor, dlog_det: tf.Tensor, result: tf.Tensor, *stacked: tf.Tensor) -> Any:
+            def step_vjp(k: tf.Tensor, outputs: tf.Tensor, dvalues: tf.Tensor) -> tuple[tf.Tensor, list]:
+                parameters = slices(stacked, k)
+                step = steps.bijector(k, parameters)
+                inputs, dinputs, dparameters = step.inverse_vjp(outputs, dvalues, dlog_det, parameters)
+                return inputs, [dinputs, *dparameters]
+
+            return steps.loop_back(step_vjp, result, dresult, stacked)
+
+        return (result, log_det), lambda *dresults: backward(*dresults, result, *stacked)
+
+    return scan(values, *steps.stacked)
+
+
+class _Steps:
+    """The steps of one pass and the loops over them, forward and backward.
+
+    Attributes:
+        stacked: the floating tensors [K, ...] among the parameters, which are the differentiable ones.
     """
 
-    def __init__(self, step, num_steps, inverse, names):
-        self.step = step
-        self.num_steps = num_steps
-        self.inverse = inverse
-        self.names = names
+    def __init__(
+        self,
+        step: Callable[[Parameters, Residuals], ImageBijector],
+        parameters: Parameters,
+        num_steps: int,
+        inverse: bool,
+    ) -> None:
+        self._step = step
+        self._parameters = parameters
+        self._num_steps = num_steps
+        self._inverse = inverse
+        self.stacked = [t for t in tf.nest.flatten(parameters) if t.dtype.is_floating]
 
-    def run_keeping(self, values, *stacked, remembers):
-        """With each step's input kept for the way back, and where `remembers` what the steps give to their memory."""
-        one_step = self._traced_step(values, stacked) if remembers else None
-        specs = one_step.structured_outputs[1] if remembers else []
+    def bijector(self, k: tf.Tensor, floats: Sequence[tf.Tensor], residuals: Residuals = None) -> ImageBijector:
+        """Step k, from its slices of `stacked`; those of integer tensors are taken here."""
+        remaining = iter(floats)
+        flat = [
+            next(remaining) if t.dtype.is_floating else slices([t], k)[0] for t in tf.nest.flatten(self._parameters)
+        ]
+        return self._step(tf.nest.pack_sequence_as(self._parameters, flat), residuals)
 
-        @tf.custom_gradient
-        def run(values, *stacked):
-            # Not cleared when read: a persistent tape may ask for gradients more than once.
-            arrays = [
-                tf.TensorArray(spec.dtype, self.num_steps, element_shape=spec.shape, clear_after_read=False)
-                for spec in (values, *tf.nest.flatten(specs))
-            ]
+    def apply(
+        self, k: tf.Tensor, values: tf.Tensor, floats: Sequence[tf.Tensor], residuals: Residuals = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """(result, log-det) of step k."""
+        step = self.bijector(k, floats, residuals)
+        return step.inverse_and_log_det(values) if self._inverse else step.forward_and_log_det(values)
 
-            def turn(k, values):
-                slices = _slices(stacked, k)
-                if not remembers:
-                    return self._apply(values, slices), [values]
-                # Of watched arguments TensorFlow would trace the function's gradient, too; this loop has its own.
-                result, kept = one_step(values, *map(tf.stop_gradient, slices))
-                return result, [values, *tf.nest.flatten(kept)]
-
-            result, log_det, arrays = self._run(values, turn, arrays)
-
-            def gradient(dresult, dlog_det):
-                def back_one(k, carried, dvalues, slices):
-                    x, *kept = (array.read(k) for array in arrays)
-                    memory = UseResiduals(tf.nest.pack_sequence_as(specs, kept)) if remembers else None
-                    dx, *dslices = vjp(
-                        lambda x, *watched: self._apply(x, _filled_in(slices, watched), memory),
-                        [x, *_differentiable(slices)],
-                        [dvalues, dlog_det],
-                    )
-                    return carried, dx, dslices
-
-                nothing = tf.zeros([], values.dtype)
-                return self._run_back(back_one, nothing, dresult, stacked)
-
-            return (result, log_det), gradient
-
-        return run(values, *stacked)
-
-    def _traced_step(self, values, stacked):
-        """(values, *slices) -> ((values, log-det), what the step gives to its memory), as a concrete function.
-
-        The arrays of what is kept must be made before the loop that fills them, so the step is traced before it.
-        """
-
-        def one_step(values, *slices):
-            memory = SaveResiduals()
-            return self._apply(values, slices, memory), memory.kept
-
-        slices = [tf.TensorSpec(t.shape[1:], t.dtype) for t in stacked]
-        function = tf.function(one_step, autograph=False)
-        return function.get_concrete_function(tf.TensorSpec(values.shape, values.dtype), *slices)
-
-    def run_reversible(self, values, *stacked):
-        @tf.custom_gradient
-        def run(values, *stacked):
-            result, log_det, _ = self._run(values, lambda k, values: (self._apply(values, _slices(stacked, k)), []))
-
-            def gradient(dresult, dlog_det):
-                def back_one(_, y, dvalues, slices):
-                    step = self.step(dict(zip(self.names, slices, strict=True)), None)
-                    return step.inverse_vjp(y, dvalues, dlog_det, _differentiable(slices))
-
-                return self._run_back(back_one, result, dresult, stacked)
-
-            return (result, log_det), gradient
-
-        return run(values, *stacked)
-
-    def _run(self, values, apply, arrays=()):
-        """All turns: (values, log-det, arrays).
+    def loop(
+        self, body: Callable, values: tf.Tensor, saved_specs: Sequence[Any]
+    ) -> tuple[tf.Tensor, tf.Tensor, "_Saved"]:
+        """All steps in order: (result, log-det, the saved tensors).
 
         Args:
-            apply: (k, values) -> ((values, log-det), [what to write into each of `arrays`]).
-            arrays: TensorArrays of K elements.
+            body: (k, values) -> ((result, log-det), [tensors to save]).
+            values: the input of the first step.
+            saved_specs: what has the dtypes and shapes of the tensors to save.
         """
+        # Not cleared when read: a persistent tape may ask for gradients more than once.
+        arrays = [
+            tf.TensorArray(spec.dtype, self._num_steps, element_shape=spec.shape, clear_after_read=False)
+            for spec in saved_specs
+        ]
 
-        def turn(i, values, log_det, arrays):
-            k = self._step_of_turn(i)
-            (new_values, step_log_det), kept = apply(k, values)
-            new_values.set_shape(values.shape)
-            arrays = [array.write(k, tensor) for array, tensor in zip(arrays, kept, strict=True)]
-            return i + 1, new_values, log_det + step_log_det, arrays
+        def iteration(i: tf.Tensor, values: tf.Tensor, log_det: tf.Tensor, arrays: list) -> tuple:
+            k = self._step_of_iteration(i)
+            (result, step_log_det), saved = body(k, values)
+            result.set_shape(values.shape)
+            arrays = [array.write(k, tensor) for array, tensor in zip(arrays, saved, strict=True)]
+            return i + 1, result, log_det + step_log_det, arrays
 
         zeros = tf.zeros(batch_shape(values), values.dtype)
-        _, values, log_det, arrays = tf.while_loop(
-            lambda i, *_: i < self.num_steps,
-            turn,
-            (tf.constant(0), values, zeros, list(arrays)),
-            maximum_iterations=self.num_steps,
+        _, result, log_det, arrays = tf.while_loop(
+            lambda i, *_: i < self._num_steps,
+            iteration,
+            (tf.constant(0), values, zeros, arrays),
+            maximum_iterations=self._num_steps,
         )
         log_det.set_shape(values.shape[:-3])
-        return values, log_det, arrays
+        return result, log_det, _Saved(arrays)
 
-    def _run_back(self, back_one, carried, dvalues, stacked):
-        """The turns in reverse: the gradients of the values and of every stacked tensor.
+    def loop_back(
+        self, step_vjp: Callable, carry: tf.Tensor, dresult: tf.Tensor, stacked: Sequence[tf.Tensor]
+    ) -> tuple[tf.Tensor, ...]:
+        """All steps in reverse order: the gradients of the input and of every stacked tensor.
 
         Args:
-            back_one: (k, carried, dvalues, slices) -> (carried, dvalues, gradients of the differentiable slices).
+            step_vjp: (k, carry, gradient of the step's result) -> (carry, [gradient of its input, of its parameters]).
+            carry: what one step passes to the one before it.
+            dresult: the gradient of the last step's result.
+            stacked: the parameters.
         """
-        differentiable = _differentiable(stacked)
-        # Written one slice at a time: nothing that is K slices large is touched in a turn.
-        gradients = [tf.TensorArray(t.dtype, self.num_steps, element_shape=t.shape[1:]) for t in differentiable]
+        # Written one slice at a time: nothing that is K slices large is touched in an iteration.
+        gradients = [tf.TensorArray(t.dtype, self._num_steps, element_shape=t.shape[1:]) for t in stacked]
 
-        def turn(i, carried, dvalues, gradients):
-            k = self._step_of_turn(i)
-            new_carried, new_dvalues, dslices = back_one(k, carried, dvalues, _slices(stacked, k))
-            new_carried.set_shape(carried.shape)
+        def iteration(i: tf.Tensor, carry: tf.Tensor, dvalues: tf.Tensor, gradients: list) -> tuple:
+            k = self._step_of_iteration(i)
+            new_carry, (new_dvalues, *dparameters) = step_vjp(k, carry, dvalues)
+            new_carry.set_shape(carry.shape)
             new_dvalues.set_shape(dvalues.shape)
-            written = [
+            gradients = [
                 array.write(k, tf.zeros(t.shape[1:], t.dtype) if d is None else d)
-                for array, t, d in zip(gradients, differentiable, dslices, strict=True)
+                for array, t, d in zip(gradients, stacked, dparameters, strict=True)
             ]
-            return i - 1, new_carried, new_dvalues, written
+            return i - 1, new_carry, new_dvalues, gradients
 
         _, _, dvalues, gradients = tf.while_loop(
             lambda i, *_: i >= 0,
-            turn,
-            (tf.constant(self.num_steps - 1), carried, dvalues, gradients),
-            maximum_iterations=self.num_steps,
+            iteration,
+            (tf.constant(self._num_steps - 1), carry, dresult, gradients),
+            maximum_iterations=self._num_steps,
         )
-        by_tensor = dict(zip(map(id, differentiable), gradients, strict=True))
-        return dvalues, *(by_tensor[id(t)].stack() if id(t) in by_tensor else None for t in stacked)
+        return dvalues, *(array.stack() for array in gradients)
 
-    def _step_of_turn(self, i):
-        return i if self.inverse else self.num_steps - 1 - i
-
-    def _apply(self, values, slices, memory=None):
-        step = self.step(dict(zip(self.names, slices, strict=True)), memory)
-        return step.inverse_and_log_det(values) if self.inverse else step.forward_and_log_det(values)
+    def _step_of_iteration(self, i: tf.Tensor) -> tf.Tensor:
+        return i if self._inverse else self._num_steps - 1 - i
 
 
-def _slices(stacked, k):
-    """[tensor[k] for each tensor]; bounds made for each, not once for all, would be a third of a loop's operations."""
+def slices(stacked: Sequence[tf.Tensor], k: tf.Tensor) -> list[tf.Tensor]:
+    """[tensor[k] for each tensor]; separate bounds for each tensor would be a third of a loop's operations."""
     begin = tf.reshape(k, [1])
     end, strides = begin + 1, tf.ones([1], tf.int32)
     return [tf.strided_slice(tensor, begin, end, strides, shrink_axis_mask=1) for tensor in stacked]
 
 
-def _differentiable(tensors):
-    return [t for t in tensors if t.dtype.is_floating]
+def _first_derivatives_only(backprop: str) -> Callable[[Callable], Callable]:
+    """Makes a function of tensors raise an error that names the alternative when it is differentiated itself."""
+
+    def refuse(*_: tf.Tensor) -> None:
+        raise NotImplementedError(f'second derivatives need backprop="recompute"; this pass has "{backprop}"')
+
+    def decorator(function: Callable) -> Callable:
+        return tf.custom_gradient(lambda *arguments: (function(*arguments), refuse))
+
+    return decorator
 
 
-def _filled_in(tensors, differentiable):
-    """The tensors, with these in the places of the differentiable ones."""
-    following = iter(differentiable)
-    return [next(following) if t.dtype.is_floating else t for t in tensors]
+class _Saved:
+    """Tensors that the forward loop saved, one TensorArray of K elements for each.
+
+    Arrays that were filled eagerly are copied for a backward pass that is traced, as it is for `tape.jacobian`: there
+    the step's number is not known.
+    """
+
+    def __init__(self, arrays: list[tf.TensorArray]) -> None:
+        self._arrays = arrays
+        self._eager = tf.executing_eagerly()
+
+    def arrays(self) -> list[tf.TensorArray]:
+        """The arrays, to be read in the backward pass."""
+        if not self._eager or tf.executing_eagerly():
+            return self._arrays
+        stacked = [array.stack() for array in self._arrays]
+        return [
+            tf.TensorArray(t.dtype, t.shape[0], element_shape=t.shape[1:], clear_after_read=False).unstack(t)
+            for t in stacked
+        ]

@@ -17,7 +17,7 @@ from glow_tf.cli import app, defaults
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 
-# `steps.NON_TRAINABLE`, without importing TensorFlow: P, the signs of s and the channel orders.
+# `nn.base.NON_TRAINABLE`, without importing TensorFlow: P, the signs of s and the channel orders.
 _NON_TRAINABLE = ("conv1x1/permutation", "conv1x1/sign_s", "permutation/indices")
 
 _UNKNOWN = "unknown"

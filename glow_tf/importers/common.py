@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf._files import format_names, printable
+from glow_tf.bijectors import plu_decompose
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
-from glow_tf.nn.steps import plu_values
 
 Arrays = dict[str, np.ndarray]
 
@@ -62,7 +62,7 @@ def conv1x1_values(source: str | os.PathLike, names: Sequence[str], weights: Seq
     steps = []
     for name, weight in zip(names, weights, strict=True):
         try:
-            step = plu_values(weight)
+            step = {f"conv1x1/{key}": factor.numpy() for key, factor in plu_decompose(weight).items()}
         except tf.errors.InvalidArgumentError as error:
             raise InputError(
                 f"{printable(source)} has a matrix that cannot be inverted in {printable(name)}"

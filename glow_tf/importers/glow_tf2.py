@@ -35,7 +35,7 @@ from glow_tf.errors import InputError
 from glow_tf.glow import Glow
 from glow_tf.importers.common import Arrays, conv1x1_values, glow_from, prefixed, sign_and_log_abs, stacked
 from glow_tf.nn.glow_tf2 import KERNEL_SIDE, exchanged_halves
-from glow_tf.nn.openai import LOG_SCALE_FACTOR
+from glow_tf.nn.layers import LOG_SCALE_FACTOR
 
 # A byte v is 0.05 + 0.95 v / 255 there: the middle of its bin in this range.
 _STEP = 0.95 / 255

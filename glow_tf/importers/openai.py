@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf._files import printable
-from glow_tf.bijectors.invertible_conv import plu_weight
+from glow_tf.bijectors.invertible_conv import PLU_NAMES, plu_weight
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
@@ -29,7 +29,6 @@ from glow_tf.importers.common import (
 )
 from glow_tf.importers.openai_layout import AVERAGED, Shapes, expected_shapes
 from glow_tf.importers.tf_checkpoint import Checkpoint
-from glow_tf.nn.steps import PLU_NAMES
 
 
 def read(prefix: str | os.PathLike, image_size: int, num_bits: int, averaged: bool = False) -> Glow:

@@ -45,7 +45,7 @@ from glow_tf.importers.common import (
     stacked,
     without_prefix,
 )
-from glow_tf.nn.openai import LOG_SCALE_FACTOR
+from glow_tf.nn.layers import LOG_SCALE_FACTOR
 
 Shapes = dict[str, tuple[int, ...]]
 

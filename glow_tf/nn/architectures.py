@@ -1,26 +1,28 @@
-"""Whose networks and Gaussians a Glow is made of, by the name that a GlowConfig holds."""
+"""The networks and Gaussians that make up a Glow, by the name in a GlowConfig."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from glow_tf.nn import glow_tf2, openai, steps
+from glow_tf.config import GlowConfig
+from glow_tf.nn import glow_tf2, openai, priors
+from glow_tf.nn.base import CouplingNetwork
 
 
 class Architecture(NamedTuple):
-    """The parts of a Glow that implementations differ in.
+    """The parts of a Glow in which implementations differ.
 
     Args:
-        coupling_network: config -> the couplings' network (an object like `networks.OpenAINetwork`).
-        split_prior: (config, channels, name) -> a `levels.Part` that maps the kept half to (mean, log_scale).
-        top_prior: (config, shape, name) -> a `levels.Part` with the method `bijector(labels)`.
+        coupling_network: config -> the `CouplingNetwork` of all couplings.
+        split_prior: (config, channels, name) -> a `ParameterModule` that maps x1 to (mean, log_scale) of x2.
+        top_prior: (config, shape, name) -> a `ParameterModule` with a method `bijector(labels)`.
     """
 
-    coupling_network: Callable
-    split_prior: Callable
-    top_prior: Callable
+    coupling_network: Callable[[GlowConfig], CouplingNetwork]
+    split_prior: Callable[[GlowConfig, int, str], Any]
+    top_prior: Callable[[GlowConfig, tuple[int, int, int], str], Any]
 
 
 ARCHITECTURES = {
-    "openai": Architecture(lambda config: openai.OpenAINetwork(config.width), steps.SplitPrior, steps.TopPrior),
+    "openai": Architecture(lambda config: openai.OpenAINetwork(config.width), priors.SplitPrior, priors.TopPrior),
     "glow_tf2": Architecture(glow_tf2.CouplingNetwork, glow_tf2.SplitPrior, glow_tf2.TopPrior),
 }

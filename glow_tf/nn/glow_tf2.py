@@ -1,9 +1,9 @@
 """The parts of samuelmat19/GLOW-tf2 that differ from OpenAI's: its network and its Gaussians.
 
-GLOW-tf2 moves the first half of the channels by what the second half says, and the first half leaves at a
-split. Here the two halves of a level's channels are held in the other order from the first step's 1x1
-convolution on, so that `AffineCoupling` and `Split` serve as they are: the importer absorbs the exchange
-into the 1x1 matrices, and only `TopPrior` below undoes it, so that z is GLOW-tf2's z.
+GLOW-tf2 transforms the first half of the channels with a network of the second half, and the first half leaves at a
+split. Here the two halves of a level's channels are in the other order from the first step's 1x1 convolution on, so
+that `AffineCoupling` and `Split` apply unchanged: the importer absorbs the exchange into the 1x1 matrices, and only
+`TopPrior` below undoes it, so that z is GLOW-tf2's z.
 
 Its dropout in training is left out.
 
@@ -14,11 +14,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from glow_tf.bijectors.gaussian import Gaussian
-from glow_tf.bijectors.permutation import ChannelPermutation
+from glow_tf.bijectors import ChannelPermutation, Gaussian
+from glow_tf.bijectors.residuals import Residuals
+from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
-from glow_tf.nn.openai import conv2d
-from glow_tf.nn.steps import Part
+from glow_tf.nn import base
+from glow_tf.nn.base import ParameterModule, Parameters
+from glow_tf.nn.layers import conv2d
 
 tfb = tfp.bijectors
 
@@ -30,72 +32,68 @@ KERNEL_SIDE = 4
 FIRST_RAW_SCALE = 2.0
 
 
-class CouplingNetwork:
-    """What a coupling asks of the half that it keeps.
+class CouplingNetwork(base.CouplingNetwork):
+    """The coupling network of GLOW-tf2.
 
-    4x4 convolution, ReLU6, actnorm, 1x1 convolution, ReLU6, actnorm, 4x4 convolution, whose output is the
-    raw scales and then the raw shifts. The actnorms follow the activation, so convolutions have a bias.
+    4x4 convolution, ReLU6, actnorm, 1x1 convolution, ReLU6, actnorm, 4x4 convolution, whose output is the raw scales
+    and then the raw shifts. The actnorms follow the activation, so convolutions have a bias. They start at the
+    identity, as GLOW-tf2's do.
 
     Args:
         config: a GlowConfig.
+
     Raises:
-        InputError: the configuration asks for what GLOW-tf2 has not.
+        InputError: if the configuration asks for what GLOW-tf2 does not have.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: GlowConfig) -> None:
         fixed = {"coupling": "affine", "permutation": "conv1x1", "learned_top": True, "num_classes": 0}
         for key, value in fixed.items():
             if getattr(config, key) != value:
-                raise InputError(f"{key} is {getattr(config, key)!r}; the architecture glow_tf2 has {value!r} only")
+                raise InputError(f"{key} is {getattr(config, key)!r}; the architecture glow_tf2 has only {value!r}")
         self.width = config.width
 
-    def initial_values(self, rng, num_steps, channels, out_channels):
-        """As `networks.OpenAINetwork`: He-normal kernels, and a last convolution that starts at zero."""
+    def initial_values(self, rng: np.random.Generator, num_steps: int, channels: int, out_channels: int) -> Parameters:
+        """He-normal kernels, and a last convolution that starts at zero."""
         width, side = self.width, KERNEL_SIDE
 
-        def he_normal(*shape):
+        def he_normal(*shape: int) -> np.ndarray:
             deviation = np.sqrt(2 / np.prod(shape[:-1]))
             return deviation * rng.standard_normal([num_steps, *shape], dtype=np.float32)
 
-        def constant(value, *shape):
+        def constant(value: float, *shape: int) -> np.ndarray:
             return np.full([num_steps, *shape], value, np.float32)
 
         half = out_channels // 2
         return {
-            "conv1_kernel": he_normal(side, side, channels, width),
-            "conv1_bias": constant(0, width),
-            "actnorm1_scale": constant(1, width),
-            "actnorm1_bias": constant(0, width),
-            "conv2_kernel": he_normal(1, 1, width, width),
-            "conv2_bias": constant(0, width),
-            "actnorm2_scale": constant(1, width),
-            "actnorm2_bias": constant(0, width),
-            "conv3_kernel": constant(0, side, side, width, out_channels),
-            "conv3_bias": np.concatenate([constant(FIRST_RAW_SCALE, half), constant(0, half)], axis=-1),
+            "conv1": {"kernel": he_normal(side, side, channels, width), "bias": constant(0, width)},
+            "actnorm1": {"scale": constant(1, width), "bias": constant(0, width)},
+            "conv2": {"kernel": he_normal(1, 1, width, width), "bias": constant(0, width)},
+            "actnorm2": {"scale": constant(1, width), "bias": constant(0, width)},
+            "conv3": {
+                "kernel": constant(0, side, side, width, out_channels),
+                "bias": np.concatenate([constant(FIRST_RAW_SCALE, half), constant(0, half)], axis=-1),
+            },
         }
 
-    def output(self, parameters, kept, memory=None):
-        """kept [..., H, W, C/2] -> [..., H, W, C]: raw scales, raw shifts; `memory` is not used."""
-        del memory
-        values = kept
+    def output(self, parameters: Parameters, x1: tf.Tensor, residuals: Residuals = None) -> tf.Tensor:
+        """x1 [..., H, W, C/2] -> [..., H, W, C]: raw scales, raw shifts. `residuals` are not used."""
+        values = x1
         for i in ("1", "2"):
-            values = tf.nn.relu6(_conv(parameters, f"conv{i}", values))
-            values = values * parameters[f"actnorm{i}_scale"] + parameters[f"actnorm{i}_bias"]
-        return _conv(parameters, "conv3", values)
+            actnorm = parameters[f"actnorm{i}"]
+            values = tf.nn.relu6(_conv(parameters[f"conv{i}"], values)) * actnorm["scale"] + actnorm["bias"]
+        return _conv(parameters["conv3"], values)
 
-    def shift_and_log_scale(self, parameters, kept, memory=None):
-        """The two of an affine coupling: its y * scale + shift, both sigmoids, is (y + shift / scale) * scale."""
-        raw_scale, raw_shift = tf.split(self.output(parameters, kept), 2, axis=-1)
+    def shift_and_log_scale(
+        self, parameters: Parameters, x1: tf.Tensor, residuals: Residuals = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """GLOW-tf2's x2 * scale + shift, where both are sigmoids, is (x2 + shift / scale) * scale."""
+        raw_scale, raw_shift = tf.split(self.output(parameters, x1), 2, axis=-1)
         log_scale = tf.math.log_sigmoid(raw_scale)
         return tf.sigmoid(raw_shift) * tf.exp(-log_scale), log_scale
 
-    def initialize(self, parameters, batches, memories):
-        """Nothing: the inner actnorms start at the identity, as GLOW-tf2's do."""
-        del parameters, batches, memories
-        return {}
 
-
-class SplitPrior(Part):
+class SplitPrior(ParameterModule):
     """The Gaussian of the half that leaves: a 1x1 convolution of the half that stays, means and then log-scales.
 
     Args:
@@ -104,22 +102,20 @@ class SplitPrior(Part):
         name: the prefix of the variables' names.
     """
 
-    def __init__(self, config, channels, name):
-        values = {
-            "kernel": np.zeros([1, 1, channels // 2, channels], np.float32),
-            "bias": np.zeros([channels], np.float32),
-        }
+    def __init__(self, config: GlowConfig, channels: int, name: str) -> None:
+        values = base.zeros({"kernel": (1, 1, channels // 2, channels), "bias": (channels,)})
         super().__init__(values, config.dtype, name)
 
-    def __call__(self, kept):
-        """kept [..., H, W, C/2] -> (mean, log_scale), each [..., H, W, C/2]."""
-        return tf.split(conv2d(kept, self["kernel"], "SAME") + self["bias"], 2, axis=-1)
+    def __call__(self, x1: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """x1 [..., H, W, C/2] -> (mean, log_scale), each [..., H, W, C/2]."""
+        mean, log_scale = tf.split(_conv(self.parameters, x1), 2, axis=-1)
+        return mean, log_scale
 
 
-class TopPrior(Part):
+class TopPrior(ParameterModule):
     """The learned Gaussian of the deepest latents: a mean and a log-scale for every channel of every position.
 
-    Its latent side and its variables have the halves in GLOW-tf2's order, the image side in the other one.
+    Its latent side and its variables have the halves in GLOW-tf2's order, the image side has them in the other order.
 
     Args:
         config: the GlowConfig.
@@ -127,27 +123,25 @@ class TopPrior(Part):
         name: the prefix of the variables' names.
     """
 
-    def __init__(self, config, shape, name):
-        values = {"mean": np.zeros(shape, np.float32), "log_scale": np.zeros(shape, np.float32)}
-        super().__init__(values, config.dtype, name)
+    def __init__(self, config: GlowConfig, shape: tuple[int, int, int], name: str) -> None:
+        super().__init__(base.zeros({"mean": shape, "log_scale": shape}), config.dtype, name)
 
-    def bijector(self, labels=None):
+    def bijector(self, labels: tf.Tensor | None = None) -> tfp.bijectors.Chain:
         """The Gaussian and the exchange of the halves; there are no classes, so `labels` is None."""
-        del labels
-        mean = self["mean"]
+        mean = self.parameters["mean"]
         exchange = ChannelPermutation(exchanged_halves(mean.shape[-1]), dtype=mean.dtype, name="exchange_halves")
         gaussian = Gaussian(self, dtype=mean.dtype, name="top_prior")
         return tfb.Chain([exchange, gaussian], name="top")
 
-    def __call__(self):
+    def __call__(self) -> tuple[tf.Tensor, tf.Tensor]:
         """(mean, log_scale), each [H, W, C]."""
-        return self["mean"], self["log_scale"]
+        return self.parameters["mean"], self.parameters["log_scale"]
 
 
-def exchanged_halves(channels):
+def exchanged_halves(channels: int) -> np.ndarray:
     """[C] int32: the second half's indices, then the first's. It is its own inverse."""
     return np.roll(np.arange(channels, dtype=np.int32), channels // 2)
 
 
-def _conv(parameters, name, values):
-    return conv2d(values, parameters[f"{name}_kernel"], "SAME") + parameters[f"{name}_bias"]
+def _conv(parameters: Parameters, values: tf.Tensor) -> tf.Tensor:
+    return conv2d(values, parameters["kernel"], "SAME") + parameters["bias"]

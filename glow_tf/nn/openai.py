@@ -1,158 +1,162 @@
-"""The networks of OpenAI's Glow, as functions of their parameters.
+"""The coupling network of OpenAI's Glow: first as its code has it, then fused, which computes the same faster.
 
-Each takes its parameters as a dictionary of tensors, so that one function serves one step and a slice of K
-stacked steps. Kernels are [height, width, in, out], images [..., H, W, C].
-
-Every 3x3 convolution sees where the image ends: OpenAI's code pads its input with zeros and appends a
-channel that is one in the padding and zero inside. The kernel's slice for that channel is kept apart here,
-as `edge` [3, 3, out].
-
-References: https://github.com/openai/glow, `tfops.py` and `model.py`.
+References: https://github.com/openai/glow, `f` of `model.py`.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.residuals import through, vjp
-from glow_tf.initialization import actnorm_init
-
-# The stored log-scales count three times: OpenAI's way of letting them learn faster.
-LOG_SCALE_FACTOR = 3.0
+from glow_tf.bijectors.actnorm import actnorm_init
+from glow_tf.bijectors.residuals import Residuals, UseResiduals, checkpoint, vjp
+from glow_tf.nn.base import CouplingNetwork, Parameters, zeros
+from glow_tf.nn.layers import (
+    LOG_SCALE_FACTOR,
+    add_edge_padding,
+    conv2d,
+    conv2d_zeros,
+    conv2d_zeros_constant,
+    conv2d_zeros_shapes,
+    image_shape,
+)
 
 # The scale of an affine coupling is sigmoid(raw + this), so that it starts near one (0.88).
 SCALE_OFFSET = 2.0
 
-# Standard deviation of a convolution's first weights.
+# Standard deviation of a convolution's initial weights.
 KERNEL_STD = 0.05
 
 
-class OpenAINetwork:
-    """What a coupling asks of the half that it keeps.
+def plain_network(parameters: Parameters, x1: tf.Tensor) -> tf.Tensor:
+    """The network as in the paper: x1 [..., H, W, C/2] -> [..., H, W, out_channels].
 
-    3x3 convolution, actnorm, ReLU, 1x1 convolution, actnorm, ReLU, zero-initialised 3x3 convolution. Any
-    object with these four methods can take its place (`glow_tf.Glow` says how); one that makes no use of `memory`
-    is evaluated once more for its gradient, even where `backprop` is "stored".
+    3x3 convolution, actnorm, ReLU, 1x1 convolution, actnorm, ReLU, zero-initialised 3x3 convolution.
+    `OpenAINetwork.output` returns the same values.
+    """
+
+    def actnorm(hidden: tf.Tensor, shift: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
+        return (hidden + shift) * tf.exp(LOG_SCALE_FACTOR * log_scale)
+
+    kernel1 = tf.concat([parameters["conv1"]["kernel"], parameters["conv1"]["edge"][:, :, tf.newaxis]], axis=2)
+    hidden = conv2d(add_edge_padding(x1), kernel1, "VALID")
+    hidden = tf.nn.relu(actnorm(hidden, **parameters["actnorm1"]))
+    hidden = tf.tensordot(hidden, parameters["conv2"]["kernel"], axes=1)
+    hidden = tf.nn.relu(actnorm(hidden, **parameters["actnorm2"]))
+    return conv2d_zeros(parameters["conv3"], hidden)
+
+
+class OpenAINetwork(CouplingNetwork):
+    """`plain_network`, with scales multiplied into kernels, and its convolutions and activations fused and saved.
 
     Args:
         width: channels of the two hidden layers.
     """
 
-    def __init__(self, width):
+    def __init__(self, width: int) -> None:
         self.width = width
 
-    def initial_values(self, rng, num_steps, channels, out_channels):
-        """{name: numpy array [num_steps, ...]}: what to stack for `num_steps` networks, as they start.
+    def initial_values(self, rng: np.random.Generator, num_steps: int, channels: int, out_channels: int) -> Parameters:
+        """Normal kernels with standard deviation 0.05; all else is zero."""
 
-        Args:
-            rng: a numpy Generator.
-            channels: of the kept half.
-            out_channels: of `output`; twice `channels` under an affine coupling.
-        """
-        width = self.width
-        hidden = {
-            "conv1_kernel": (3, 3, channels, width),
-            "conv1_edge": (3, 3, width),
-            "conv2_kernel": (width, width),
-        }
-        zero = {
-            "actnorm1_shift": (width,),
-            "actnorm1_log_scale": (width,),
-            "actnorm2_shift": (width,),
-            "actnorm2_log_scale": (width,),
-            **{f"conv3_{name}": shape for name, shape in conv2d_zeros_shapes(width, out_channels).items()},
-        }
-        return {name: _random_kernels(rng, (num_steps, *shape)) for name, shape in hidden.items()} | {
-            name: np.zeros((num_steps, *shape), np.float32) for name, shape in zero.items()
+        def normal(*shape: int) -> np.ndarray:
+            values = rng.standard_normal([num_steps, *shape], dtype=np.float32)
+            values *= KERNEL_STD  # in place: copying a large model's kernels takes longer than the product
+            return values
+
+        k, width = num_steps, self.width
+        conv3 = conv2d_zeros_shapes(width, out_channels)
+        return {
+            "conv1": {"kernel": normal(3, 3, channels, width), "edge": normal(3, 3, width)},
+            "conv2": {"kernel": normal(width, width)},
+            "actnorm1": zeros({"shift": (k, width), "log_scale": (k, width)}),
+            "actnorm2": zeros({"shift": (k, width), "log_scale": (k, width)}),
+            "conv3": zeros({name: (k, *shape) for name, shape in conv3.items()}),
         }
 
-    def output(self, parameters, kept, memory=None):
-        """kept [..., H, W, C/2] -> [..., H, W, out], of the parameters' type.
-
-        The convolutions compute in the type of `kept`: bfloat16 under mixed precision.
-
-        Args:
-            memory: see `bijectors.memory`; None keeps nothing.
-        """
-        # Scales are multiplied into kernels, which are smaller than what they make.
-        scale1 = tf.exp(LOG_SCALE_FACTOR * parameters["actnorm1_log_scale"])
+    def output(self, parameters: Parameters, x1: tf.Tensor, residuals: Residuals = None) -> tf.Tensor:
+        """As `plain_network`. The convolutions compute in the dtype of x1: bfloat16 under mixed precision."""
+        # Scales are multiplied into kernels, which are smaller than the images.
+        scale1 = tf.exp(LOG_SCALE_FACTOR * parameters["actnorm1"]["log_scale"])
         layers = (
-            self._first_kernel(parameters) * scale1,
-            parameters["actnorm1_shift"] * scale1,
+            _first_kernel(parameters) * scale1,
+            parameters["actnorm1"]["shift"] * scale1,
             self._second_kernel(parameters),
-            parameters["actnorm2_shift"],
-            self._last_kernel(parameters),
+            parameters["actnorm2"]["shift"],
+            _last_kernel(parameters),
         )
-        layers = [tf.cast(tensor, kept.dtype) for tensor in layers]
-        result = through(memory, _layers, _layers_backward, add_edge_padding(kept), *layers)
-        of_conv3 = {name: parameters[f"conv3_{name}"] for name in CONV2D_ZEROS_NAMES}
-        constant = conv2d_zeros_constant(of_conv3, *kept.shape[-3:-1])
+        layers = tuple(tf.cast(tensor, x1.dtype) for tensor in layers)
+        result = checkpoint(residuals, _layers, _layers_backward, add_edge_padding(x1), *layers)
+        constant = conv2d_zeros_constant(parameters["conv3"], *image_shape(x1)[:2])
         return tf.cast(result, constant.dtype) + constant
 
-    def shift_and_log_scale(self, parameters, kept, memory=None):
-        """The two of an affine coupling, halves of the output: shift, and log sigmoid(raw + 2) < 0.
+    def shift_and_log_scale(
+        self, parameters: Parameters, x1: tf.Tensor, residuals: Residuals = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Halves of the output: the shift, and log_scale = log sigmoid(raw + 2) < 0.
 
-        In OpenAI's code the two take turns, channel by channel; taking every other channel of a tensor costs an
-        eighth of a training step, so the order is changed once, where its weights are read.
+        In OpenAI's code the two alternate, channel by channel. Taking every other channel of a tensor costs an eighth
+        of a training step, so the importer reorders the weights instead.
         """
-        shift, raw = tf.split(self.output(parameters, kept, memory), 2, axis=-1)
+        shift, raw = tf.split(self.output(parameters, x1, residuals), 2, axis=-1)
         return shift, tf.math.log_sigmoid(raw + SCALE_OFFSET)
 
-    def initialize(self, parameters, batches, memories):
-        """The hidden actnorms' parameters that standardise their inputs over all of `batches`.
-
-        Args:
-            parameters: {name: tensor}, one step's slice.
-            batches: a list of kept halves [B, H, W, C/2].
-            memories: a SaveResiduals for each batch, which afterwards holds what `output` would compute of it with the
-                parameters found: nothing is computed twice. A network may leave them empty.
-        Returns:
-            {name: tensor} of the four that change.
-        """
-        # What is computed of a batch takes its place: one layer of the network is held at a time.
+    def initialize(
+        self, parameters: Parameters, batches: Sequence[tf.Tensor]
+    ) -> tuple[dict[str, Any], Sequence[Residuals]]:
+        """The two actnorms, which standardise their inputs over all of `batches`; saves the last convolution."""
+        # Each result replaces its input: one layer of the network is in memory at a time.
         values = [add_edge_padding(batch) for batch in batches]
-        first, second = self._first_kernel(parameters), self._second_kernel(parameters)
+        first, second = _first_kernel(parameters), self._second_kernel(parameters)
         for i, padded in enumerate(values):
             values[i] = conv2d(padded, first, "VALID")
-        found = _standardizing(1, values)
-        shift, scale = found["actnorm1_shift"], tf.exp(LOG_SCALE_FACTOR * found["actnorm1_log_scale"])
+        new = {"actnorm1": _stored_actnorm(values)}
+        shift, scale = new["actnorm1"]["shift"], tf.exp(LOG_SCALE_FACTOR * new["actnorm1"]["log_scale"])
         for i, hidden in enumerate(values):
             values[i] = conv2d(tf.nn.relu((hidden + shift) * scale), second, "VALID")
-        found |= _standardizing(2, values)
-        last = self._last_kernel(parameters | found)
-        for hidden, memory in zip(values, memories, strict=True):
-            memory.kept.append([conv2d(tf.nn.relu(hidden + found["actnorm2_shift"]), last, "SAME")])
-        return found
+        new["actnorm2"] = _stored_actnorm(values)
+        last = _last_kernel({**parameters, **new})
+        for i, hidden in enumerate(values):
+            values[i] = conv2d(tf.nn.relu(hidden + new["actnorm2"]["shift"]), last, "SAME")
+        return new, [UseResiduals([[result]]) for result in values]
 
-    def _first_kernel(self, parameters):
-        # The input is narrow, so the edge channel is appended to it: adding what it contributes to the wide
-        # result would be one more pass, and would part the convolution from its bias and ReLU.
-        return tf.concat([parameters["conv1_kernel"], tf.expand_dims(parameters["conv1_edge"], 2)], axis=2)
-
-    def _second_kernel(self, parameters):
-        # Indexing with new axes would say the same, but its gradient copies.
-        return tf.reshape(parameters["conv2_kernel"], [1, 1, self.width, self.width])
-
-    def _last_kernel(self, parameters):
-        # The second actnorm's scale commutes with the ReLU behind it, since it is positive: so it goes into the last
-        # kernel, which has to be scaled anyway, and the largest kernel of all is used as it stands.
-        scale2, scale3 = (tf.exp(LOG_SCALE_FACTOR * parameters[f"{name}_log_scale"]) for name in ("actnorm2", "conv3"))
-        return parameters["conv3_kernel"] * (tf.expand_dims(scale2, -1) * scale3)
+    def _second_kernel(self, parameters: Parameters) -> tf.Tensor:
+        # Indexing with new axes is equivalent, but its gradient copies.
+        return tf.reshape(parameters["conv2"]["kernel"], [1, 1, self.width, self.width])
 
 
-def _random_kernels(rng, shape):
-    values = rng.standard_normal(shape, dtype=np.float32)
-    values *= KERNEL_STD  # in place: a copy of a large model's kernels takes longer than their product
-    return values
+def _first_kernel(parameters: Parameters) -> tf.Tensor:
+    # The edge channel is appended to the input, which is narrow: adding its contribution to the wide result would be
+    # one more pass, and would separate the convolution from its bias and ReLU.
+    conv1 = parameters["conv1"]
+    return tf.concat([conv1["kernel"], tf.expand_dims(conv1["edge"], 2)], axis=2)
 
 
-def _layers(padded, kernel1, bias1, kernel2, bias2, kernel3):
-    """(what the three convolutions make, [the two hidden layers]); fused kernels of TensorFlow where it has them."""
-    hidden1 = _conv_relu(padded, kernel1, bias1)
-    hidden2 = _conv_relu(hidden1, kernel2, bias2)
+def _last_kernel(parameters: Parameters) -> tf.Tensor:
+    # The second actnorm's scale is positive and so commutes with the ReLU behind it. It is multiplied into the last
+    # kernel, which has to be scaled anyway; so the second kernel, the largest of all, is used as it is.
+    scale2, scale3 = (tf.exp(LOG_SCALE_FACTOR * parameters[name]["log_scale"]) for name in ("actnorm2", "conv3"))
+    return parameters["conv3"]["kernel"] * (tf.expand_dims(scale2, -1) * scale3)
+
+
+def _stored_actnorm(batches: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+    shift, log_scale = actnorm_init(batches)
+    return {"shift": shift, "log_scale": log_scale / LOG_SCALE_FACTOR}
+
+
+def _layers(
+    padded: tf.Tensor, kernel1: tf.Tensor, bias1: tf.Tensor, kernel2: tf.Tensor, bias2: tf.Tensor, kernel3: tf.Tensor
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """(the result of the three convolutions, [the two hidden layers]); TensorFlow fuses each with its bias and ReLU."""
+    hidden1 = conv2d(padded, kernel1, "VALID", bias1, tf.nn.relu)
+    hidden2 = conv2d(hidden1, kernel2, "VALID", bias2, tf.nn.relu)
     return conv2d(hidden2, kernel3, "SAME"), [hidden1, hidden2]
 
 
-def _layers_backward(inputs, hidden, dresult):
+def _layers_backward(
+    inputs: Sequence[tf.Tensor], hidden: Sequence[tf.Tensor], dresult: tf.Tensor
+) -> tuple[tf.Tensor | None, ...]:
     padded, kernel1, bias1, kernel2, bias2, kernel3 = inputs
     hidden1, hidden2 = hidden
     dhidden, dkernel3 = vjp(lambda values, kernel: conv2d(values, kernel, "SAME"), [hidden2, kernel3], dresult)
@@ -161,107 +165,10 @@ def _layers_backward(inputs, hidden, dresult):
     return dpadded, dkernel1, dbias1, dkernel2, dbias2, dkernel3
 
 
-def _conv_bias(images, kernel, bias):
-    return tf.nn.bias_add(conv2d(images, kernel, "VALID"), bias)
+def _conv_bias(images: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    return conv2d(images, kernel, "VALID", bias)
 
 
-def _conv_relu(images, kernel, bias):
-    return tf.nn.relu(_conv_bias(images, kernel, bias))
-
-
-def _relu_gradient(result, dresult):
-    """Of what entered a ReLU, from what it gave."""
+def _relu_gradient(result: tf.Tensor, dresult: tf.Tensor) -> tf.Tensor:
+    """The gradient of a ReLU's input, from its result."""
     return tf.raw_ops.ReluGrad(gradients=dresult, features=result)
-
-
-CONV2D_ZEROS_NAMES = ("kernel", "edge", "bias", "log_scale")
-
-
-def conv2d_zeros_shapes(in_channels, out_channels):
-    """{name: shape} of the parameters of `conv2d_zeros`; all start at zero."""
-    return {
-        "kernel": (3, 3, in_channels, out_channels),
-        "edge": (3, 3, out_channels),
-        "bias": (out_channels,),
-        "log_scale": (out_channels,),
-    }
-
-
-def conv2d_zeros(parameters, images):
-    """The 3x3 convolution that starts at zero: (conv(images) + bias) * exp(3 log_scale).
-
-    Args:
-        parameters: the tensors of `conv2d_zeros_shapes`.
-        images: [..., H, W, in].
-    Returns:
-        [..., H, W, out].
-    """
-    # The scale is multiplied into the kernel, which saves a pass over the result and one in the gradient.
-    scale = tf.exp(LOG_SCALE_FACTOR * parameters["log_scale"])
-    constant = conv2d_zeros_constant(parameters, *images.shape[-3:-1])
-    result = conv2d(images, tf.cast(parameters["kernel"] * scale, images.dtype), "SAME")
-    return tf.cast(result, constant.dtype) + constant
-
-
-def conv2d_zeros_constant(parameters, height, width):
-    """`conv2d_zeros` of an image of zeros, [height, width, out]: the edge channel, the bias and the scale."""
-    scale = tf.exp(LOG_SCALE_FACTOR * parameters["log_scale"])
-    return (edge_map(parameters["edge"], height, width) + parameters["bias"]) * scale
-
-
-def linear_zeros_shapes(in_channels, out_channels):
-    """{name: shape} of the parameters of `linear_zeros`; all start at zero."""
-    return {"kernel": (in_channels, out_channels), "bias": (out_channels,), "log_scale": (out_channels,)}
-
-
-def linear_zeros(parameters, values):
-    """The linear layer that starts at zero: (values @ kernel + bias) * exp(3 log_scale).
-
-    Args:
-        parameters: the tensors of `linear_zeros_shapes`.
-        values: [B, in]; or [B] integers, which stand for one-hot vectors.
-    Returns:
-        [B, out].
-    """
-    if values.dtype.is_integer:
-        product = tf.gather(parameters["kernel"], values)
-    else:
-        product = tf.matmul(values, parameters["kernel"])
-    return (product + parameters["bias"]) * tf.exp(LOG_SCALE_FACTOR * parameters["log_scale"])
-
-
-def add_edge_padding(images):
-    """[..., H, W, C] -> [..., H+2, W+2, C+1]: zeros around it, and a channel that is one there, zero inside."""
-    height, width, channels = images.shape[-3:]
-    padded = tf.pad(images, [[0, 0]] * (images.shape.rank - 3) + [[1, 1], [1, 1], [0, 1]])
-    around_zeros = np.pad(_ring(height, width), [[0, 0], [0, 0], [channels, 0]])
-    return padded + tf.constant(around_zeros, images.dtype)
-
-
-def edge_map(edge, height, width):
-    """What the edge channel adds at each position of an image, [height, width, out].
-
-    Args:
-        edge: [3, 3, out], the kernel's slice for the edge channel.
-    """
-    ring = tf.constant(_ring(height, width)[np.newaxis], edge.dtype)
-    return tf.squeeze(conv2d(ring, tf.expand_dims(edge, 2), "VALID"), axis=0)
-
-
-def conv2d(images, kernel, padding):
-    """tf.nn.conv2d with stride 1 for any number of batch axes, none included."""
-    if images.shape.rank == 4:
-        return tf.nn.conv2d(images, kernel, strides=1, padding=padding)
-    flat = tf.reshape(images, [-1, *images.shape[-3:]])
-    result = tf.nn.conv2d(flat, kernel, strides=1, padding=padding)
-    return tf.reshape(result, tf.concat([tf.shape(images)[:-3], result.shape[-3:]], axis=0))
-
-
-def _ring(height, width):
-    """The edge channel, numpy [height+2, width+2, 1]: a constant, which TensorFlow would make in several operations."""
-    return np.pad(np.zeros([height, width, 1]), [[1, 1], [1, 1], [0, 0]], constant_values=1)
-
-
-def _standardizing(index, batches):
-    shift, log_scale = actnorm_init(batches)
-    return {f"actnorm{index}_shift": shift, f"actnorm{index}_log_scale": log_scale / LOG_SCALE_FACTOR}

@@ -110,13 +110,13 @@ def _through_steps(steps, images):
 
 def _of_each_step(steps):
     """{name: [K]} of the matrices and actnorms of one level."""
-    tensors = steps.prepared(("inverse",))
-    found = {"actnorm_scale": np.exp(np.max(tensors["actnorm/log_scale"], axis=-1))}
-    if "conv1x1/weight" in tensors:
-        weights = np.asarray(tensors["conv1x1/weight"], np.float64)
+    tensors = steps.prepared()
+    found = {"actnorm_scale": np.exp(np.max(tensors["actnorm"]["log_scale"], axis=-1))}
+    if "conv1x1" in tensors:
+        weights = np.asarray(tensors["conv1x1"]["weight"], np.float64)
         is_finite = np.isfinite(weights).all(axis=(1, 2))
         found["condition"] = np.where(is_finite, np.linalg.cond(np.nan_to_num(weights, posinf=0, neginf=0)), np.inf)
-        found["smallest_s"] = np.exp(np.min(steps["conv1x1/log_abs_s"].numpy(), axis=-1))
+        found["smallest_s"] = np.exp(np.min(steps.parameters["conv1x1"]["log_abs_s"].numpy(), axis=-1))
     return found
 
 

@@ -11,7 +11,7 @@ def test_order_of_the_layers():
     step = FlowStep(
         ActNorm(tf.constant([1.0, 2.0]), tf.math.log([2.0, 3.0])),
         ChannelPermutation(tf.constant([1, 0])),
-        AffineCoupling(lambda kept: (kept, tf.math.log(kept))),
+        AffineCoupling(lambda x1: (x1, tf.math.log(x1))),
     )
     image = tf.constant([[[4.0, 0.0]]])
     # actnorm: 10, 6; reversed: 6, 10; coupling: 6, (10 + 6) * 6

@@ -1,10 +1,10 @@
-"""What a step keeps for its way back."""
+"""Residuals that a step saves for its backward pass."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from glow_tf.bijectors.residuals import SaveResiduals, UseResiduals, through, vjp
+from glow_tf.bijectors.residuals import SaveResiduals, UseResiduals, checkpoint, vjp
 
 
 def cube(x, scale):
@@ -22,25 +22,25 @@ def inputs(rng):
     return tf.constant(rng.standard_normal(5)), tf.constant(1.7, tf.float64)
 
 
-def test_without_a_memory_it_is_the_computation(inputs):
-    np.testing.assert_array_equal(through(None, cube, cube_backward, *inputs), cube(*inputs)[0])
+def test_without_residuals(inputs):
+    np.testing.assert_array_equal(checkpoint(None, cube, cube_backward, *inputs), cube(*inputs)[0])
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_replay_gives_the_same_and_computes_nothing(inputs, compiled):
+def test_used_residuals_are_not_recomputed(inputs, compiled):
     def never(*_):
         raise AssertionError("computed again")
 
     def value_and_gradients(x, scale):
-        recorder = SaveResiduals()
-        through(recorder, cube, cube_backward, x, scale)
-        # Two calls, in order: what the second kept must not be given to the first.
-        through(recorder, cube, cube_backward, 2 * x, scale)
-        memory = UseResiduals(recorder.kept)
+        saving = SaveResiduals()
+        checkpoint(saving, cube, cube_backward, x, scale)
+        # Two calls, in order: the residuals of one must not be used for the other.
+        checkpoint(saving, cube, cube_backward, 2 * x, scale)
+        using = UseResiduals(saving.saved)
         with tf.GradientTape() as tape:
             tape.watch([x, scale])
-            result = through(memory, never, cube_backward, x, scale)
-            result += through(memory, never, cube_backward, 2 * x, scale)
+            result = checkpoint(using, never, cube_backward, x, scale)
+            result += checkpoint(using, never, cube_backward, 2 * x, scale)
         return result, tape.gradient(result, [x, scale])
 
     run = tf.function(value_and_gradients) if compiled else value_and_gradients
@@ -51,7 +51,7 @@ def test_a_replay_gives_the_same_and_computes_nothing(inputs, compiled):
     np.testing.assert_allclose(dscale, np.sum(9 * x.numpy() ** 3), rtol=1e-12)
 
 
-def test_pullback_is_the_gradient_of_the_weighted_result(inputs, rng):
+def test_vjp(inputs, rng):
     weights = tf.constant(rng.standard_normal(5))
     dx, dscale = vjp(lambda x, scale: cube(x, scale)[0], list(inputs), weights)
     x, scale = inputs

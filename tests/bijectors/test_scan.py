@@ -9,6 +9,7 @@ from helpers import SMALL, randomize
 from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.scan import BACKPROP_MODES, Scan
 from glow_tf.config import GlowConfig
+from glow_tf.nn.base import slice_of
 from glow_tf.nn.openai import OpenAINetwork
 from glow_tf.nn.steps import FlowSteps
 
@@ -30,10 +31,9 @@ def make_steps(coupling, permutation):
 
 def chain(steps):
     """The K steps, each with its slice, as TFP's own chain."""
-    variables = {name.removeprefix("level0/"): tf.convert_to_tensor(v) for name, v in steps.named_variables().items()}
-    prepared = steps.prepare(variables, ("forward", "inverse"))
+    prepared = steps.prepare(tf.nest.map_structure(tf.convert_to_tensor, steps.parameters), ("forward", "inverse"))
     # Chain's inverse begins with its first bijector.
-    return tfb.Chain([steps.step({name: value[k] for name, value in prepared.items()}) for k in range(NUM_STEPS)])
+    return tfb.Chain([steps.step(slice_of(prepared, k)) for k in range(NUM_STEPS)])
 
 
 def value_log_det_and_gradients(make_bijector, direction, values, weights, variables):
@@ -81,24 +81,24 @@ def test_gradients_may_be_asked_for_twice(backprop, rng):
 @pytest.mark.parametrize("backprop", BACKPROP_MODES)
 def test_plain_tensors_and_no_preparation(backprop):
     shift, log_scale = tf.constant([[1.0], [2.0], [-4.0]]), tf.math.log([[2.0], [3.0], [0.5]])
-    repeated = Scan(
-        lambda p, memory: ActNorm(p["shift"], p["log_scale"]),
+    layer = Scan(
+        lambda p, residuals: ActNorm(p["shift"], p["log_scale"]),
         {"shift": shift, "log_scale": log_scale},
         num_steps=3,
         backprop=backprop,
     )
     image = tf.constant([[[5.0], [0.0]]])
     # ((5 + 1) * 2 + 2) * 3 = 42, (42 - 4) / 2 = 19; ((0 + 1) * 2 + 2) * 3 = 12, (12 - 4) / 2 = 4
-    np.testing.assert_allclose(repeated.inverse(image), [[[19.0], [4.0]]], rtol=1e-6)
-    np.testing.assert_allclose(repeated.inverse_log_det_jacobian(image, 3), 2 * np.log(3.0), rtol=1e-6)
-    np.testing.assert_allclose(repeated.forward(tf.constant([[[19.0], [4.0]]])), image, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(layer.inverse(image), [[[19.0], [4.0]]], rtol=1e-6)
+    np.testing.assert_allclose(layer.inverse_log_det_jacobian(image, 3), 2 * np.log(3.0), rtol=1e-6)
+    np.testing.assert_allclose(layer.forward(tf.constant([[[19.0], [4.0]]])), image, rtol=1e-6, atol=1e-6)
 
 
 def test_a_wrong_leading_axis_is_an_error():
-    with pytest.raises(ValueError, match="parameter shift holds 3 steps, not 2"):
-        Scan(lambda p, memory: ActNorm(p["shift"], p["shift"]), {"shift": tf.zeros([3, 1])}, num_steps=2)
+    with pytest.raises(ValueError, match=r"a parameter has shape \(3, 1\); its first axis must be 2 long"):
+        Scan(lambda p, residuals: ActNorm(p["shift"], p["shift"]), {"shift": tf.zeros([3, 1])}, num_steps=2)
 
 
 def test_an_unknown_way_back_is_an_error():
     with pytest.raises(ValueError, match="backprop is 'cheap'; it can be stored, recompute, reversible"):
-        Scan(lambda p, memory: ActNorm(p["shift"], p["shift"]), {"shift": tf.zeros([2, 1])}, 2, backprop="cheap")
+        Scan(lambda p, residuals: ActNorm(p["shift"], p["shift"]), {"shift": tf.zeros([2, 1])}, 2, backprop="cheap")

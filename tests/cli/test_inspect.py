@@ -11,7 +11,7 @@ from helpers import make_glow
 
 from glow_tf import pretrained, weights
 from glow_tf.cli import inspect
-from glow_tf.nn import steps
+from glow_tf.nn import base
 
 
 def started(*arguments, cwd):
@@ -45,7 +45,7 @@ def test_the_count_is_that_of_the_trained(tmp_path, changes):
     glow = make_glow(**changes)
     glow.save_weights(tmp_path / "w.h5")
     assert inspect.describe(tmp_path / "w.h5")["parameters"].startswith(f"{glow.num_parameters:,} trained")
-    assert inspect._NON_TRAINABLE == steps.NON_TRAINABLE
+    assert inspect._NON_TRAINABLE == base.NON_TRAINABLE
 
 
 def test_bundled_weights_in_ten_lines(tmp_path):

@@ -33,9 +33,7 @@ def walk(glow, images, labels=None):
     values = tf.convert_to_tensor(images)
     for level, steps in enumerate(glow.flow.steps):
         values = Squeeze(dtype=values.dtype).inverse_and_log_det(values)[0]
-        prepared = steps.prepare({name: tf.convert_to_tensor(v) for name, v in steps._by_name.items()}, ("inverse",))
-        for k in range(glow.config.num_steps):
-            step = steps.step({name: value[k] for name, value in prepared.items()})
+        for step in steps.each_step():
             values, log_det = step.inverse_and_log_det(values)
             log_dets.append(log_det)
         if level < glow.config.num_levels - 1:

@@ -5,8 +5,10 @@ from helpers import SMALL, randomize
 from naive import dense, edge_conv
 
 from glow_tf.config import GlowConfig
+from glow_tf.nn.base import slice_of
 from glow_tf.nn.openai import OpenAINetwork
-from glow_tf.nn.steps import FlowSteps, SplitPrior, TopPrior, plu_values
+from glow_tf.nn.priors import SplitPrior, TopPrior
+from glow_tf.nn.steps import FlowSteps
 
 
 def make_steps(rng=None, **kind):
@@ -41,7 +43,7 @@ def test_every_variable_is_stacked_and_named():
 
 
 def test_additive_couplings_have_half_the_outputs():
-    assert make_steps(coupling="additive")["coupling/conv3_kernel"].shape == (3, 3, 3, 5, 4)
+    assert make_steps(coupling="additive").parameters["coupling"]["conv3"]["kernel"].shape == (3, 3, 3, 5, 4)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +64,7 @@ def test_permutation_and_signs_are_not_trained(permutation, fixed):
 
 def test_new_convolutions_are_rotations_that_differ_from_step_to_step():
     steps = make_steps()
-    names = ("permutation", "lower", "log_abs_s", "sign_s", "upper")
-    stacked = {f"conv1x1/{name}": steps[f"conv1x1/{name}"].numpy() for name in names}
-    weights = [dense({name: value[k] for name, value in stacked.items()}) for k in range(3)]
+    weights = [dense(tf.nest.map_structure(np.array, slice_of(steps.parameters["conv1x1"], k))) for k in range(3)]
     for weight in weights:
         np.testing.assert_allclose(weight @ weight.T, np.eye(8), atol=1e-12)
     assert np.max(np.abs(weights[0] - weights[1])) > 0.1
@@ -72,38 +72,28 @@ def test_new_convolutions_are_rotations_that_differ_from_step_to_step():
 
 
 def test_fixed_orders():
-    shuffled = make_steps(permutation="shuffle")["permutation/indices"].numpy()
+    shuffled = make_steps(permutation="shuffle").parameters["permutation"]["indices"].numpy()
     for order in shuffled:
         assert sorted(order) == list(range(8))
     assert len({tuple(order) for order in shuffled}) == 3
-    reverse = make_steps(permutation="reverse")["permutation/indices"].numpy()
+    reverse = make_steps(permutation="reverse").parameters["permutation"]["indices"].numpy()
     np.testing.assert_array_equal(reverse, [[7, 6, 5, 4, 3, 2, 1, 0]] * 3)
 
 
 def test_only_the_matrices_that_are_asked_for_are_made():
     steps = make_steps()
-    stacked = {name.removeprefix("level0/"): tf.convert_to_tensor(v) for name, v in steps.named_variables().items()}
-    made = {directions: set(steps.prepare(stacked, directions)) for directions in [("inverse",), ("forward",)]}
-    assert "conv1x1/weight" in made["inverse",]
-    assert "conv1x1/inverse_weight" not in made["inverse",]
-    assert "conv1x1/inverse_weight" in made["forward",]
-    assert "conv1x1/weight" not in made["forward",]
-
-
-def test_dense_matrices_become_variables(rng):
-    weights = rng.standard_normal((3, 8, 8))
-    stacked = plu_values(weights)
-    for k, weight in enumerate(weights):
-        np.testing.assert_allclose(dense({name: value[k] for name, value in stacked.items()}), weight, atol=1e-12)
+    stacked = tf.nest.map_structure(tf.convert_to_tensor, steps.parameters)
+    assert set(steps.prepare(stacked, ("inverse",))["conv1x1"]) == {"weight", "log_abs_det"}
+    assert set(steps.prepare(stacked, ("forward",))["conv1x1"]) == {"inverse_weight", "log_abs_det"}
 
 
 def test_mean_and_log_scale_of_a_split_are_halves(rng):
     gaussian = SplitPrior(GlowConfig(**SMALL), 8, "split0")
     randomize(gaussian, rng, scale=0.5)
-    kept = rng.standard_normal((2, 3, 5, 4))
+    x1 = rng.standard_normal((2, 3, 5, 4))
     p = {name.removeprefix("split0/"): v.numpy() for name, v in gaussian.named_variables().items()}
-    expected = (edge_conv(kept, p["kernel"], p["edge"]) + p["bias"]) * np.exp(3 * p["log_scale"])
-    mean, log_scale = gaussian(tf.constant(kept))
+    expected = (edge_conv(x1, p["kernel"], p["edge"]) + p["bias"]) * np.exp(3 * p["log_scale"])
+    mean, log_scale = gaussian(tf.constant(x1))
     np.testing.assert_allclose(mean, expected[..., :4], rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(log_scale, expected[..., 4:], rtol=1e-10, atol=1e-12)
 

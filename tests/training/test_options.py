@@ -9,6 +9,7 @@ from small_training import BATCH, images, make_trainer
 from glow_tf.bijectors.coupling import AffineCoupling
 from glow_tf.config import GlowConfig
 from glow_tf.glow import Glow
+from glow_tf.nn.base import slice_of
 from glow_tf.training.loop import initial_images
 from glow_tf.training.trainer import Trainer
 
@@ -88,11 +89,11 @@ def test_mixed_precision_inverts_itself(rng):
 
 
 def test_log_scales_are_float32_in_mixed_precision():
-    coupling = make_glow(dtype="float32").flow_steps[0].step
-    tensors = make_glow(dtype="float32").flow_steps[0].prepared(("inverse",))
-    layer = coupling({key: value[0] for key, value in tensors.items()}, network_dtype=tf.bfloat16).layers[-1]
+    steps = make_glow(dtype="float32").flow_steps[0]
+    layer = steps.step(slice_of(steps.prepared(), 0), network_dtype=tf.bfloat16).layers[-1]
     assert isinstance(layer, AffineCoupling)
-    shift, log_scale = layer.network(tf.zeros([1, 2, 4, tensors["actnorm/shift"].shape[-1] // 2]))
+    channels = steps.parameters["actnorm"]["shift"].shape[-1]
+    shift, log_scale = layer.conditioner(tf.zeros([1, 2, 4, channels // 2]))
     assert shift.dtype == log_scale.dtype == tf.float32
 
 

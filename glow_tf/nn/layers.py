@@ -1,0 +1,136 @@
+"""The convolutions of OpenAI's Glow, as functions of their parameters.
+
+Kernels are [height, width, in, out], images [..., H, W, C].
+
+Every 3x3 convolution sees where the image ends: OpenAI's code pads its input with zeros and appends a channel that is
+one in the padding and zero inside. The kernel's slice for that channel is a parameter of its own, `edge` [3, 3, out].
+
+References: https://github.com/openai/glow, `tfops.py`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from glow_tf.bijectors.base import image_shape, with_batch_shape
+from glow_tf.nn.base import Parameters
+
+# The stored log-scales are multiplied by this: OpenAI's way of letting them learn faster.
+LOG_SCALE_FACTOR = 3.0
+
+
+def conv2d_zeros_shapes(in_channels: int, out_channels: int) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of the parameters of `conv2d_zeros`; all start at zero."""
+    return {
+        "kernel": (3, 3, in_channels, out_channels),
+        "edge": (3, 3, out_channels),
+        "bias": (out_channels,),
+        "log_scale": (out_channels,),
+    }
+
+
+def conv2d_zeros(parameters: Parameters, images: tf.Tensor) -> tf.Tensor:
+    """The 3x3 convolution that starts at zero: (conv(images) + bias) * exp(3 log_scale).
+
+    Args:
+        parameters: the tensors of `conv2d_zeros_shapes`.
+        images: [..., H, W, in].
+
+    Returns:
+        [..., H, W, out].
+    """
+    # The scale is multiplied into the kernel, which saves a pass over the result and one in the gradient.
+    scale = tf.exp(LOG_SCALE_FACTOR * parameters["log_scale"])
+    constant = conv2d_zeros_constant(parameters, *image_shape(images)[:2])
+    result = conv2d(images, tf.cast(parameters["kernel"] * scale, images.dtype), "SAME")
+    return tf.cast(result, constant.dtype) + constant
+
+
+def conv2d_zeros_constant(parameters: Parameters, height: Any, width: Any) -> tf.Tensor:
+    """`conv2d_zeros` of an image of zeros, [height, width, out]: the edge channel, the bias and the scale."""
+    scale = tf.exp(LOG_SCALE_FACTOR * parameters["log_scale"])
+    return (edge_map(parameters["edge"], height, width) + parameters["bias"]) * scale
+
+
+def linear_zeros_shapes(in_channels: int, out_channels: int) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of the parameters of `linear_zeros`; all start at zero."""
+    return {"kernel": (in_channels, out_channels), "bias": (out_channels,), "log_scale": (out_channels,)}
+
+
+def linear_zeros(parameters: Parameters, values: tf.Tensor) -> tf.Tensor:
+    """The linear layer that starts at zero: (values @ kernel + bias) * exp(3 log_scale).
+
+    Args:
+        parameters: the tensors of `linear_zeros_shapes`.
+        values: [B, in]; or integers [B], which stand for one-hot vectors.
+
+    Returns:
+        [B, out].
+    """
+    if values.dtype.is_integer:
+        product = tf.gather(parameters["kernel"], values)
+    else:
+        product = tf.matmul(values, parameters["kernel"])
+    return (product + parameters["bias"]) * tf.exp(LOG_SCALE_FACTOR * parameters["log_scale"])
+
+
+def add_edge_padding(images: tf.Tensor) -> tf.Tensor:
+    """[..., H, W, C] -> [..., H+2, W+2, C+1]: pads with zeros, and appends a channel that is one in the padding."""
+    height, width, channels = image_shape(images)
+    batch_axes = tf.rank(images) - 3 if images.shape.rank is None else images.shape.rank - 3
+    around = [[1, 1], [1, 1], [0, 1]]
+    paddings = tf.pad(around, [[batch_axes, 0], [0, 0]]) if tf.is_tensor(batch_axes) else [[0, 0]] * batch_axes + around
+    padded = tf.pad(images, paddings)
+    ring = _ring(height, width)
+    around_zeros = (np if isinstance(ring, np.ndarray) else tf).pad(ring, [[0, 0], [0, 0], [channels, 0]])
+    return padded + tf.cast(around_zeros, images.dtype)
+
+
+def edge_map(edge: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
+    """What the edge channel adds at each position of an image, [height, width, out].
+
+    Args:
+        edge: [3, 3, out], the kernel's slice for the edge channel.
+        height, width: of the image, integers or scalar tensors.
+    """
+    ring = tf.cast(_ring(height, width)[np.newaxis], edge.dtype)
+    return tf.squeeze(conv2d(ring, tf.expand_dims(edge, 2), "VALID"), axis=0)
+
+
+def conv2d(
+    images: tf.Tensor,
+    kernel: tf.Tensor,
+    padding: str,
+    bias: tf.Tensor | None = None,
+    activation: Callable[[tf.Tensor], tf.Tensor] | None = None,
+) -> tf.Tensor:
+    """tf.nn.conv2d with stride 1, for any number of batch axes and for empty batches; then the bias and activation."""
+    height, width, channels = image_shape(images)
+    flat = images if images.shape.rank == 4 else tf.reshape(images, [-1, height, width, channels])
+    kernel_height, kernel_width, _, out = kernel.shape
+    if padding == "VALID":
+        height, width = height - kernel_height + 1, width - kernel_width + 1
+    if flat.shape[0] == 0:
+        # With oneDNN, tf.nn.conv2d of an empty batch has the wrong shape.
+        patches = tf.reshape(flat, [0, height, width, kernel_height * kernel_width * channels])
+        result = tf.tensordot(patches, tf.reshape(kernel, [-1, out]), axes=1)
+    else:
+        result = tf.nn.conv2d(flat, kernel, strides=1, padding=padding)
+    if bias is not None:
+        result = tf.nn.bias_add(result, bias)
+    if activation is not None:
+        result = activation(result)
+    if images.shape.rank == 4 and flat.shape[0] is not None:
+        return result
+    # Not before the bias and activation, which TensorFlow fuses with the convolution.
+    return tf.reshape(result, with_batch_shape(images, [height, width, out]))
+
+
+def _ring(height: Any, width: Any) -> Any:
+    """The edge channel, [height+2, width+2, 1]: in numpy if the size is known, since a constant needs no operations."""
+    around = [[1, 1], [1, 1], [0, 0]]
+    if tf.is_tensor(height) or tf.is_tensor(width):
+        return tf.pad(tf.zeros([height, width, 1]), around, constant_values=1)
+    return np.pad(np.zeros([height, width, 1]), around, constant_values=1)

@@ -1,0 +1,99 @@
+"""The Gaussians of the latents in OpenAI's Glow, and its classifier."""
+
+import tensorflow as tf
+
+from glow_tf.bijectors.gaussian import Gaussian
+from glow_tf.config import GlowConfig
+from glow_tf.nn.base import ParameterModule, zeros
+from glow_tf.nn.layers import (
+    conv2d_zeros,
+    conv2d_zeros_constant,
+    conv2d_zeros_shapes,
+    linear_zeros,
+    linear_zeros_shapes,
+)
+
+
+class SplitPrior(ParameterModule):
+    """The Gaussian of the half that leaves at a split, by a zero-initialised convolution of the half that stays.
+
+    mean and log-scale are halves of the convolution's output (in OpenAI's code they alternate).
+
+    Args:
+        config: the GlowConfig.
+        channels: C before the split.
+        name: the prefix of the variables' names.
+    """
+
+    def __init__(self, config: GlowConfig, channels: int, name: str) -> None:
+        super().__init__(zeros(conv2d_zeros_shapes(channels // 2, channels)), config.dtype, name)
+
+    def __call__(self, x1: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """x1 [..., H, W, C/2] -> (mean, log_scale), each [..., H, W, C/2]."""
+        mean, log_scale = tf.split(conv2d_zeros(self.parameters, x1), 2, axis=-1)
+        return mean, log_scale
+
+
+class TopPrior(ParameterModule):
+    """The learned Gaussian of the deepest latents: a zero-initialised convolution of an image of zeros.
+
+    Its input is zero, so only the edge channel, the bias and the log-scale matter: the mean and scale of a channel
+    depend on how near the border a position is, and on the class if there are classes.
+
+    Args:
+        config: the GlowConfig.
+        shape: (H, W, C) of the deepest latents.
+        name: the prefix of the variables' names.
+    """
+
+    def __init__(self, config: GlowConfig, shape: tuple[int, int, int], name: str) -> None:
+        self._shape = tuple(shape)
+        self._dtype = tf.as_dtype(config.dtype)
+        out_channels = 2 * shape[-1]
+        shapes: dict = conv2d_zeros_shapes(0, out_channels) if config.learned_top else {}
+        shapes.pop("kernel", None)
+        if config.num_classes:
+            shapes["class"] = linear_zeros_shapes(config.num_classes, out_channels)
+        super().__init__(zeros(shapes), config.dtype, name)
+
+    def bijector(self, labels: tf.Tensor | None = None) -> Gaussian:
+        """The Gaussian bijector, of each label's class if there are classes.
+
+        Args:
+            labels: [B] integers for a class-conditional model, else None.
+        """
+        return Gaussian(_TopPriorOf(self, labels), dtype=self._dtype, name="top_prior")
+
+    def mean_and_log_scale(self, labels: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Each [H, W, C], or [B, H, W, C] with labels."""
+        h, w, c = self._shape
+        outputs = tf.zeros([h, w, 2 * c], self._dtype)
+        if "edge" in self.parameters:
+            outputs += conv2d_zeros_constant(self.parameters, h, w)
+        if labels is not None:
+            outputs += linear_zeros(self.parameters["class"], labels)[:, tf.newaxis, tf.newaxis, :]
+        mean, log_scale = tf.split(outputs, 2, axis=-1)
+        return mean, log_scale
+
+
+class _TopPriorOf(tf.Module):
+    """The mean and log-scale of the top prior for some labels, as a module, so that TFP finds the variables."""
+
+    def __init__(self, top: TopPrior, labels: tf.Tensor | None) -> None:
+        super().__init__(name="top_prior")
+        self._top = top
+        self._labels = labels
+
+    def __call__(self) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._top.mean_and_log_scale(self._labels)
+
+
+class Classifier(ParameterModule):
+    """Class logits from the deepest latents, averaged over positions (OpenAI's `weight_y` term)."""
+
+    def __init__(self, config: GlowConfig, channels: int, name: str) -> None:
+        super().__init__(zeros(linear_zeros_shapes(channels, config.num_classes)), config.dtype, name)
+
+    def __call__(self, deepest: tf.Tensor) -> tf.Tensor:
+        """[B, num_classes] from [B, H, W, C]."""
+        return linear_zeros(self.parameters, tf.reduce_mean(deepest, axis=[1, 2]))
