@@ -50,7 +50,9 @@ def unpacked(archives, tmp_path_factory):
 def test_wheel_holds_the_whole_package_and_no_more(unpacked):
     found = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     ours = {str(path.relative_to(ROOT)) for path in (ROOT / "glow_tf").rglob("*.py")}
-    data = {"glow_tf/py.typed", "glow_tf/pretrained/digits.h5", "glow_tf/pretrained/MODEL_CARD.md"}
+    bundled = {f"glow_tf/pretrained/{path.name}" for path in (ROOT / "glow_tf/pretrained").glob("*.[hm]*")}
+    data = {"glow_tf/py.typed"} | bundled
+    assert {"glow_tf/pretrained/digits.h5", "glow_tf/pretrained/MODEL_CARD.md"} <= bundled
     metadata = {name for name in found if ".dist-info/" in name}
     assert found - metadata == ours | data
     assert any(name.endswith("LICENSE") for name in metadata)
