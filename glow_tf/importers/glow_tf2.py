@@ -3,7 +3,7 @@
 Keras numbers the names inside a file by the layers that the process had built before, so arrays are identified by
 their order and checked by their shape: 15 for each flow step, level by level; 2 for each split; and 1 at the end.
 
-| there, in its order                       | name here                                                     |
+| there, in order                           | name here                                                     |
 |-------------------------------------------|---------------------------------------------------------------|
 | actnorm s, b: y = s x + b                 | level<i>/actnorm/shift = b / s, log_scale = log|s| / 3        |
 | W_1_1: y_j = sum_i x_i W[i, j]            | level<i>/conv1x1/*, with the signs of s                       |
@@ -16,7 +16,7 @@ their order and checked by their shape: 15 for each flow step, level by level; 2
 | 1x1 convolution of a split: kernel, bias  | split<i>/kernel, bias                                         |
 | mean and log sd of the deepest, [1,h,w,2C]| top/mean, log_scale                                           |
 
-The halves of a level's channels are exchanged here (see `glow_tf2_parts`): columns of every 1x1 matrix, and
+The halves of a level's channels are exchanged here (see `nn.glow_tf2`): columns of every 1x1 matrix, and
 rows and the actnorm of every step but a level's first. Log-densities are those of GLOW-tf2's formulas but for
 one term: it adds 1e-7 to |det W| before it takes the logarithm.
 
@@ -64,7 +64,7 @@ def read(path: str | os.PathLike, image_size: int | None = None) -> Glow:
         image_size: height and width. Default: taken from the deepest latents.
     Raises:
         InputError: the file is missing, damaged, another program's, or of a model that cropped its images'
-            borders because a side was odd at some level: such a model is no density of the whole image.
+            borders because a side was odd at some level: such a model has no density of the whole image.
     """
     layout = weights.layout(path)
     if layout != "glow-tf2":

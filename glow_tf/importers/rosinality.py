@@ -2,7 +2,7 @@
 
 The model is OpenAI's but for differences that the values of our variables absorb.
 
-Names of a block's flow stand below `blocks.i.flows.k.` there and below `level<i>/` here, stacked over k.
+Names of a block's flow are below `blocks.i.flows.k.` there and below `level<i>/` here, stacked over k.
 
 | there                             | name here                                                             |
 |-----------------------------------|-----------------------------------------------------------------------|
