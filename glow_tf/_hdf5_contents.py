@@ -178,7 +178,7 @@ def read_in_child(file: BinaryIO) -> Contents:
     Raises:
         ContentsError: the library fails on the file or takes too long, or the file holds too much.
     """
-    paths = [path for path in sys.path if path]  # without the working directory
+    paths = filter(os.path.isabs, sys.path)  # without the working directory
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
@@ -191,6 +191,8 @@ def read_in_child(file: BinaryIO) -> Contents:
             check=False,
         )
         answer = json.loads(done.stdout)
+    except OSError as error:
+        raise ContentsError(f"cannot be read: no child process can be started ({error.strerror})") from error
     except subprocess.TimeoutExpired as error:
         raise ContentsError(f"is damaged: the HDF5 library did not read it in {_WALL_SECONDS} s") from error
     except (ValueError, RecursionError) as error:
