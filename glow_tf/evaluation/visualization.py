@@ -19,7 +19,7 @@ from glow_tf.errors import InputError
 
 # The file formats of a picture by the ending of its name, and how each is written.
 FORMATS: dict[str, dict[str, Any]] = {
-    ".png": {"format": "PNG", "optimize": True},
+    ".png": {"format": "PNG"},
     ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".webp": {"format": "WEBP", "lossless": True},
