@@ -29,12 +29,11 @@ FORMATS: dict[str, dict[str, Any]] = {
 GRID_WIDTH = 900
 MIN_CELL, MAX_CELL = 64, 128
 
-BORDER = 2
 BORDER_COLOUR = "#a0a0a0"  # grey: neither black nor white images run into one another
 MARK_COLOUR = "#d55e00"
 TEXT_COLOUR, NOTE_COLOUR = "#202020", "#606060"
 
-MIN_FONT_SIZE = 15
+MIN_FONT_SIZE, LARGE_FONT_SIZE = 15, 24
 MAX_LABEL_LENGTH = 28  # characters of a row's or column's label
 
 FRAME_MILLISECONDS = 120
@@ -68,16 +67,9 @@ def labelled_grid(
     images = np.asarray(images)
     count, height, width, _ = images.shape
     columns = columns or (len(column_labels) if column_labels else math.ceil(math.sqrt(count)))
-    cell = min(max(GRID_WIDTH // columns, MIN_CELL), MAX_CELL)
-    factor = max(1, cell // max(height, width))
-    size = max(MIN_FONT_SIZE, columns * factor * width // 48)
-    font, gap = _font(size), size // 3
-    of_rows = [_Text(_shortened(label), font) for label in row_labels or ()]
-    of_columns = [_Text(_shortened(label), font) for label in column_labels or ()]
-    # A cell is at least as large as its labels.
-    needed = [(text.width + gap) / width for text in of_columns] + [text.height / height for text in of_rows]
-    factor = max(factor, *map(math.ceil, needed), 1)
-    cells = _cells(images, columns, factor, marked_column)
+    size, factor, of_rows, of_columns = _fitted(height, width, columns, row_labels or (), column_labels or ())
+    font, gap, border = _font(size), size // 3, max(2, size // 9)
+    cells = _cells(images, columns, factor, border, marked_column)
 
     left = size + max((text.width + gap for text in of_rows), default=0)
     whole_width = max(left + cells.width + size, 24 * size)
@@ -97,29 +89,45 @@ def labelled_grid(
         text.draw(draw, size, y, "left", colour)
         y += text.height + gap
     for row, text in enumerate(of_rows):
-        middle = top + (row + 0.5) * (factor * height + BORDER)
+        middle = top + (row + 0.5) * (factor * height + border)
         text.draw(draw, left - gap - text.width, middle - text.height / 2, "right")
     for column, text in enumerate(of_columns):
-        middle = left + (column + 0.5) * (factor * width + BORDER)
+        middle = left + (column + 0.5) * (factor * width + border)
         colour = MARK_COLOUR if column == marked_column else TEXT_COLOUR
         text.draw(draw, middle - text.width / 2, top - gap - text.height, "center", colour)
     return np.asarray(picture)
 
 
-def _cells(images: np.ndarray, columns: int, factor: int, marked_column: int | None) -> Image.Image:
+def _fitted(
+    height: int, width: int, columns: int, row_labels: Sequence[str], column_labels: Sequence[str]
+) -> "tuple[int, int, list[_Text], list[_Text]]":
+    """(font size, factor by which images are enlarged, row labels, column labels), each label inside its cell."""
+    factor = max(1, min(max(GRID_WIDTH // columns, MIN_CELL), MAX_CELL) // max(height, width))
+    largest = max(MIN_FONT_SIZE, columns * factor * width // 48)
+    # First large letters become smaller, then the images larger.
+    for size in range(largest, min(largest, LARGE_FONT_SIZE) - 1, -1):
+        font = _font(size)
+        rows, heads = ([_Text(_shortened(label), font) for label in labels] for labels in (row_labels, column_labels))
+        needed = [(text.width + size // 3) / width for text in heads] + [text.height / height for text in rows]
+        if max(needed, default=0) <= factor:
+            break
+    return size, max(factor, *map(math.ceil, needed), 1), rows, heads
+
+
+def _cells(images: np.ndarray, columns: int, factor: int, border: int, marked_column: int | None) -> Image.Image:
     """The images side by side, each enlarged by `factor` and with a border around it."""
     height, width = (factor * side for side in images.shape[1:3])
-    size = (columns * (width + BORDER) + BORDER, math.ceil(len(images) / columns) * (height + BORDER) + BORDER)
+    size = (columns * (width + border) + border, math.ceil(len(images) / columns) * (height + border) + border)
     picture = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
     for index, image in enumerate(images):
-        x, y = index % columns * (width + BORDER), index // columns * (height + BORDER)
-        draw.rectangle((x, y, x + width + 2 * BORDER - 1, y + height + 2 * BORDER - 1), BORDER_COLOUR)
+        x, y = index % columns * (width + border), index // columns * (height + border)
+        draw.rectangle((x, y, x + width + 2 * border - 1, y + height + 2 * border - 1), BORDER_COLOUR)
         enlarged = Image.fromarray(to_rgb(image)).resize((width, height), Image.Resampling.NEAREST)
-        picture.paste(enlarged, (x + BORDER, y + BORDER))
+        picture.paste(enlarged, (x + border, y + border))
     if marked_column is not None:
-        x = marked_column * (width + BORDER)
-        draw.rectangle((x, 0, x + width + 2 * BORDER - 1, size[1] - 1), outline=MARK_COLOUR, width=BORDER)
+        x = marked_column * (width + border)
+        draw.rectangle((x, 0, x + width + 2 * border - 1, size[1] - 1), outline=MARK_COLOUR, width=border)
     return picture
 
 

@@ -102,3 +102,10 @@ def test_scatter_has_a_range_for_each_axis():
     # The legend shows the colour of each class, also of names that matplotlib would read as something else.
     assert all(len(pixels(plot[:, 740:], colour)) for colour in colours)
     assert visualization.scatter(np.zeros((3, 2))).shape == (640, 640, 3)
+
+
+def test_labels_of_large_images_shrink_before_the_images_grow():
+    labels = ["-1", "-0.5", "unchanged", "+0.5", "+1"]
+    assert visualization.labelled_grid(np.zeros((5, 256, 256, 3), np.uint8), column_labels=labels).shape[1] < 1400
+    wide = visualization.labelled_grid(np.zeros((9, 256, 256, 3), np.uint8), column_labels=["unchanged"] * 9)
+    assert 9 * 256 < wide.shape[1] < 10 * 256
