@@ -12,8 +12,8 @@ need no shared folder.
 import contextlib
 import json
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -35,15 +35,15 @@ _STEP, _TAKE_VALUES, _END, _FAILED = range(1, 5)
 _PIECE_BYTES = 256 * 2**20
 
 
-def multi_worker_strategy(communication="auto"):
-    """A MultiWorkerMirroredStrategy from TF_CONFIG, else from Slurm; waits until all workers are there.
+def multi_worker_strategy(communication: str = "auto") -> tf.distribute.Strategy:
+    """A MultiWorkerMirroredStrategy from TF_CONFIG, else from Slurm; waits until all workers have connected.
 
     Must come before TensorFlow's first operation, even before it lists its devices.
 
     Args:
         communication: "auto", "ring" (any device) or "nccl" (NVIDIA GPUs).
     Raises:
-        InputError: if there is neither, or TF_CONFIG makes no sense.
+        InputError: if there is neither, or TF_CONFIG is not valid.
         WorkerLost: if another worker dies meanwhile.
     """
     if communication not in COMMUNICATIONS:
@@ -64,11 +64,13 @@ class Workers:
         strategy: a tf.distribute.Strategy.
 
     Attributes:
-        index, count: of this worker, the chief being 0, and of all.
-        first_replica, num_local_replicas: of this worker.
+        index: number of this worker; the chief is 0.
+        count: number of workers.
+        first_replica: number of this worker's first replica.
+        num_local_replicas: number of this worker's replicas.
     """
 
-    def __init__(self, strategy):
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
         self._strategy = strategy
         ids = strategy.experimental_local_results(
             strategy.experimental_distribute_values_from_function(lambda context: context.replica_id_in_sync_group)
@@ -77,24 +79,24 @@ class Workers:
         self.count = strategy.num_replicas_in_sync // len(ids)
         self.index = self.first_replica // len(ids)
         self._summed = tf.function(self._sum_over_workers, autograph=False)
-        self._senders = None
+        self._senders: list[Callable[[], Any]] | None = None
 
     @property
-    def is_chief(self):
+    def is_chief(self) -> bool:
         """Whether this is the worker that evaluates and writes."""
         return self.index == 0
 
     @contextlib.contextmanager
-    def raising_worker_lost(self):
-        """Turns what TensorFlow raises when another worker is gone into WorkerLost."""
+    def raising_worker_lost(self) -> Iterator[None]:
+        """Raises WorkerLost instead of TensorFlow's errors when another worker is gone."""
         if self.count == 1:
             yield
             return
         with _raising_worker_lost():
             yield
 
-    def share(self, variables):
-        """Gives all workers the chief's values, bit for bit; all call it."""
+    def share(self, variables: Iterable[tf.Variable]) -> None:
+        """Gives all workers the chief's values, bit for bit; all workers call it."""
         if self.count == 1:
             return
         if self._senders is None:
@@ -110,8 +112,8 @@ class Workers:
         with self.raising_worker_lost():
             return self._summed(tf.constant(message, tf.int64)).numpy()
 
-    def _sum_over_workers(self, message):
-        def in_replica(message):
+    def _sum_over_workers(self, message: tf.Tensor) -> tf.Tensor:
+        def in_replica(message: tf.Tensor) -> tf.Tensor:
             context = tf.distribute.get_replica_context()
             speaks = tf.equal(context.replica_id_in_sync_group % self.num_local_replicas, 0)
             return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(speaks, message, tf.zeros_like(message)))
@@ -119,10 +121,10 @@ class Workers:
         result = self._strategy.run(in_replica, args=(message,))
         return self._strategy.experimental_local_results(result)[0]
 
-    def _sender(self, variables):
+    def _sender(self, variables: Sequence[tf.Variable]) -> Callable[[], Any]:
         """A function that overwrites these variables with the chief's: a sum to which the others add nothing."""
 
-        def in_replica():
+        def in_replica() -> None:
             context = tf.distribute.get_replica_context()
             is_chief = tf.equal(context.replica_id_in_sync_group, 0)
             values = []
@@ -246,21 +248,20 @@ class TrainingBatches:
 
 
 @contextlib.contextmanager
-def _raising_worker_lost():
+def _raising_worker_lost() -> Iterator[None]:
     try:
         yield
     except (tf.errors.ResourceExhaustedError, tf.errors.InvalidArgumentError):
         raise
     except tf.errors.OpError as error:
         raise WorkerLost(
-            f"another worker is gone ({type(error).__name__}); start every worker again: the run goes on from its "
-            f"last state"
+            f"another worker is gone ({type(error).__name__}); restart all of them: the run resumes from its last state"
         ) from error
 
 
-def _pieces(variables):
+def _pieces(variables: Iterable[tf.Variable]) -> list[list[tf.Variable]]:
     """The variables in lists of about `_PIECE_BYTES`."""
-    pieces: list[list] = [[]]
+    pieces: list[list[tf.Variable]] = [[]]
     size = 0
     for variable in variables:
         own = variable.shape.num_elements() * variable.dtype.size
@@ -272,7 +273,7 @@ def _pieces(variables):
     return pieces
 
 
-def _cluster():
+def _cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
     """The ClusterResolver of the environment."""
     if os.environ.get("TF_CONFIG"):
         _check_tf_config(os.environ["TF_CONFIG"])
@@ -280,20 +281,20 @@ def _cluster():
     if "SLURM_STEP_NODELIST" in os.environ:
         return _slurm_cluster()
     raise InputError(
-        "several workers need TF_CONFIG, or a Slurm step (srun); for the devices of this machine alone leave "
+        "several workers need TF_CONFIG, or a Slurm step (srun); to use only the devices of this machine, leave "
         "--strategy out"
     )
 
 
-def _check_tf_config(text):
+def _check_tf_config(text: str) -> None:
     example = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
     try:
         config = json.loads(text)
         tasks = {kind: list(addresses) for kind, addresses in config["cluster"].items()}
         kind, index = config["task"]["type"], int(config["task"]["index"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise InputError(f"TF_CONFIG cannot be read ({what}); it looks like {example}") from None
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"TF_CONFIG cannot be read ({reason}); a valid one is {example}") from None
     unknown = sorted(set(tasks) - {"chief", "worker"})
     if unknown:
         raise InputError(f"TF_CONFIG names tasks of type {', '.join(unknown)}; it can be chief and worker")
@@ -303,11 +304,11 @@ def _check_tf_config(text):
         )
 
 
-def _slurm_cluster():
-    """The tasks of this Slurm step, one worker each, with the GPUs that Slurm lets each of them see.
+def _slurm_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
+    """The tasks of this Slurm step, one worker each, with the GPUs that are visible to each of them.
 
-    The resolver itself deals out GPUs by setting CUDA_VISIBLE_DEVICES, which goes wrong where Slurm has done so,
-    and divides by zero where there are none: it is asked for the addresses only.
+    TensorFlow's Slurm resolver assigns GPUs by setting CUDA_VISIBLE_DEVICES, which fails if Slurm has done so, and it
+    divides by zero without GPUs. Only its addresses are used.
     """
     try:
         slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(
@@ -315,13 +316,13 @@ def _slurm_cluster():
         )
         spec = slurm.cluster_spec()
     except (RuntimeError, ValueError, KeyError, AssertionError) as error:
-        raise InputError(f"Slurm's variables make no cluster: {error}") from error
+        raise InputError(f"Slurm's variables do not describe a cluster: {error}") from error
     gpus = len(tf.config.list_physical_devices("GPU"))
     return tf.distribute.cluster_resolver.SimpleClusterResolver(
         spec, task_type=slurm.task_type, task_id=slurm.task_id, num_accelerators={"GPU": gpus}, rpc_layer="grpc"
     )
 
 
-def _slurm_port():
-    """Two jobs that share a node must not meet."""
+def _slurm_port() -> int:
+    """Jobs that share a node use different ports."""
     return 20_000 + 16 * (int(os.environ.get("SLURM_JOB_ID", 0)) % 1000)

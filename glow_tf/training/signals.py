@@ -1,37 +1,41 @@
-"""Stopping between steps: SIGINT, SIGTERM and SIGHUP are remembered, and a second Ctrl-C ends the process."""
+"""Stopping between steps: SIGINT, SIGTERM and SIGHUP are noted, and a second Ctrl-C ends the process."""
 
 import os
 import signal
 import sys
 import threading
+from typing import Any, Self
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop."""
+    """Raised where a run can stop after it received a signal."""
 
 
 class GracefulShutdown:
-    """Within a `with`, notes the first signal in `received`; a second SIGINT ends the process at once.
+    """A context that notes the first signal; a second SIGINT ends the process at once.
 
-    Saving inside a handler could interrupt a save, so the run asks between its steps. Python calls its handlers
-    between bytecodes only, and a step can take seconds; so a thread reads the number that Python's signal
-    handler writes to a pipe at once. Signals that are ignored (nohup) stay ignored, and outside of the main
-    thread signals are somebody else's.
+    A save inside a signal handler could interrupt another save, so the run checks between its steps. Python calls its
+    handlers between bytecodes only, and a step can take seconds; so a thread reads the number that Python's C handler
+    writes to a pipe at once. Signals that are ignored (nohup) stay ignored, and outside of the main thread no
+    handlers are installed.
+
+    Attributes:
+        received: number of the first signal, or None.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def __init__(self):
-        self.received = None
-        self._handlers = {}
-        self._thread = None
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._handlers: dict[int, Any] = {}
+        self._thread: threading.Thread | None = None
 
-    def check(self):
+    def check(self) -> None:
         """Raises Stopped if a signal was received."""
         if self.received is not None:
             raise Stopped
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
             return self
         self._read_end, self._write_end = os.pipe()
@@ -46,7 +50,7 @@ class GracefulShutdown:
         self._thread.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._thread is None:
             return
         for number, handler in self._handlers.items():
@@ -57,25 +61,25 @@ class GracefulShutdown:
         os.close(self._read_end)
         os.close(self._write_end)
 
-    def _listen(self):
+    def _listen(self) -> None:
         while number := os.read(self._read_end, 1)[0]:
             if number not in self._handlers:
                 continue
             if self.received is None:
                 self.received = number
                 name = signal.Signals(number).name
-                _tell(f"\n{name}: finishing this step, then saving; Ctrl-C once more ends at once\n")
+                _tell(f"\n{name}: finishing this step, then saving; a second Ctrl-C ends at once\n")
             elif number == signal.SIGINT:
                 os._exit(128 + number)
 
 
-def _leave_it_to_the_thread(*_):
+def _leave_it_to_the_thread(*_: object) -> None:
     pass
 
 
-def _tell(text):
+def _tell(text: str) -> None:
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
-    except (OSError, AttributeError):  # the terminal is gone, or there never was one
+    except (OSError, AttributeError):  # the terminal is gone, or there was none
         pass

@@ -12,6 +12,9 @@ from commands import environment, run_many, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
+from glow_tf.cli import train
+from glow_tf.config import TrainConfig
+from glow_tf.training.loop import FitResult
 from glow_tf.training.run_directory import RunDirectory
 
 TINY = ["--k_glow", "1", "--l_glow", "1", "--width", "4", "--batch_size", "512"]
@@ -110,6 +113,28 @@ def begin(folder):
     for process in processes:
         process.kill()
         process.wait()
+
+
+def finish(capsys, config, **result):
+    """(exit status, output, error output) of the end of a run."""
+    named = {"steps": 90, "bits_per_dim": 3.0, "standard_error": 0.1, "stopped_by": None, "is_saved": True} | result
+    status = train._finish(FitResult(**named), TrainConfig(**config), RunDirectory("run"), is_chief=True)
+    return status, *capsys.readouterr()
+
+
+def test_a_run_at_its_end_says_how_to_train_further(capsys):
+    status, output, _ = finish(capsys, {"epochs": 45}, new_steps=0)
+    assert status == 0
+    assert "this run has reached its end, step 90; to train further, give --epochs 90\n" in output
+    assert "give --steps 180\n" in finish(capsys, {"epochs": 45, "steps": 90}, new_steps=0)[1]
+    assert "reached its end" not in finish(capsys, {}, new_steps=90)[1]
+
+
+@pytest.mark.parametrize("bits", [float("nan"), float("inf")])
+def test_a_result_that_is_not_finite_is_a_failure_with_a_reason(capsys, bits):
+    status, _, error = finish(capsys, {}, new_steps=90, bits_per_dim=bits)
+    assert status == 1
+    assert error.startswith(f"error: the test bits/dim is {bits}: ") and "--learning_rate" in error
 
 
 def closed_pipe():

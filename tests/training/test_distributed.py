@@ -97,14 +97,13 @@ def test_one_process_is_its_own_chief(two_replicas):
         alone = distributed.Workers(strategy)
         assert (alone.is_chief, alone.index, alone.count, alone.first_replica) == (True, 0, 1, 0)
         alone.share([])
-        alone.announce_end(None)
 
 
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
         ({}, "several workers need TF_CONFIG, or a Slurm step"),
-        ({"TF_CONFIG": "{"}, "TF_CONFIG cannot be read .JSONDecodeError.*; it looks like"),
+        ({"TF_CONFIG": "{"}, "TF_CONFIG cannot be read .JSONDecodeError.*; a valid one is"),
         ({"TF_CONFIG": "{}"}, "TF_CONFIG cannot be read .KeyError: 'cluster'"),
         (
             {"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}'},
@@ -121,7 +120,7 @@ def test_one_process_is_its_own_chief(two_replicas):
                 "SLURM_STEP_NUM_TASKS": "2",
                 "SLURM_PROCID": "0",
             },
-            "Slurm's variables make no cluster",
+            "Slurm's variables do not describe a cluster",
         ),
     ],
 )
@@ -189,6 +188,6 @@ def test_a_signal_to_any_worker_stops_all(tmp_path):
     other.send_signal(signal.SIGTERM)
     (chief_status, output), (status, _) = finish(chief, other)
     assert (chief_status, status) == (143, 143), output
-    assert "To go on:" in output
+    assert "To resume:" in output
     assert list((tmp_path / "run0" / "checkpoints" / "state").glob("ckpt-*.sha256"))
     assert not (tmp_path / "run1").exists()

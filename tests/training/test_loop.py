@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 
@@ -14,7 +15,7 @@ from glow_tf import weights
 from glow_tf.errors import InputError, TrainingFailure
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
-from glow_tf.training import checkpoint, loop, recovery, signals
+from glow_tf.training import checkpoint, diagnostics, loop, recovery, signals
 from glow_tf.training.run_directory import RunDirectory
 from glow_tf.training.state import RunRecord
 
@@ -210,9 +211,34 @@ def test_a_run_can_be_made_longer(path, tmp_path):
     assert metadata(RunDirectory(path).weights)["step"] == 2 * STEPS_PER_EPOCH
 
 
-def test_a_finished_run_is_evaluated_again_and_no_more(path):
+def test_a_finished_run_is_not_evaluated_again(path, monkeypatch):
     first = fit(trainer_at_start(), path, epochs=2)
-    assert fit(trainer_at_start(), path, epochs=2) == first
+    before = RunDirectory(path).weights.stat().st_mtime_ns
+    monkeypatch.setattr(metrics, "bits_per_dim", die)
+    second = fit(trainer_at_start(), path, epochs=2)
+    assert second == first
+    assert (first.new_steps, second.new_steps) == (2 * STEPS_PER_EPOCH, 0)
+    assert RunDirectory(path).weights.stat().st_mtime_ns == before
+
+
+def test_the_last_evaluation_uses_all_test_images(path):
+    fit(trainer_at_start(), path, epochs=2, eval_images=4, keep=2)
+    counts = [metadata(RunDirectory(path).snapshot(epoch))["test_images"] for epoch in (1, 2)]
+    assert counts == [4, images()[1].num_images]
+    assert fit(trainer_at_start(), path, epochs=2, eval_images=4).new_steps == 0
+
+
+def test_a_warning_is_printed_once_and_when_it_applies(path, monkeypatch, capfd):
+    monkeypatch.setattr(diagnostics, "complaints", lambda found: [f"{tag} is bad" for tag in found])
+    fit(trainer_at_start(), path)
+    error = capfd.readouterr().err
+    assert error.count("warning: doctor/level0/smallest_s is bad") == 1
+    assert "warning: z/variance is bad" not in error  # too early for the latents
+
+
+def test_an_unknown_option_is_refused(path):
+    with pytest.raises(InputError, match="fit has no option batch_size; it can be epochs, steps"):
+        fit(trainer_at_start(), path, batch_size=4)
 
 
 def test_snapshots_and_the_best_weights_are_kept(path, monkeypatch):
@@ -285,6 +311,29 @@ def test_going_back_takes_the_state_that_was_saved(path):
     assert trainer.step_count == 14
 
 
+def test_a_roll_back_takes_back_no_result(path, monkeypatch):
+    """The state that is restored was saved before the evaluation that found the best weights."""
+    results = iter([1.0] + [3.0] * 9)
+    monkeypatch.setattr(metrics, "bits_per_dim", lambda *_, **__: (next(results), 0.1, 12))
+    save = checkpoint.Checkpointer.save
+    monkeypatch.setattr(
+        checkpoint.Checkpointer, "save", lambda self: save(self) if self._state.step_count == STEPS_PER_EPOCH else None
+    )
+    trainer = trainer_at_start()
+    trainer.nan_from.assign(STEPS_PER_EPOCH)
+    trainer.nan_to.assign(STEPS_PER_EPOCH + recovery.MAX_SKIPPED)
+    fit(trainer, path, epochs=6)
+    assert metadata(RunDirectory(path).best_weights)["epoch"] == 1
+    assert metadata(RunDirectory(path).weights)["epoch"] == 6
+
+
+def test_a_result_that_is_not_finite_is_explained(path, monkeypatch, capfd):
+    monkeypatch.setattr(metrics, "bits_per_dim", lambda *_, **__: (float("nan"), None, 12))
+    result = fit(trainer_at_start(), path, epochs=1)
+    assert np.isnan(result.bits_per_dim)
+    assert "warning: the bits/dim of the test images is nan" in capfd.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------------- disk
 
 
@@ -353,6 +402,47 @@ def test_another_configuration_is_refused_and_named(path):
     with pytest.raises(InputError, match="dataset was 'blots', now 'digits'; .*--fresh"):
         fit(trainer_at_start(), path, settings={"dataset": "digits", "batch_size": 8})
     assert RunDirectory(path).weights.read_bytes() == before
+
+
+def test_a_run_whose_folder_is_moved_stops_and_writes_nothing(path):
+    trainer, elsewhere = trainer_at_start(), path.with_name("elsewhere")
+    after_step(trainer, STEPS_PER_EPOCH + 1, lambda: path.rename(elsewhere))
+    with pytest.raises(InputError, match="was moved, removed or replaced while its trainer was running"):
+        fit(trainer, path)
+    assert not path.exists()
+    assert fit(trainer_at_start(), elsewhere, epochs=2).steps == 2 * STEPS_PER_EPOCH
+
+
+def test_a_run_whose_folder_is_replaced_leaves_the_new_run_alone(path):
+    first, second = trainer_at_start(), path.with_name("second")
+    fit(first, second, epochs=1, settings={"dataset": "other"})
+    trainer = trainer_at_start()
+    after_step(trainer, 1, lambda: (path.rename(path.with_name("elsewhere")), second.rename(path)))
+    before = RunDirectory(second).weights.read_bytes()
+    with pytest.raises(InputError, match="was moved, removed or replaced"):
+        fit(trainer, path)
+    run = RunDirectory(path)
+    assert run.weights.read_bytes() == before
+    assert {file.stem for file in run.state.iterdir()} == {f"ckpt-{STEPS_PER_EPOCH}"}
+
+
+def test_weights_of_another_run_are_not_overwritten(path, tmp_path):
+    other = tmp_path / "other"
+    for folder, dataset in ((path, "blots"), (other, "others")):
+        fit(trainer_at_start(), folder, epochs=1, settings={"dataset": dataset})
+    shutil.copy(RunDirectory(other).weights, RunDirectory(path).weights)
+    with pytest.raises(InputError, match="weights.h5 belongs to another run"):
+        fit(trainer_at_start(), path, settings={"dataset": "blots"})
+
+
+def test_states_of_another_run_are_not_resumed(path, tmp_path):
+    other = tmp_path / "other"
+    for folder, dataset in ((path, "blots"), (other, "others")):
+        fit(trainer_at_start(), folder, epochs=1, settings={"dataset": dataset})
+    shutil.rmtree(RunDirectory(path).state)
+    shutil.copytree(RunDirectory(other).state, RunDirectory(path).state)
+    with pytest.raises(InputError, match="none of the 1 states"):
+        fit(trainer_at_start(), path, settings={"dataset": "blots"})
 
 
 def test_a_run_that_saved_nothing_may_begin_with_other_settings(path):
