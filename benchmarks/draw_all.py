@@ -1,8 +1,8 @@
 """Draws one of every picture of sample.py, as docs/pictures.md shows them.
 
-    python3 benchmarks/draw_all.py                          from the bundled digits, into docs/pictures/
-    python3 benchmarks/draw_all.py --classes runs/classes   also the pictures of a class-conditional run
-    python3 benchmarks/draw_all.py --weights runs/mine --out pictures
+python3 benchmarks/draw_all.py                          from the bundled digits, into docs/pictures/
+python3 benchmarks/draw_all.py --classes runs/classes   also the pictures of a class-conditional run
+python3 benchmarks/draw_all.py --weights runs/mine --out pictures
 """
 
 import argparse

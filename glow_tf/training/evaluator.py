@@ -131,7 +131,7 @@ class Evaluator:
         Returns:
             (bits/dim, its standard error or None for a single image).
         """
-        self._run.check_lock()
+        self._check()
         with self._trainer.ema_weights() as glow:
             if not self._is_traced:
                 self._trace(glow)
@@ -224,6 +224,7 @@ class Evaluator:
     def _save_weights(self, glow: Glow, bits: float, metadata: Mapping[str, Any]) -> None:
         """Writes the newest weights last: they mark the evaluation as complete."""
         run, is_best = self._run, bits < self._record.best_bits_per_dim
+        run.check_lock()
         model_card.write(run.model_card, self._trainer, metadata)
         paths = [run.best_weights] if is_best else []
         paths += [run.snapshot(self._epoch)] if self._keep else []

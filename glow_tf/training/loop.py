@@ -139,7 +139,9 @@ def fit(
             checkpointer.save()
             raise
         finally:
-            loop.reporter.close()
+            with contextlib.suppress(InputError):  # the folder is another run's now
+                run.check_lock()
+                loop.reporter.close()
 
 
 def _restore_or_initialize(
@@ -206,7 +208,7 @@ class _Loop:
         metadata: Mapping[str, Any],
     ) -> None:
         self._trainer, self._batches, self._record = trainer, batches, record
-        self._chief, self._checkpointer = chief, checkpointer
+        self._run, self._chief, self._checkpointer = run, chief, checkpointer
         self._total = count_steps(config, batches.per_epoch)
         self._steps_per_evaluation = config.evaluate_every * batches.per_epoch
         self.reporter = Reporter(run, self._total, config.batch_size, self._steps_per_evaluation)
@@ -221,7 +223,7 @@ class _Loop:
             self.reporter,
             config,
             metadata,
-            check=self._signals.check,
+            check=self._check,
             try_to_save=self._try_to_save,
         )
         self._unsaved: set[str] = set()
@@ -253,8 +255,14 @@ class _Loop:
             return None
         with self.reporter.pause():
             result = self._evaluator.evaluate(is_last)
+        self._run.check_lock()
         self.reporter.flush()
         return result
+
+    def _check(self) -> None:
+        """Raises Stopped after a signal, and InputError if this run may no longer write to its folder."""
+        self._run.check_lock()
+        self._signals.check()
 
     def _train_to_end_of_epoch(self) -> None:
         trainer = self._trainer
