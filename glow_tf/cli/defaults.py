@@ -152,11 +152,17 @@ PRESETS: dict[str, dict] = {
     },
 }
 
-# A folder of images, or a TFDS data set that is not named above: 5 bits look as good and are learned sooner.
+# A folder of images, or a TFDS data set that is not named above: the network and the schedule of cifar10-small, with
+# smaller batches for fewer images. 5 bits look as good as 8 and are learned sooner.
 OTHER: dict = {
-    "k_glow": 16,
-    "width": 256,
+    "k_glow": 8,
+    "width": 128,
     "n_bits": 5,
     "batch_size": 16,
+    "optimizer": "adam",
+    "learning_rate": 2e-3,
+    "beta_2": 0.99,
     "warmup_epochs": 1.0,
+    "cooldown_epochs": HALF_OF_THE_RUN,
+    "ema_decay": 0.99,
 }

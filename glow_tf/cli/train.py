@@ -276,9 +276,9 @@ def _announce(trainer: "Trainer", images: "ImageData", run: RunDirectory) -> Non
         flush=True,
     )
     if workers.is_chief and images.test.num_images < FEW_TEST_IMAGES:
+        count = images.test.num_images
         logging.warning(
-            "%d test images give only a rough estimate of bits/dim and of the latents; more test images improve it",
-            images.test.num_images,
+            "with %d test image%s bits/dim and the statistics of z are rough estimates", count, "s" if count > 1 else ""
         )
 
 
