@@ -2,7 +2,7 @@
 
     python3 benchmarks/long_training.py --steps 2000
 
-Trains K=32 on the digits, then prints bits/dim, what the training doctor sees, the round trip of 10,000
+Trains K=32 on the digits, then prints bits/dim, the diagnostics, the round trip of 10,000
 images (digits with noise of one level, and as many of noise alone, far from the data), and log_prob in float32
 against the same weights in float64.
 """

@@ -21,7 +21,6 @@ from glow_tf.config import GlowConfig
 from glow_tf.data import image_data
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
-from glow_tf.training import diagnostics
 from glow_tf.training.schedule import Schedule
 from glow_tf.training.trainer import Trainer
 
@@ -96,7 +95,7 @@ def bfloat16(steps=300):
         kind, last = "bfloat16" if mixed else "float32", np.mean(bits[steps - 20 : steps])
         print(
             f"| {kind} | {last:.4f} | {test:.4f} ± {error:.4f} | "
-            f"{diagnostics.round_trip_error(glow, images):.1e} | {rounded:.1e} |",
+            f"{metrics.round_trip(glow, images)[0]:.1e} | {rounded:.1e} |",
             flush=True,
         )
 

@@ -10,6 +10,7 @@ Phases are silent until a command calls `show`. Output never raises: a closed pi
 
 import contextlib
 import functools
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -105,7 +106,7 @@ class Bar:
             mininterval=REFRESH_SECONDS if is_terminal else LINE_SECONDS,
             miniters=1,
             delay=0 if is_terminal else 1e-9,  # without a delay tqdm writes a first line at once
-            dynamic_ncols=is_terminal,
+            dynamic_ncols=is_terminal and output.has_size(),
             position=0,
             leave=False,
         )
@@ -177,6 +178,12 @@ class _QuietStream:
 
     def isatty(self) -> bool:
         return bool(self._attempt(self._stream.isatty))
+
+    def has_size(self) -> bool:
+        """Whether this is a terminal of a known size; tqdm draws nothing on one of 0 columns, as `script` makes."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            return os.get_terminal_size(self._stream.fileno()).columns > 0
+        return False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -1,6 +1,8 @@
 """Phases: silent in libraries, bars on terminals, lines elsewhere, and never the end of a command."""
 
 import io
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -119,6 +121,16 @@ def test_output_that_fails_is_ignored(monkeypatch, shown, error, is_terminal):
     with _progress.phase("reading", 3) as advance:
         advance(2)
         _progress.line("text")
+
+
+def test_a_terminal_without_a_size_shows_bars(shown, monkeypatch):
+    parent, child = pty.openpty()
+    with open(child, "w") as stream:
+        monkeypatch.setattr(_progress, "sys", types.SimpleNamespace(stderr=stream))
+        with _progress.phase("evaluating", 10):
+            pass
+        assert b"evaluating   0%" in os.read(parent, 1000)
+    os.close(parent)
 
 
 def test_import_is_light():

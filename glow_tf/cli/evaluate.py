@@ -153,12 +153,12 @@ def explain_not_finite(glow, bits, split):
     """Prints an error and returns True if some bits/dim of a split are not finite."""
     import numpy as np
 
-    from glow_tf.data import image_data
-    from glow_tf.training import diagnostics
-
     bad = np.flatnonzero(~np.isfinite(bits))
     if not len(bad):
         return False
+    from glow_tf.data import image_data
+    from glow_tf.training import diagnostics
+
     images, labels = image_data.pick(split, [int(bad[0])])
     values = glow.dequantize(images)
     place = diagnostics.first_not_finite(glow, values, labels if glow.config.num_classes else None)

@@ -31,6 +31,11 @@ class History:
         self._row: Row = {}
         self._train_bits: list[float] = []
 
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, evaluations and earlier sessions included."""
+        return time.monotonic() - self._start
+
     def add_step(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Counts the metrics of a training step for the next row."""
         self._row["step"] = step
@@ -70,7 +75,7 @@ class History:
         """
         row, bits = self._row, self._train_bits
         self._row, self._train_bits = {}, []
-        row["seconds"] = round(time.monotonic() - self._start, 1)
+        row["seconds"] = round(self.seconds, 1)
         if bits:
             row["train_bits_per_dim"] = sum(bits) / len(bits)
         row = {
@@ -105,7 +110,7 @@ _PANELS: tuple[tuple[str, bool, Callable[[str], bool]], ...] = (
     ("bits/dim", False, lambda column: column in ("train_bits_per_dim", "test_bits_per_dim")),
     ("learning rate", False, lambda column: column == "learning_rate"),
     ("training time in minutes", False, lambda column: column == "minutes"),
-    ("variance of z (test images)", True, lambda column: column.startswith("test_z") and column.endswith("variance")),
+    ("variance of z (test images)", False, lambda column: column.startswith("test_z") and column.endswith("variance")),
     ("condition number of the 1x1 matrices", True, lambda column: column.endswith("_condition")),
     ("extreme scales", True, lambda column: column.endswith(("_smallest_s", "_scale"))),
 )
@@ -144,5 +149,6 @@ def draw(rows: Sequence[Row], title: str) -> bytes:
 def _plot(axes: Any, rows: Sequence[Row], column: str) -> None:
     points = [(row["step"], row[column]) for row in rows if math.isfinite(row.get(column, math.nan))]
     if points:
-        label = column.replace("_", " ").replace("bits per dim", "images").removeprefix("diagnostics ")
+        label = column.removeprefix("diagnostics_").replace("_bits_per_dim", "_images").replace("level", "level_")
+        label = label.replace("_", " ")
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else "", label=label)

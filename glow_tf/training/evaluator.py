@@ -225,7 +225,7 @@ class Evaluator:
         """Writes the newest weights last: they mark the evaluation as complete."""
         run, is_best = self._run, bits < self._record.best_bits_per_dim
         run.check_lock()
-        model_card.write(run.model_card, self._trainer, metadata)
+        model_card.write(run.model_card, glow, self._trainer.devices, metadata, self._reporter.hours)
         paths = [run.best_weights] if is_best else []
         paths += [run.snapshot(self._epoch)] if self._keep else []
         for path in [*paths, run.weights]:

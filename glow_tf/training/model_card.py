@@ -1,21 +1,29 @@
-"""MODEL_CARD.md: what a run's weights are, for whoever finds them without the run.
+"""MODEL_CARD.md: describes a run's weights to readers who do not have the run.
 
-It is made of what the weights file says and of the machine, which the weights file does not know: equal runs give
-equal weights on any machine.
+The card combines the metadata of the weights file with the hardware and the training time, which the weights file does
+not hold: equal runs write equal weights on any machine.
 """
 
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import logging
 
-from glow_tf._files import write_atomically
+from glow_tf._files import printable, write_atomically
 from glow_tf.config import GlowConfig
+from glow_tf.glow import Glow
 
-if TYPE_CHECKING:  # training imports this module
-    from glow_tf.training.trainer import Trainer
+# Licences of well-known data sets, as their authors state them.
+_LICENCES = {
+    "digits": "CC BY 4.0 (UCI Optical Recognition of Handwritten Digits)",
+    "mnist": "CC BY-SA 3.0",
+    "fashion_mnist": "MIT",
+    "cifar10": "none stated by its authors (Krizhevsky 2009)",
+    "cifar100": "none stated by its authors (Krizhevsky 2009)",
+    "celeb_a": "non-commercial research only",
+}
 
 _LOADING = """\
 ## How to load
@@ -28,33 +36,42 @@ images = glow.sample(16, temperature=0.7)
 print(glow.bits_per_dim(images))
 ```
 
-`python3 -m glow_tf inspect weights.h5` says what the file holds, and checks it.
+`python3 -m glow_tf inspect weights.h5` checks the file and prints its contents.
 """
 
 _LIMITS = """\
 ## Limits
 
-- It knows the data set above and nothing else: images of other kinds, sizes or contrasts are outside of it.
-- A high likelihood is no sign that an image is like the training images; smooth images have one under every such
-  model.
-- It can repeat what is wrong in the data set, and samples of people are of nobody, yet may resemble somebody.
-- The bits/dim is a mean over test images with one draw of the dequantisation noise each.
+- The model describes images like those of its data set. Other subjects, sizes and contrasts are out of distribution.
+- A high likelihood is poor evidence that an image is like the training images: smooth images have a high likelihood
+  under any such model.
+- The model reproduces the biases of its data set. Samples that look like people show nobody, but may resemble someone.
+- The bits/dim is a mean over test images, with one sample of the dequantisation noise per image.
 """
 
 
-def text(config: GlowConfig, num_parameters: int, metadata: Mapping[str, Any], hardware: str) -> str:
-    """The card, Markdown.
+def text(
+    config: GlowConfig,
+    num_parameters: int,
+    metadata: Mapping[str, Any],
+    hardware: str,
+    hours: float | None = None,
+) -> str:
+    """Returns the card in Markdown.
 
     Args:
-        config: the GlowConfig.
-        num_parameters: how many numbers are trained.
-        metadata: of the weights file; what it lacks is left out or called unknown.
-        hardware: in words.
+        config: the model's configuration.
+        num_parameters: number of trainable parameters.
+        metadata: of the weights file; missing entries are left out or reported as unknown.
+        hardware: description of the machine.
+        hours: training time, evaluations included; None if unknown.
     """
     size = "x".join(map(str, config.image_shape))
     classes = f", {config.num_classes} classes" if config.num_classes else ""
+    dataset = str(metadata.get("dataset", "unknown"))
     rows = {
-        "data": f"{_inline(metadata.get('dataset', 'unknown'))}, {size}, {config.num_bits} bits a channel{classes}",
+        "data": f"{_inline(dataset)}, {size}, {config.num_bits} bits per channel{classes}",
+        "licence of the data": _LICENCES.get(dataset, "not recorded"),
         "model": f"Glow, L={config.num_levels}, K={config.num_steps}, width {config.width}, "
         f"{config.coupling} coupling, {config.permutation}, {num_parameters:,} parameters",
         "command": f"`{_inline(metadata.get('command', 'none: trained from Python'))}`",
@@ -62,32 +79,41 @@ def text(config: GlowConfig, num_parameters: int, metadata: Mapping[str, Any], h
         f"seed {metadata.get('seed', 'unknown')}",
         "test bits/dim": _result(metadata),
         "hardware": _inline(hardware),
+        "training time": _time(hours),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    heading = f"# Glow of {_inline(metadata.get('dataset', 'images'))}"
+    heading = f"# Glow trained on {_inline(metadata.get('dataset', 'images'))}"
     return f"{heading}\n\n| | |\n|---|---|\n{table}\n\n{_LIMITS}\n{_LOADING}"
 
 
-def write(path: str | os.PathLike, trainer: "Trainer", metadata: Mapping[str, Any]) -> None:
-    """Replaces the card at `path` as a whole; a card that cannot be written is told, and nothing else happens.
+def write(
+    path: str | os.PathLike,
+    glow: Glow,
+    devices: Sequence[str],
+    metadata: Mapping[str, Any],
+    hours: float | None = None,
+) -> None:
+    """Replaces the card at `path`; a failure is logged as a warning and not raised.
 
     Args:
-        trainer: a Trainer.
+        path: the file.
+        glow: the model.
+        devices: names of the accelerators that trained it; may be empty.
         metadata: of the weights file.
+        hours: training time; None if unknown.
     """
     try:
-        glow = trainer.glow
-        card = text(glow.config, glow.num_parameters, metadata, hardware_of(trainer.devices))
+        card = text(glow.config, glow.num_parameters, metadata, hardware_of(devices), hours)
         write_atomically(path, card.encode(errors="backslashreplace"))
-    except Exception as error:  # whatever it is: days of training must not end by a description of them
+    except Exception as error:  # days of training must not end because of their description
         logging.warning("the model card could not be written: %s", error)
 
 
 def hardware_of(devices: Sequence[str]) -> str:
-    """In words: the GPUs, or how many CPU cores this process may use.
+    """Describes the hardware: the accelerators, or the number of CPU cores that this process may use.
 
     Args:
-        devices: names of the accelerators, may be empty.
+        devices: names of the accelerators; may be empty.
     """
     names = ", ".join(f"{devices.count(name)} x {name}" for name in dict.fromkeys(devices))
     return names or f"{len(os.sched_getaffinity(0))} CPU cores ({platform.machine()})"
@@ -97,11 +123,18 @@ def _result(metadata: Mapping[str, Any]) -> str:
     bits, error, count = (metadata.get(f"test_{name}") for name in ("bits_per_dim", "standard_error", "images"))
     if bits is None:
         return "not finite"
-    spread = "" if error is None else f", standard error {error:.4f}"
-    return f"{bits:.4f}{spread}" + ("" if count is None else f", on {count} test images")
+    spread = "" if error is None else f" ± {error:.4f}"
+    images = "" if count is None else f" on {count:,} test image{'' if count == 1 else 's'}"
+    return f"{bits:.4f}{spread}{images}"
+
+
+def _time(hours: float | None) -> str:
+    if hours is None:
+        return "unknown"
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
 
 
 def _inline(value: object) -> str:
-    """Text from outside as a part of one table cell."""
-    line = " ".join(str(value).split())
+    """Text from outside as part of a table cell."""
+    line = printable(" ".join(str(value).split()))
     return line.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'")

@@ -122,6 +122,11 @@ class Reporter:
         """Rate of the recent training images, without pauses; 0 before the second step."""
         return self.steps_per_second() * self._images_per_step
 
+    @property
+    def hours(self) -> float:
+        """Hours of training so far, evaluations and earlier sessions included."""
+        return self._history.seconds / 3600
+
     def _seconds_left(self, step: int) -> float:
         """At the present rate, with evaluations that take as long as the last one."""
         per = self._steps_per_evaluation

@@ -19,7 +19,7 @@ WRONG = {
     "--weights weights.h5 --dataset digits --draws 0": "flag --draws=0",
     "--weights weights.h5 --csv s.csv": "name the images with --images",
     "--weights weights.h5 --images folder --csv new/s --html new/./s": "--csv and --html are both new/s",
-    "--weights weights.h5 --images folder --csv empty": "error: empty: Is a directory",
+    "--weights weights.h5 --images folder --csv empty": "error: empty: is a folder, not a regular file",
     "--weights weights.h5 --images pipe": "pipe",
     "--weights weights.h5 --images folder --dataset digits": "give one of them",
     "--weights weights.h5 --images ./missing": "./missing does not exist",

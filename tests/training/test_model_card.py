@@ -1,5 +1,7 @@
 """The card beside the weights: what it says, that nothing escapes its table, and that it never ends a run."""
 
+import re
+
 import pytest
 from small_training import fit, trainer_at_start
 
@@ -15,9 +17,10 @@ RESULT = {"test_bits_per_dim": 2.5, "test_standard_error": 0.25, "test_images": 
 
 
 def test_says_what_the_weights_are():
-    card = model_card.text(CONFIG, 1234, METADATA | RESULT, "2 CPU cores")
+    card = model_card.text(CONFIG, 1234, METADATA | RESULT, "2 CPU cores", hours=1.5)
     for row in ("| data | digits, 8x8x1", "| command | `python3 main.py` |", "| steps | 9, epoch 3, seed 0 |",
-                "| test bits/dim | 2.5000, standard error 0.2500, on 12 test images |", "| hardware | 2 CPU cores |"):  # fmt: skip  # noqa: E501
+                "| test bits/dim | 2.5000 ± 0.2500 on 12 test images |", "| hardware | 2 CPU cores |",
+                "| training time | 1.5 hours |", "| licence of the data | CC BY 4.0 (UCI"):  # fmt: skip
         assert row in card
     assert "1,234 parameters" in card
     assert "Glow.load" in card
@@ -31,6 +34,12 @@ def test_names_stay_in_their_cells():
     assert "not finite" in card
 
 
+def test_one_test_image_has_no_standard_error():
+    card = model_card.text(CONFIG, 1, {"test_bits_per_dim": 2.5, "test_standard_error": None, "test_images": 1}, "")
+    assert "| test bits/dim | 2.5000 on 1 test image |" in card
+    assert "| training time | unknown |" in card and "| licence of the data | not recorded |" in card
+
+
 def test_hardware_in_words():
     assert model_card.hardware_of(["H100", "H100", "T4"]) == "2 x H100, 1 x T4"
     assert "CPU cores" in model_card.hardware_of([])
@@ -39,9 +48,10 @@ def test_hardware_in_words():
 def test_every_run_writes_one(tmp_path):
     outcome = fit(trainer_at_start(), tmp_path, epochs=1, metadata={"dataset": "blots"})
     card = RunDirectory(tmp_path).model_card.read_text()
-    assert f"{outcome.bits_per_dim:.4f}, standard error {outcome.standard_error:.4f}, on 12 test images" in card
-    assert card.startswith("# Glow of blots")
-    assert inspect.describe(RunDirectory(tmp_path).weights)["bits/dim"] in card
+    assert f"{outcome.bits_per_dim:.4f} ± {outcome.standard_error:.4f} on 12 test images" in card
+    assert card.startswith("# Glow trained on blots")
+    assert re.search(r"\| training time \| \d\.\d minutes \|", card)
+    assert inspect.describe(RunDirectory(tmp_path).weights)["bits/dim"].split(",")[0] in card
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), RuntimeError("a fault")])
