@@ -24,7 +24,7 @@ def load_digits(image_size: tuple[int, int] | None, channels: int | None) -> tup
         )
     digits = datasets.load_digits()
     raw = (16 * np.minimum(digits.images, 15)).astype(np.uint8)[..., np.newaxis]
-    images = np.stack([resize_image(image, size, channels) for image in raw])
+    images = resize_image(raw, size, channels)
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(images))
     train, test = (ArrayDataset(images[rows], digits.target[rows]) for rows in np.split(order, [_NUM_TRAIN]))
     return train, test

@@ -19,7 +19,8 @@ from glow_tf.data.resize import crop_and_resize
 
 MAX_FILE_BYTES = 2**28
 MAX_PIXELS = 64_000_000  # of an image by its header; Pillow itself draws the line at 178,956,970
-MAX_SECONDS = 10.0  # processor time of the thread that decodes an image
+MAX_SECONDS = 5.0  # processor time of the thread that decodes an image
+UNTIMED_BYTES = 2**19  # a file up to this size cannot keep Pillow reading for long
 MAX_JPEG_SCANS = 100  # progressive files of cameras and of the web have about 10
 MAX_JPEG_MARKERS = 10_000
 MAX_TIFF_VALUES = 2**18  # of one tag, such as the offsets of the strips
@@ -125,7 +126,9 @@ def to_mode(image: Image.Image, channels: int, notes: set[str] | None = None, is
             canvas = Image.new("RGB", image.size, "white")
             canvas.paste(image, mask=image)  # of all ways the one that needs no third copy
             image = canvas
-    return image.convert("RGB").convert(_MODES[channels])
+    for mode in ("RGB", _MODES[channels]):
+        image = image if image.mode == mode else image.convert(mode)
+    return image
 
 
 def reason(error: Exception) -> str:
@@ -153,15 +156,18 @@ class _BoundedReader(io.BufferedReader):
     def __init__(self, raw: io.RawIOBase) -> None:
         super().__init__(raw)
         self._start = time.thread_time()
+        self._num_reads = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if time.thread_time() - self._start > MAX_SECONDS:
+        self._num_reads += 1
+        is_due = self._num_reads % 64 == 0 or size is None or size > 4096  # the clock costs more than a small read
+        if is_due and time.thread_time() - self._start > MAX_SECONDS:
             raise ValueError(f"decoding takes more than {MAX_SECONDS:g} seconds")
         return super().read(size)
 
 
 @contextlib.contextmanager
-def _open_bounded(path: str | os.PathLike | BinaryIO) -> Iterator[_BoundedReader]:
+def _open_bounded(path: str | os.PathLike | BinaryIO) -> Iterator[io.BufferedReader]:
     if isinstance(path, (str, os.PathLike)):
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         raw, status = io.FileIO(descriptor), os.fstat(descriptor)
@@ -169,7 +175,7 @@ def _open_bounded(path: str | os.PathLike | BinaryIO) -> Iterator[_BoundedReader
     else:
         content = path.read(MAX_FILE_BYTES + 1)
         raw, size = io.BytesIO(content), len(content)  # type: ignore[assignment]
-    with _BoundedReader(raw) as file:
+    with _BoundedReader(raw) if size > UNTIMED_BYTES else io.BufferedReader(raw) as file:
         if size < 0:
             raise ValueError("not a regular file")
         if size > MAX_FILE_BYTES:
@@ -193,7 +199,9 @@ def _check_jpeg(file: BinaryIO) -> None:
     file.seek(0)
     content = file.read()
     file.seek(position)
-    at, scans = 2, 0
+    if content.count(b"\xff\xda") <= MAX_JPEG_SCANS:
+        return
+    at, scans = 2, 0  # some of these may be inside a thumbnail, or behind the end of the image
     for _ in range(MAX_JPEG_MARKERS):
         match = _JPEG_MARKER.search(content, at)
         if match is None or match[1][0] == _JPEG_END:

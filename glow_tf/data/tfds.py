@@ -20,7 +20,7 @@ import tensorflow as tf
 from absl import logging
 
 from glow_tf import _progress
-from glow_tf._files import printable
+from glow_tf._files import format_names, printable
 from glow_tf.data import registry
 from glow_tf.data.dataset import ArrayDataset, StreamingDataset
 from glow_tf.data.holdout import num_validation_images
@@ -239,7 +239,7 @@ def splits(source: TfdsSource) -> tuple[tuple[str, int], tuple[str, int]]:
     name, infos = source.name, source.builder.info.splits
     counts = {split: info.num_examples for split, info in infos.items()}
     if not counts.get("train"):
-        raise InputError(f"the data set {name!r} has no split `train`; it has {sorted(counts)}")
+        raise InputError(f"the data set {name!r} has no split `train`; it has {format_names(sorted(counts))}")
     test = next((split for split in ("test", "validation") if counts.get(split)), None)
     for split in filter(None, ("train", test)):
         size = sum(os.path.getsize(file) for file in infos[split].filepaths)
@@ -271,10 +271,14 @@ def _read_split(source: TfdsSource, split: str, num_images: int) -> ArrayDataset
         return streamed
     images, labels = np.empty(shape, np.uint8), np.empty(num_images, np.int32)
     stored = 0
+    *sides, channels = source.builder.info.features["image"].shape
+    if None not in sides and sides[0] <= shape[1] and sides[1] <= shape[2] and channels <= source.channels:
+        # Padding batches is several times faster than padding images.
+        streamed = StreamingDataset(dataclasses.replace(source, image_size=sides, channels=channels), split, num_images)
     with _progress.phase(f"reading {source.name} ({split})", num_images) as advance:
         for image_batch, label_batch in streamed.batches(256).as_numpy_iterator():
             rows = slice(stored, stored + len(image_batch))
-            images[rows], labels[rows] = image_batch, label_batch
+            images[rows], labels[rows] = resize_image(image_batch, source.image_size, source.channels), label_batch
             stored += len(image_batch)
             advance(len(image_batch))
     if stored != num_images:

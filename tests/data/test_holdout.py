@@ -32,15 +32,14 @@ def test_the_name_alone_decides():
 def test_at_least_one_image_and_never_all_are_held_out():
     for count in range(2, 40):
         assert 1 <= len(held_out(names_of(count))) < count
-    below = [name for name in names_of(2000) if name in held_out(names_of(2000))][:2]
-    assert len(held_out(below)) == 1
+    assert len(held_out(sorted(held_out(names_of(1000)))[:2])) == 1
 
 
 def test_an_added_image_never_makes_a_test_image_of_a_training_image(monkeypatch):
     for limit in (10_000, 5):
         monkeypatch.setattr(holdout, "MAX_HELD_OUT", limit)
-        names = names_of(300)
-        for count in range(3, 300):
+        names = names_of(150)
+        for count in range(3, 150):
             assert len(held_out(names[:count])) <= limit
             assert held_out(names[: count + 1]) <= held_out(names[:count]) | {names[count]}
 

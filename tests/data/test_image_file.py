@@ -194,7 +194,7 @@ def test_a_progressive_jpeg_of_many_scans_is_refused(tmp_path):
     scan = content.rindex(b"\xff\xda")  # the last scan, repeated
     (tmp_path / "a.jpg").write_bytes(content[:scan] + content[scan:-2] * 3000 + content[-2:])
     assert "more than 100 scans" in refusal(tmp_path / "a.jpg", image_size=(8, 8))
-    (tmp_path / "a.jpg").write_bytes(content[:2] + b"\xff\xfe\0\2" * 20_000 + content[2:])
+    (tmp_path / "a.jpg").write_bytes(content[:2] + b"\xff\xfe\0\2" * 20_000 + content[2:] + b"\xff\xda" * 200)
     assert "more than 10000 segments" in refusal(tmp_path / "a.jpg")
     thumbnail = b"\xff\xe1" + struct.pack(">H", 602) + b"\xff\xda\0\0" * 150
     (tmp_path / "a.jpg").write_bytes(content[:2] + thumbnail + content[2:])  # scans inside a segment do not count

@@ -1,5 +1,8 @@
 """Data sets of TFDS: what is read of them, and what is said when one is missing."""
 
+import json
+import random
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -189,3 +192,93 @@ def test_an_archive_of_the_wrong_content_is_refused_with_both_sums(tmp_path):
         image_data.load("cifar10", data_dir=tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "cifar10" / "3.0.2").exists()
+
+
+# Files that may hold anything
+
+
+@pytest.fixture
+def small_set(tmp_path):
+    """The folder of a prepared data set that only its files describe."""
+    prepare(tmp_path, "my_pictures", "1.0.0", {"train": pictures(9, (8, 8, 3)), "test": pictures(2, (8, 8, 3))})
+    return tmp_path / "my_pictures" / "1.0.0"
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name"])
+def test_no_module_is_imported_for_a_data_set(small_set, monkeypatch, tmp_path, key):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "evil_module.py").write_text("raise SystemExit")
+    text = (small_set / "features.json").read_text()
+    mine = text.replace("tensorflow_datasets.core.features.image_feature.Image", "evil_module.Image")
+    (small_set / "features.json").write_text(mine.replace("pythonClassName", key))
+    with pytest.raises(InputError, match="features.json' names the class 'evil_module.Image', which is not a feature"):
+        image_data.load("my_pictures", data_dir=tmp_path)
+    (small_set / "features.json").write_text(json.dumps({"type": "evil_module.Image", "content": {}}))
+    with pytest.raises(InputError, match="names the class 'evil_module.Image'"):
+        image_data.load("my_pictures", data_dir=tmp_path)
+    assert "evil_module" not in sys.modules
+
+
+ODD_VALUES = [None, True, -1, 0, 3, 10**30, 1e400, "", "x" * 1000, "a\nb", "../..", [], {}, [[]], {"": {}}]
+
+
+def mutant(text, generator):
+    """A JSON text with a few bytes, keys or values exchanged."""
+    if generator.random() < 0.3:
+        content = bytearray(text.encode())
+        for _ in range(generator.randint(1, 4)):
+            content[generator.randrange(len(content))] = generator.randrange(256)
+        return bytes(content)
+    value = json.loads(text)
+    places = []
+
+    def visit(node):
+        for key in node if isinstance(node, dict) else range(len(node)):
+            places.append((node, key))
+            if isinstance(node[key], (dict, list)):
+                visit(node[key])
+
+    visit(value)
+    node, key = generator.choice(places)
+    if generator.random() < 0.3:
+        del node[key]
+    else:
+        node[key] = generator.choice(ODD_VALUES)
+    return json.dumps(value).encode()
+
+
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+def test_damaged_descriptions_are_refused_in_one_line(small_set, name, count=12):
+    original, generator = (small_set / name).read_text(), random.Random(7)
+    for _ in range(count):
+        (small_set / name).write_bytes(content := mutant(original, generator))
+        start = time.monotonic()
+        try:
+            image_data.load("my_pictures", data_dir=small_set.parents[1])
+        except InputError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1000, content
+        assert time.monotonic() - start < 5, content
+
+
+def test_more_images_than_the_files_can_hold_are_refused(small_set):
+    text = (small_set / "dataset_info.json").read_text()
+    (small_set / "dataset_info.json").write_text(text.replace('"9"', '"900000000000"'))
+    with pytest.raises(InputError, match="should have 900000000000 images in train, but its files have"):
+        image_data.load("my_pictures", data_dir=small_set.parents[1])
+
+
+def test_labels_beyond_the_classes_are_refused(small_set):
+    text = (small_set / "features.json").read_text()
+    for count, message in (("3", "has 3 classes, but labels up to 8"), ("900000000", "has 900000000 classes; usable")):
+        (small_set / "features.json").write_text(text.replace('"10"', f'"{count}"'))
+        (small_set / "label.labels.txt").unlink(missing_ok=True)
+        with pytest.raises(InputError, match=message):
+            image_data.load("my_pictures", data_dir=small_set.parents[1])
+
+
+def test_warnings_of_tfds_about_itself_do_not_reach_the_user(small_set, caplog):
+    import tensorflow_datasets
+
+    image_data.load("my_pictures", data_dir=small_set.parents[1])
+    assert tensorflow_datasets.features.Tensor(shape=(), dtype=np.float32).dtype is not None  # is deprecated
+    assert not [record for record in caplog.records if "deprecated" in record.getMessage()]
