@@ -47,6 +47,7 @@ flags.DEFINE_string("data_dir", None, app.DATA_DIR_HELP)
 flags.DEFINE_bool("download", True, app.DOWNLOAD_HELP)
 flags.DEFINE_integer("img_size", None, "Height and width of the images. Default: the data set's own.", 1, MAX_SIDE)
 flags.DEFINE_integer("channel_size", None, "Channels of the images. Default: the data set's own.", 1, MAX_CHANNELS)
+flags.DEFINE_float("max_bad", 0.05, "Share of unreadable files above which a folder of images is refused.", 0, 1)
 flags.DEFINE_integer("k_glow", None, "K, flow steps per level. Default: see the table.")
 flags.DEFINE_integer("l_glow", None, "L, levels. Default: see the table.")
 flags.DEFINE_integer("width", None, "Hidden channels of the coupling networks. Default: see the table.")
@@ -222,6 +223,7 @@ def _build(model: Mapping[str, Any], config: TrainConfig, weights: Any) -> tuple
         image_size=FLAGS.img_size,
         channels=FLAGS.channel_size,
         download=FLAGS.download,
+        max_bad=FLAGS.max_bad,
     )
     if config.flip and not images.flippable:
         raise InputError(f"--flip would change the meaning of the images of {images.name}; leave it out")

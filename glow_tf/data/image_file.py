@@ -167,7 +167,7 @@ class _BoundedReader(io.BufferedReader):
 
 
 @contextlib.contextmanager
-def _open_bounded(path: str | os.PathLike | BinaryIO) -> Iterator[io.BufferedReader]:
+def _open_bounded(path: str | os.PathLike | BinaryIO) -> Iterator[BinaryIO]:
     if isinstance(path, (str, os.PathLike)):
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         raw, status = io.FileIO(descriptor), os.fstat(descriptor)

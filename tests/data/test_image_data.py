@@ -161,7 +161,7 @@ def test_channels_and_the_tolerance_reach_the_folder_reader(tmp_path):
     (tmp_path / "b.png").write_bytes(b"")
     assert image_data.load(str(tmp_path), max_bad=0.5).train.images.min() == 255
     assert image_data.load(str(tmp_path), max_bad=0.5, channels=4).image_shape == (4, 4, 4)
-    with pytest.raises(InputError, match="remove them or accept them with --max_bad 0.5$"):
+    with pytest.raises(InputError, match="remove them, or train with --max_bad 0.5 to accept them$"):
         image_data.load(str(tmp_path))
     with pytest.raises(InputError, match="--max_bad is 5"):
         image_data.load(str(tmp_path), max_bad=5)
