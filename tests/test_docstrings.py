@@ -11,7 +11,7 @@ from glow_tf.config import GlowConfig
 from glow_tf.glow import Glow
 
 MODULES = (
-    *("_gc", "config", "dequantization", "errors", "glow", "pretrained", "weights"),
+    *("_files", "_gc", "config", "dequantization", "errors", "glow", "metadata", "pretrained", "weights"),
     *(
         f"bijectors.{name}"
         for name in ("actnorm", "coupling", "flow_step", "gaussian", "invertible_conv", "permutation")
