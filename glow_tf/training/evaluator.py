@@ -177,7 +177,7 @@ class Evaluator:
             f"z has mean {statistics['z/mean']:+.3f} and variance {statistics['z/variance']:.3f}"
         )
         self._check()
-        findings = diagnostics.examine(glow, images, self._test_labels)
+        findings = diagnostics.examine(glow, *self._watched)
         reporter.scalars("test", step, findings)
         self._warn(findings | statistics)
         if not math.isfinite(bits):
