@@ -22,9 +22,10 @@ class ArrayDataset:
 
     Attributes:
         images: uint8 [N, H, W, C].
-        labels: int32 [N]; zeros where none are given.
+        labels: int32 [N]; zeros for images without labels.
+
     Raises:
-        ValueError: if the images are something else, or there are more or fewer labels.
+        ValueError: if images or labels have another type or shape.
 
     >>> split = ArrayDataset(images, labels=np.arange(6))
     >>> split.num_images, split.steps_per_epoch(batch_size=4)
@@ -51,15 +52,15 @@ class ArrayDataset:
 
     @property
     def num_images(self) -> int:
-        """N."""
+        """Number of images, N."""
         return len(self.images)
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Full batches in one epoch; 1 when the images must be repeated to fill it."""
+        """Number of full batches in one epoch; 1 if the images must be repeated to fill it."""
         return max(1, self.num_images // batch_size)
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
-        """Each image once, in fixed order: (uint8 [b, H, W, C], int32 [b]); the last batch may be smaller."""
+        """Yields each image once, in fixed order: (uint8 [b, H, W, C], int32 [b]); the last batch may be smaller."""
 
         def generate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for start in range(0, self.num_images, batch_size):
@@ -78,16 +79,19 @@ class ArrayDataset:
         skip: int = 0,
         shard: tuple[int, int] = (0, 1),
     ) -> tf.data.Dataset:
-        """One epoch of full batches in random order: (uint8 [b, H, W, C], int32 [b]), b known statically.
+        """Yields one epoch of full batches in random order: (uint8 [b, H, W, C], int32 [b]), b known statically.
 
-        The order is a permutation by numpy's Generator([seed, epoch]); the images that fill no batch are
-        left out of this epoch. Fewer images than `batch_size` are repeated to fill one, with a warning.
+        The order is a permutation by numpy's Generator([seed, epoch]); images that do not fill a batch are left out
+        of this epoch. Fewer images than `batch_size` are repeated to fill one, with a warning.
 
         Args:
-            batch_size: of all shards together.
-            flip: mirror each image left to right with probability 1/2, decided by (seed, epoch, position).
-            skip: leave out this many batches at the start, at no cost (to resume inside an epoch).
-            shard: (index, count): of each batch only part `index` of `count`, so b = batch_size / count.
+            batch_size: number of images per batch, over all shards.
+            seed: seed of the run.
+            epoch: number of the epoch.
+            flip: whether to mirror each image left to right with probability 1/2, decided by (seed, epoch, position).
+            skip: number of batches to leave out at the start, at no cost, to resume inside an epoch.
+            shard: (index, count) to yield only part `index` of `count` of each batch, so b = batch_size / count.
+
         Raises:
             InputError: if `count` does not divide `batch_size`.
         """
@@ -100,36 +104,36 @@ class ArrayDataset:
         def generate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for step in range(skip, self.steps_per_epoch(batch_size)):
                 positions = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
-                indices, turned = order[positions], mirrored[positions]
+                indices, is_flipped = order[positions], mirrored[positions]
                 images = self.images[indices]
-                images[turned] = images[turned, :, ::-1]
+                images[is_flipped] = images[is_flipped, :, ::-1]
                 yield images, self.labels[indices]
 
         return _from_generator(generate, batch_size // shard[1], self.images.shape[1:])
 
     def random_subset(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """(images, labels) of `count` different images chosen at random, or of all if there are fewer."""
+        """Returns (images, labels) of `count` different images chosen at random, or of all if there are fewer."""
         chosen = np.random.default_rng(seed).permutation(self.num_images)[:count]
         return self.images[chosen], self.labels[chosen]
 
 
 class EncodedExamples(Protocol):
-    """Where a `StreamingDataset` reads: the encoded examples of a split, and how one is decoded."""
+    """The source of a `StreamingDataset`: the encoded examples of a split, and how to decode one."""
 
     def encoded(self, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
-        """Examples in fixed order, or shuffled by a seed."""
+        """Returns examples in fixed order, or shuffled by a seed."""
 
     def decode(self, example: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """(uint8 [H, W, C], int32 [])."""
+        """Returns (uint8 [H, W, C], int32 [])."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamingDataset:
-    """Images of a TFDS split too large for memory, read from its files; the methods of `ArrayDataset`.
+    """Images of a TFDS split that is too large for memory, read from its files; has the methods of `ArrayDataset`.
 
-    The training order comes from shuffled files and a buffer of 10,000 encoded images, both seeded by
-    (seed, epoch): a pure function of the two, though less thoroughly mixed than a permutation. Skipped
-    batches are read but not decoded.
+    The training order comes from shuffled files and a buffer of 10,000 encoded images, both seeded by (seed, epoch):
+    a pure function of the two, though less thoroughly mixed than a permutation. Skipped batches are read but not
+    decoded.
 
     Attributes:
         source: where the encoded examples come from, and how they are decoded.
@@ -171,8 +175,8 @@ class StreamingDataset:
             row = position % batch_size
             return (rows.start <= row) & (row < rows.stop)
 
-        def decode(_: tf.Tensor, example_and_turn: tuple[Any, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-            example, is_mirrored = example_and_turn
+        def decode(_: tf.Tensor, example_and_flip: tuple[Any, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+            example, is_mirrored = example_and_flip
             image, label = self.source.decode(example)
             return tf.cond(is_mirrored, lambda: image[:, ::-1], lambda: image), label
 
@@ -183,7 +187,7 @@ class StreamingDataset:
         return images.batch(batch_size // shard[1], drop_remainder=True).prefetch(2)
 
     def random_subset(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """(images, labels) of the first `count` images in the training order of (seed, 0)."""
+        """Returns (images, labels) of the first `count` images in the training order of (seed, 0)."""
         shuffle_seed = int(np.random.SeedSequence([seed, 0]).generate_state(1)[0])
         examples = self.source.encoded(self.split, shuffle_seed).take(count)
         decoded = examples.map(self.source.decode, tf.data.AUTOTUNE)
@@ -209,7 +213,7 @@ def _shard_rows(batch_size: int, shard: tuple[int, int]) -> slice:
 
 
 def _repeats(num_images: int, batch_size: int) -> int:
-    """How often the images must be used to fill one batch; warns if that is more than once."""
+    """Number of uses of each image that fill one batch; warns if it is more than one."""
     repeats = math.ceil(batch_size / num_images)
     if repeats > 1:
         message = "%d training images are fewer than the batch size %d; they are repeated to fill it"

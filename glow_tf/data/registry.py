@@ -10,13 +10,6 @@ from glow_tf._files import nearest, printable, suggestion
 from glow_tf.data import listing
 from glow_tf.errors import InputError
 
-LICENSES = {
-    "digits": "CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)",
-    "mnist": "CC BY-SA 3.0",
-    "fashion_mnist": "MIT",
-    "cifar10": "not stated by its authors",
-}
-
 _TFDS_NAME = re.compile(r"[a-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", re.ASCII)
 _NEAR = 0.75  # of difflib's ratio: cifar01 is near cifar10, photos is not near toto
 
@@ -104,11 +97,6 @@ def is_same_folder(dataset: object, folder: str) -> bool:
 def is_tfds_name(name: str) -> bool:
     """Whether a name has the form of those of TFDS, such as imagenet_resized/32x32:0.1.0."""
     return _TFDS_NAME.fullmatch(name) is not None
-
-
-def license_of(name: str) -> str | None:
-    """The licence of a well-known data set, or None."""
-    return LICENSES.get(_family(name))
 
 
 def missing_data_set(name: str, data_dir: str | os.PathLike, why: str) -> InputError:

@@ -1,4 +1,4 @@
-"""Splits in memory and in files: their batches, the order of these, their shards."""
+"""Data sets in memory and in files: their batches, the order of these, their shards."""
 
 import numpy as np
 import pytest
@@ -136,7 +136,7 @@ def test_fewer_streamed_images_than_a_batch_are_repeated(streamed):
     assert len(images) == 64 and len(set(keys(images))) == 50
 
 
-def test_take_gives_different_images_and_all_at_most(split):
+def test_a_random_subset_has_different_images_and_at_most_all(split):
     images, labels = split.random_subset(10, seed=0)
     assert images.shape[0] == 10 == len(labels) and len(set(keys(images))) == 10
     np.testing.assert_array_equal(images, split.random_subset(10, seed=0)[0])
@@ -151,7 +151,7 @@ def test_a_streamed_split_holds_what_the_one_in_memory_holds(streamed):
     assert on_disk.num_images == held.num_images and on_disk.steps_per_epoch(7) == held.steps_per_epoch(7) == 7
 
 
-def test_a_split_refuses_what_is_no_images():
+def test_other_arrays_than_images_are_refused():
     with pytest.raises(ValueError, match="float32"):
         image_data.ArrayDataset(np.zeros((2, 4, 4, 3), np.float32))
     with pytest.raises(ValueError, match="N > 0"):

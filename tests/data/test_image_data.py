@@ -1,7 +1,9 @@
-"""Data sets by name: digits, folders, and what is said when one is unknown."""
+"""Data sets by name: digits, folders, unknown names, and the data of a model."""
 
 import pathlib
 import tarfile
+import types
+import urllib.request
 
 import numpy as np
 import pytest
@@ -176,3 +178,32 @@ def test_photographs_in_class_folders(tmp_path):
     photographs = image_data.load(str(tmp_path / "cifar10_jpeg"), image_size=(16, 24))
     assert photographs.image_shape == (16, 24, 3)
     assert photographs.test.num_images >= 1
+
+
+# Data of a model
+
+
+class Trained:
+    """The parts of a Glow that name and shape its data."""
+
+    config = types.SimpleNamespace(image_shape=(8, 8, 3))
+
+    def __init__(self, dataset):
+        self.metadata = {"dataset": dataset}
+
+
+def test_a_folder_is_read_only_if_the_user_names_it(tmp_path, monkeypatch):
+    folder = str(fill(tmp_path / "photos", 3))
+    for recorded in (folder, "/", "."):
+        with pytest.raises(InputError, match="name it with --dataset"):
+            image_data.of_model(Trained(recorded))
+    assert image_data.of_model(Trained(folder), folder).num_images == 3
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="trained on 'photos'; if that is a folder, name it with --dataset"):
+        image_data.of_model(Trained("photos"))
+
+
+def test_nothing_is_downloaded_for_a_name_in_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("the network was used"))
+    with pytest.raises(InputError, match="'cifar10' is not in .* needs --download"):
+        image_data.of_model(Trained("cifar10"), data_dir=tmp_path, download=True)

@@ -1,4 +1,4 @@
-"""Names that lead nowhere: refused without TensorFlow, with what lies near."""
+"""Names of missing data: refused without TensorFlow, with the nearest existing name."""
 
 import subprocess
 import sys
@@ -64,7 +64,7 @@ def test_the_message_names_it(runs):
         registry.check_folder("runs/classes/weights.h5")
 
 
-def test_a_folder_that_has_the_name_of_a_data_set_goes_behind_it(runs, monkeypatch):
+def test_names_of_data_sets_take_precedence_over_folders(runs, monkeypatch):
     for name in ("digits", "mnist"):
         (runs.parent / name).mkdir()
     monkeypatch.chdir(runs.parent)
@@ -110,7 +110,7 @@ def test_a_data_set_that_was_prepared_without_code_of_tfds(tmp_path):
         ("./run", r"the folder './run' does not exist; did you mean runs\?"),
     ],
 )
-def test_data_sets_that_are_not_there(runs, name, words):
+def test_missing_data_sets(runs, name, words):
     with pytest.raises(InputError, match=words):
         registry.check_data_set(name)
 

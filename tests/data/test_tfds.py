@@ -1,4 +1,4 @@
-"""Data sets of TFDS: what is read of them, and what is said when one is missing."""
+"""Data sets of TFDS: what is read, and which message follows if one is missing or damaged."""
 
 import json
 import random
@@ -152,7 +152,7 @@ def test_images_with_and_without_an_attribute(faces_dir):
         ("celeb_a", "Smiling", "'celeb_a' is not in .* tfds build celeb_a"),
     ],
 )
-def test_what_is_no_attribute_is_one_line(faces_dir, name, attribute, said):
+def test_a_wrong_attribute_is_refused_in_one_line(faces_dir, name, attribute, said):
     with pytest.raises(InputError, match=said) as refusal:
         image_data.load_attribute(name, attribute, 10, data_dir=faces_dir)
     assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 500
