@@ -21,7 +21,7 @@ def num_validation_images(num_images: int) -> int:
 
 
 def validation_mask(names: Sequence[str]) -> np.ndarray:
-    """bool [N]: whether each image is held out for testing, decided by the hash of its name.
+    """Returns bool [N]: whether each image is held out for testing, decided by the hash of its name.
 
     An image is held out when the SHA-256 of its path relative to the folder, read as a fraction in [0, 1), is below
     0.05. So adding or removing other images moves no image between training and testing. There are two exceptions:
