@@ -1,130 +1,142 @@
-"""What can go wrong inside a flow while its bits/dim still look fine, and where a NaN comes from.
+"""Signs of an ill-conditioned flow whose bits/dim still look fine, and the origin of a NaN.
 
-Every number has a range that a healthy model stays in (`RANGES`); they were set so that a model which leaves
-one has not yet lost its float32 inverse.
+A healthy model stays inside `RANGES`; outside of one, the float32 inverse is about to lose accuracy.
 """
 
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from glow_tf import dequantization
-from glow_tf.bijectors.squeeze import Squeeze
+from glow_tf.bijectors import AffineCoupling, Squeeze
+from glow_tf.evaluation import metrics
+from glow_tf.glow import Glow
+from glow_tf.inputs import Array, Labels
+from glow_tf.nn.steps import FlowSteps
 
-# {last part of the tag: (lowest, highest, what it is)}.
+# {last part of the tag: (lowest, highest, description)}.
 RANGES = {
     # |s| is a factor of the determinant: near 0 the matrix loses a channel.
     "smallest_s": (1e-3, math.inf, "smallest |s| of the 1x1 matrices"),
-    # float32 keeps 7 digits, of which the inverse of a matrix loses log10(condition).
+    # float32 has 7 digits, of which the inverse of a matrix loses log10(condition).
     "condition": (1.0, 1e4, "largest condition number of the 1x1 matrices"),
     # Constant channels of 8-bit images start at a scale of 900: the reciprocal of their dequantisation noise.
     "actnorm_scale": (0.0, 1e4, "largest scale of the actnorms"),
+    # The forward direction divides by it.
+    "smallest_coupling_scale": (1e-4, math.inf, "smallest scale of the couplings"),
     # At half a bin a byte in the middle of its bin no longer survives encode and decode.
-    "round_trip_error": (0.0, 0.1, "largest round-trip error, in bins of a pixel"),
+    "round_trip_error": (0.0, 0.1, "largest round-trip error, in bins,"),
     "mean": (-0.5, 0.5, "mean of z"),
     "variance": (0.5, 2.0, "variance of z"),
 }
 
-# Images of the round trip.
 ROUND_TRIP_IMAGES = 64
+COUPLING_IMAGES = 8  # the couplings are evaluated eagerly, one by one
 
 
-def examine(glow, images, labels=None, seed=0):
-    """{tag: float}: the extremes of every level's matrices and actnorms, and the round-trip error.
+def examine(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> dict[str, float]:
+    """Returns {tag: float}: extremes of every level's matrices, actnorms and couplings, and the round-trip error.
 
     Args:
+        glow: the model.
         images: uint8 [B, H, W, C].
-        labels: of the images, for a class-conditional model.
-        seed: of the dequantisation noise.
+        labels: [B] for a class-conditional model; ignored by others.
     """
-    found = {}
+    findings = {}
     for level, steps in enumerate(glow.flow_steps):
-        for name, values in _of_each_step(steps).items():
-            extreme = np.min if name == "smallest_s" else np.max
-            found[f"doctor/level{level}/{name}"] = float(extreme(values))
-    found["doctor/round_trip_error"] = round_trip_error(
-        glow, images[:ROUND_TRIP_IMAGES], labels[:ROUND_TRIP_IMAGES] if glow.config.num_classes else None, seed
-    )
-    return found
+        for name, value in _extremes(steps).items():
+            findings[f"diagnostics/level{level}/{name}"] = value
+    for level, value in _smallest_coupling_scales(glow, glow.dequantize(images[:COUPLING_IMAGES])).items():
+        findings[f"diagnostics/level{level}/smallest_coupling_scale"] = value
+    conditions = labels[:ROUND_TRIP_IMAGES] if labels is not None and glow.config.num_classes else None
+    findings["diagnostics/round_trip_error"] = metrics.round_trip(glow, images[:ROUND_TRIP_IMAGES], conditions)[0]
+    return findings
 
 
-def round_trip_error(glow, images, labels=None, seed=0):
-    """max |decode(encode(images)) - images| in units of a bin's width.
-
-    Args:
-        images: uint8 [B, H, W, C].
-    """
-    noise = dequantization.uniform_noise(images.shape, [seed, 5], glow.config.dtype)
-    values = glow.dequantizer.dequantize(images, noise, glow.config.dtype)
-    again = glow.decode(tf.identity(glow.encode(values, labels)), labels)
-    return float(tf.reduce_max(tf.abs(again - values))) / glow.dequantizer.bin_width
-
-
-def complaints(found):
-    """A plain line for every number that is outside its range, or is none.
+def complaints(findings: Mapping[str, float]) -> list[str]:
+    """Returns one line for every number that is outside its range or not finite.
 
     Args:
-        found: {tag: float}, of `examine` and of `evaluation.latent_statistics`.
+        findings: {tag: float}, from `examine` and `metrics.latent_statistics`.
     """
     lines = []
-    for tag, value in found.items():
-        low, high, what = RANGES[tag.split("/")[-1]]
+    for tag, value in findings.items():
+        low, high, description = RANGES[tag.split("/")[-1]]
         if not low <= value <= high:
             place = next((f" in level {part[5:]}" for part in tag.split("/") if part.startswith("level")), "")
-            early = ", once some hundred steps were made" if tag.startswith("z/") else ""
-            lines.append(f"{what}{place} is {value:.3g}; a healthy model has {_range(low, high)}{early}")
+            healthy = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+            lines.append(f"{description}{place} is {value:.3g}; a healthy model has {healthy}")
     return lines
 
 
-def first_not_finite(glow, values, labels=None):
-    """The first layer from the image on whose result is not finite, in words; None if all are.
+def first_not_finite(glow: Glow, values: Array, labels: Labels | None = None) -> str | None:
+    """Returns the first layer, from the image on, whose result is not finite, in words; None if all are finite.
 
     Args:
+        glow: the model.
         values: continuous pixels [B, H, W, C].
+        labels: [B] for a class-conditional model.
     """
-    images, place = values, None
-    if not _is_finite(images):
+    if not _is_finite(values):
         return "the pixels"
-    images = glow.preprocess(images)[0]
-    for level, steps in enumerate(glow.flow_steps):
-        images = Squeeze(dtype=images.dtype).inverse_and_log_det(images)[0]
-        images, place = _through_steps(steps, images)
-        if place is not None:
-            return f"level {level}, {place}"
-        if level < len(glow.flow_steps) - 1:
-            images = tf.split(images, 2, axis=-1)[0]
+    for layer in _layers(glow, values):
+        if not (_is_finite(layer.output) and _is_finite(layer.log_det)):
+            return f"level {layer.level}, step {layer.step}, {layer.name}"
     if not _is_finite(glow.log_prob(values, labels)):
         return "the Gaussians of the latents"
     return None
 
 
-def _through_steps(steps, images):
-    for k, step in enumerate(steps.each_step()):
-        for name, layer in zip(("actnorm", "permutation", "coupling"), step.layers, strict=True):
-            images, log_det = layer.inverse_and_log_det(images)
-            if not (_is_finite(images) and _is_finite(log_det)):
-                return images, f"step {k}, {name}"
-    return images, None
+class _Layer(NamedTuple):
+    """A layer of the flow, and its input and results for some images."""
+
+    level: int
+    step: int
+    name: str
+    bijector: Any
+    input: tf.Tensor
+    output: tf.Tensor
+    log_det: tf.Tensor
 
 
-def _of_each_step(steps):
-    """{name: [K]} of the matrices and actnorms of one level."""
-    tensors = steps.prepared()
-    found = {"actnorm_scale": np.exp(np.max(tensors["actnorm"]["log_scale"], axis=-1))}
-    if "conv1x1" in tensors:
-        weights = np.asarray(tensors["conv1x1"]["weight"], np.float64)
+def _layers(glow: Glow, values: Array) -> Iterator[_Layer]:
+    images = glow.preprocess(values)[0]
+    for level, steps in enumerate(glow.flow_steps):
+        images = Squeeze(dtype=images.dtype).inverse_and_log_det(images)[0]
+        for k, step in enumerate(steps.each_step()):
+            for name, bijector in zip(("actnorm", "permutation", "coupling"), step.layers, strict=True):
+                output, log_det = bijector.inverse_and_log_det(images)
+                yield _Layer(level, k, name, bijector, images, output, log_det)
+                images = output
+        if level < len(glow.flow_steps) - 1:
+            images = tf.split(images, 2, axis=-1)[0]
+
+
+def _smallest_coupling_scales(glow: Glow, values: Array) -> dict[int, float]:
+    """{level: smallest scale of its affine couplings}; empty for additive ones."""
+    smallest: dict[int, float] = {}
+    for layer in _layers(glow, values):
+        if isinstance(layer.bijector, AffineCoupling):
+            _, log_scale = layer.bijector.conditioner(tf.split(layer.input, 2, axis=-1)[0])
+            value = np.exp(np.min(log_scale))
+            smallest[layer.level] = float(np.minimum(value, smallest.get(layer.level, math.inf)))
+    return smallest
+
+
+def _extremes(steps: FlowSteps) -> dict[str, float]:
+    """{name: number} for the matrices and actnorms of one level."""
+    prepared = steps.prepared()
+    extremes = {"actnorm_scale": float(np.exp(np.max(prepared["actnorm"]["log_scale"])))}
+    if "conv1x1" in prepared:
+        weights = np.asarray(prepared["conv1x1"]["weight"], np.float64)
         is_finite = np.isfinite(weights).all(axis=(1, 2))
-        found["condition"] = np.where(is_finite, np.linalg.cond(np.nan_to_num(weights, posinf=0, neginf=0)), np.inf)
-        found["smallest_s"] = np.exp(np.min(steps.parameters["conv1x1"]["log_abs_s"].numpy(), axis=-1))
-    return found
+        condition = np.where(is_finite, np.linalg.cond(np.nan_to_num(weights, posinf=0, neginf=0)), np.inf)
+        extremes["condition"] = float(np.max(condition))
+        extremes["smallest_s"] = float(np.exp(np.min(steps.parameters["conv1x1"]["log_abs_s"])))
+    return extremes
 
 
-def _is_finite(values):
+def _is_finite(values: Array) -> bool:
     return bool(tf.reduce_all(tf.math.is_finite(values)))
-
-
-def _range(low, high):
-    if high == math.inf:
-        return f"at least {low:g}"
-    return f"{low:g} to {high:g}"

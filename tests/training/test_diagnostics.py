@@ -1,4 +1,4 @@
-"""The training doctor: known matrices and scales are measured, and a NaN is found in the layer that makes it."""
+"""Diagnostics: known matrices and scales are measured, and a NaN is attributed to the layer that makes it."""
 
 import math
 
@@ -29,11 +29,11 @@ def set_row(glow, name, index, value):
 
 def test_a_healthy_model_has_no_complaints(glow, images):
     found = diagnostics.examine(glow, images)
-    assert set(found) == {
-        f"doctor/level{level}/{name}" for level in (0, 1) for name in ("smallest_s", "condition", "actnorm_scale")
-    } | {"doctor/round_trip_error"}
+    names = ("smallest_s", "condition", "actnorm_scale", "smallest_coupling_scale")
+    of_levels = {f"diagnostics/level{level}/{name}" for level in (0, 1) for name in names}
+    assert set(found) == of_levels | {"diagnostics/round_trip_error"}
     assert diagnostics.complaints(found | {"z/mean": 0.1, "z/level1/variance": 0.9}) == []
-    assert 0 < found["doctor/round_trip_error"] < 1e-3
+    assert 0 < found["diagnostics/round_trip_error"] < 1e-3
 
 
 def test_numbers_are_those_of_the_matrices(glow, images):
@@ -42,9 +42,21 @@ def test_numbers_are_those_of_the_matrices(glow, images):
         weights = steps.prepared()["conv1x1"]["weight"].numpy()
         singular = np.linalg.svd(weights.astype(np.float64), compute_uv=False)
         expected = np.max(singular[:, 0] / singular[:, -1])
-        assert found[f"doctor/level{level}/condition"] == pytest.approx(expected, rel=1e-5)
+        assert found[f"diagnostics/level{level}/condition"] == pytest.approx(expected, rel=1e-5)
         scale = 3 * glow.named_variables()[f"level{level}/actnorm/log_scale"].numpy()
-        assert found[f"doctor/level{level}/actnorm_scale"] == pytest.approx(np.exp(scale.max()), rel=1e-5)
+        assert found[f"diagnostics/level{level}/actnorm_scale"] == pytest.approx(np.exp(scale.max()), rel=1e-5)
+
+
+def test_smallest_coupling_scale_is_that_of_the_log_dets(images):
+    glow = make_glow(num_levels=1, num_steps=1)
+    findings = diagnostics.examine(glow, images)
+    values = glow.dequantize(images)
+    parts = {layer.name: layer for layer in diagnostics._layers(glow, values)}
+    x, z = (tf.split(values, 2, axis=-1)[1] for values in (parts["coupling"].input, parts["coupling"].output))
+    shift = parts["coupling"].bijector.conditioner(tf.split(parts["coupling"].input, 2, axis=-1)[0])[0]
+    assert findings["diagnostics/level0/smallest_coupling_scale"] == pytest.approx(float(np.min(z / (x + shift))))
+    additive = diagnostics.examine(make_glow(coupling="additive"), images)
+    assert "diagnostics/level0/smallest_coupling_scale" not in additive
 
 
 def test_what_leaves_its_range_is_named_with_its_level(glow, images):

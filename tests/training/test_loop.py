@@ -485,7 +485,7 @@ def test_a_lack_of_memory_names_what_to_lower_and_keeps_what_was_saved(path):
     assert fit(trainer_at_start(), path, epochs=1).steps == STEPS_PER_EPOCH
 
 
-def test_the_doctor_speaks_up(path, capfd):
+def test_values_out_of_range_are_warned_about(path, capfd):
     trainer = trainer_at_start()
     log_abs_s = trainer.glow.named_variables()["level1/conv1x1/log_abs_s"]
 
@@ -499,7 +499,8 @@ def test_the_doctor_speaks_up(path, capfd):
     error = capfd.readouterr().err
     assert "warning: smallest |s| of the 1x1 matrices in level 1 is 0.000123; a healthy model has at least" in error
     logs = b"".join(file.read_bytes() for file in RunDirectory(path).test_logs.iterdir())
-    assert all(tag in logs for tag in (b"doctor/level1/smallest_s", b"doctor/round_trip_error", b"z/level1/variance"))
+    tags = (b"diagnostics/level1/smallest_s", b"diagnostics/round_trip_error", b"z/level1/variance")
+    assert all(tag in logs for tag in tags)
 
 
 def test_images_are_not_changed():
