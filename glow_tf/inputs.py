@@ -6,6 +6,7 @@ valid values. Types and shapes are checked at once, in eager code and inside a `
 them when the graph runs, with the same message.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -154,6 +155,13 @@ def check_sampling(num_images: int, temperature: float, seed: int | None) -> Non
         raise InputError(f"{num_images} images were asked for; ask for 1 or more")
     if seed is None and not tf.executing_eagerly():
         raise InputError("sample needs a seed inside a tf.function; without one, every call would draw the same images")
+
+
+def error_of_assertion(error: Exception) -> InputError | None:
+    """The InputError of a failed assertion of this module in a graph; None for any other error."""
+    failed = re.search(r"assertion failed: ((\[.*?\] ?)+)", str(error), re.DOTALL)
+    message = "".join(re.findall(r"\[(.*?)\](?: |$)", failed[1])) if failed else ""
+    return InputError(message) if " reach from " in message else None
 
 
 def as_tensor(values: Any, name: str) -> tf.Tensor:

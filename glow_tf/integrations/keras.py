@@ -1,22 +1,32 @@
-"""A Glow as a tf_keras.Model: `compile`, `fit`, `evaluate`, callbacks.
+"""A Glow as a tf_keras.Model: `compile`, `fit`, `evaluate`, `predict`, callbacks, `.keras` archives.
 
-It wraps a Glow and is none itself: a Keras model takes over the names and the tracking of its attributes, and
-its own `save_weights` finds no layers in a tf.Module and writes an empty file without an error.
+It has a Glow rather than being one: a Keras model takes over the names and the tracking of its attributes, and its
+own `save_weights` finds no layers in a tf.Module and writes an empty file without an error.
 """
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 import tf_keras
 
-from glow_tf import dequantization
+from glow_tf import dequantization, inputs, persistence
+from glow_tf.config import GlowConfig
+from glow_tf.dequantization import NoiseStream
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
 from glow_tf.inputs import Array
 
+HDF5_ENDINGS = (".h5", ".hdf5")
+WAYS_TO_SAVE = (
+    'save_weights("weights.h5") writes weights that Glow.load reads, save("model.keras") the whole model, and '
+    "glow_tf.integrations.saved_model.save_model a SavedModel"
+)
 
+
+@tf_keras.saving.register_keras_serializable("glow_tf")
 class KerasGlow(tf_keras.Model):
     """Trains a Glow with Keras, to the same numbers as `Trainer` with the same optimizer.
 
@@ -25,19 +35,24 @@ class KerasGlow(tf_keras.Model):
         model.compile(tf_keras.optimizers.Adamax(1e-3, epsilon=1e-8))
         model.fit(train.training_batches(64, seed=0, epoch=0), validation_data=test.batches(64), epochs=10)
 
-    A data set gives uint8 images [B, H, W, C], or pairs of these and labels [B]. The loss and the metric
-    `bits_per_dim` are bits/dim, dequantised: in batch i of the training with noise of (seed, i), in batch i of
-    an evaluation with that of (seed + i, 0), as `evaluation.bits_per_dim`. `ModelCheckpoint` with
-    `save_weights_only=True` writes files that `Glow.load` reads.
+    The data are uint8 images [B, H, W, C], or pairs of images and labels [B]. The loss and the metric `bits_per_dim`
+    are bits/dim of dequantised images: with noise of (seed, i) in training batch i, and of (seed + i, 0) in batch i of
+    an evaluation, as `evaluation.metrics.bits_per_dim`. The noise of an image does not depend on how many replicas
+    share its batch, and a last batch that cannot be shared evenly is trained on like any other.
+
+    The model, its loss and its weighting of images are fixed, so other losses, metrics and weights are refused.
+    `save_weights("weights.h5")` and `ModelCheckpoint("weights.h5", save_weights_only=True)` write files that
+    `Glow.load` reads; `save("model.keras")` and `ModelCheckpoint("model.keras")` write archives with the optimizer,
+    which `tf_keras.models.load_model` reads. Keras' other formats would not hold the weights and are refused.
 
     Args:
-        glow: a Glow, made under the strategy's scope where there is one.
+        glow: a Glow, made under the strategy's scope if there is one, as this model must be.
         backprop: see `Scan`.
-        seed: of the noise.
+        seed: seed of the noise.
 
     >>> model = KerasGlow(glow)
-    >>> model(glow.dequantizer.dequantize(images, noise=0.5)).shape
-    TensorShape([6])
+    >>> model.predict(glow.dequantize(images), verbose=0).shape
+    (6,)
     """
 
     def __init__(self, glow: Glow, backprop: str = "stored", seed: int = 0) -> None:
@@ -45,88 +60,267 @@ class KerasGlow(tf_keras.Model):
         self.glow = glow
         self.backprop = backprop
         self.seed = seed
-        self.step_count = tf.Variable(0, trainable=False, name="step_count")
-        self._batches_tested = tf.Variable(0, trainable=False, name="batches_tested")
+        first_replica = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        self.step_count = tf.Variable(0, trainable=False, name="step_count", aggregation=first_replica)
+        self._batches_tested = tf.Variable(0, trainable=False, name="batches_tested", aggregation=first_replica)
         self._bits_per_dim = tf_keras.metrics.Mean(name="bits_per_dim")
+        self.built = True
 
     def initialize(self, images: Array) -> None:
-        """Data-dependent initialisation, once, before the first `fit`; see `Trainer.initialize`.
-
-        Args:
-            images: uint8 [N, H, W, C].
-        """
-        dtype = self.glow.config.dtype
-        noise = dequantization.uniform_noise(images.shape, [self.seed, 3], dtype)
-        self.glow.initialize(self.glow.dequantizer.dequantize(images, noise, dtype))
+        """Data-dependent initialisation from uint8 images [N, H, W, C], before the first `fit`; see `Trainer`."""
+        self.glow.initialize(self.glow.dequantize(images, self.seed, NoiseStream.INITIALIZE))
 
     @property
     def metrics(self) -> list[tf_keras.metrics.Metric]:
-        """That of bits/dim, which Keras starts anew at each epoch."""
+        """The mean bits/dim, which Keras resets at every epoch."""
         return [self._bits_per_dim]
 
     def call(self, images: Array, training: bool | None = None) -> tf.Tensor:
-        """[B], nats: `Glow.log_prob` of continuous images, of a model without classes."""
-        return self.glow.transformed_distribution().log_prob(tf.cast(images, self.glow.config.dtype))
+        """[B], nats: `Glow.log_prob` of continuous images, under the mixture of classes if there are any."""
+        return self.glow.log_prob(images)
 
-    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """What `fit` does with a batch.
+    def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
+        """As Keras' `__call__`."""
+        with _plain_input_errors():
+            return super().__call__(*args, **kwargs)
+
+    # -------------------------------------------------------------------------------------- training
+
+    def compile(
+        self,
+        optimizer: Any = "adamax",
+        loss: None = None,
+        metrics: None = None,
+        loss_weights: None = None,
+        weighted_metrics: None = None,
+        **options: Any,
+    ) -> None:
+        """Sets the optimizer.
 
         Raises:
-            InputError: if the actnorms are not initialised, or labels are missing.
+            InputError: for a loss, metrics or weights: the loss and the metric are bits/dim.
+        """
+        _refuse("compile", loss=loss, metrics=metrics, loss_weights=loss_weights, weighted_metrics=weighted_metrics)
+        super().compile(optimizer, **options)
+
+    def add_loss(self, *args: Any, **kwargs: Any) -> None:
+        """Raises InputError: a loss that is added would be ignored."""
+        raise InputError("KerasGlow has no add_loss: its loss is bits/dim")
+
+    def add_metric(self, *args: Any, **kwargs: Any) -> None:
+        """Raises InputError: a metric that is added would be ignored."""
+        raise InputError("KerasGlow has no add_metric: its metric is bits_per_dim")
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> tf_keras.callbacks.History:
+        """As Keras' `fit`.
+
+        Raises:
+            InputError: before training, for images that are not uint8, missing or invalid labels, weights of images or
+                classes, and callbacks that would save a file without the weights.
         """
         if not self.glow.is_initialized:
-            raise InputError("the actnorms are not initialised; call initialize(images) before fit")
+            raise InputError("the actnorms are not initialized; call initialize(images) before fit")
+        _refuse("fit", sample_weight=options.get("sample_weight"), class_weight=options.get("class_weight"))
+        for callback in _flat(options.get("callbacks")):
+            _check_callback(callback)
+        validation = options.get("validation_data")
+        if isinstance(validation, (tuple, list)) and len(validation) == 3:
+            _refuse("fit", sample_weight=validation[2])
+        for data in (x, validation):
+            self._check_element(data)
+        with _plain_input_errors():
+            return super().fit(x, y, *args, **options)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
+        """As Keras' `evaluate`; its noise is the same at every call. Raises InputError as `fit`."""
+        _refuse("evaluate", sample_weight=options.get("sample_weight"))
+        self._check_element(x)
+        self._batches_tested.assign(0)
+        with _plain_input_errors():
+            return super().evaluate(x, y, *args, **options)
+
+    def predict(self, *args: Any, **options: Any) -> Any:
+        """As Keras' `predict`: the log densities [B] of continuous images, in nats."""
+        with _plain_input_errors():
+            return super().predict(*args, **options)
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One step of `fit`, on one replica's part of a batch: its share of the mean over the whole batch."""
         images, labels = self._unpack(data)
-        noise = self._noise(images, [self.seed, self.step_count])
         with tf.GradientTape() as tape:
-            bits = self._bits(images, labels, noise)
-            loss = tf.reduce_mean(bits)
-        variables = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            bits, batch_size = self._bits(images, labels, [self.seed, self.step_count])
+            loss = tf.reduce_sum(bits) / tf.cast(batch_size, bits.dtype)
+        # Keras' optimizers sum the gradients of the replicas.
+        self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
         self.step_count.assign_add(1)
         return self._updated(bits)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """What `evaluate` does with a batch."""
+        """One step of `evaluate`, on one replica's part of a batch."""
         images, labels = self._unpack(data)
-        noise = self._noise(images, [self.seed + self._batches_tested, 0])
+        bits, _ = self._bits(images, labels, [self.seed + self._batches_tested, NoiseStream.SCORE])
         self._batches_tested.assign_add(1)
-        return self._updated(self._bits(images, labels, noise))
+        return self._updated(bits)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """As Keras'; the noise of its first batch is that of the first batch each time."""
-        self._batches_tested.assign(0)
-        return super().evaluate(*args, **kwargs)
+    def _check_element(self, data: Any) -> None:
+        """Checks the structure and types of a data set, before anything is traced."""
+        if isinstance(data, tf.data.Dataset):
+            tf.function(self._unpack, autograph=False).get_concrete_function(data.element_spec)
+
+    def _unpack(self, data: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
+        images, labels, weights = tf_keras.utils.unpack_x_y_sample_weight(data)
+        _refuse("KerasGlow", sample_weight=weights)
+        config = self.glow.config
+        images = inputs.uint8_images(images, config.image_shape)
+        if not config.num_classes:
+            labels = None  # data sets have labels that such a model does not use
+        return images, inputs.class_labels(labels, config.num_classes, images.shape[0])
+
+    def _bits(self, images: tf.Tensor, labels: tf.Tensor | None, seed: Sequence[Any]) -> tuple[tf.Tensor, tf.Tensor]:
+        """(bits/dim [b] of this replica's images, the number of images of all replicas)."""
+        glow = self.glow
+        size = tf.shape(images)[0]
+        first, batch_size = _place_in_batch(size)
+        noise_shape = [batch_size, *glow.config.image_shape]
+        noise = dequantization.uniform_noise(noise_shape, tf.stack(seed), glow.config.dtype)[first : first + size]
+        values = glow.dequantizer.dequantize(images, noise, glow.config.dtype)
+        # A replica without images computes with one that does not count, since all replicas must take part in the sum.
+        missing = tf.cast(size == 0, tf.int32)
+        values = tf.pad(values, [[0, missing], [0, 0], [0, 0], [0, 0]])
+        labels = labels if labels is None else tf.pad(labels, [[0, missing]])
+        log_prob = glow.transformed_distribution(labels, backprop=self.backprop).log_prob(values)[:size]
+        return glow.dequantizer.bits_per_dim(log_prob, glow.config.num_dims), batch_size
+
+    def _updated(self, bits: tf.Tensor) -> dict[str, tf.Tensor]:
+        self._bits_per_dim.update_state(bits)
+        return {"loss": self._bits_per_dim.result(), "bits_per_dim": self._bits_per_dim.result()}
+
+    # -------------------------------------------------------------------------------------- files
+
+    def save(
+        self, filepath: str | os.PathLike, overwrite: bool = True, save_format: Any = None, **options: Any
+    ) -> None:
+        """Writes a `.keras` archive.
+
+        Raises:
+            InputError: for another format.
+        """
+        _check_archive(filepath, save_format)
+        super().save(filepath, overwrite=overwrite, **options)
+
+    def _trackable_children(self, save_type: str = "checkpoint", **options: Any) -> dict[str, Any]:
+        # What every way to write a SavedModel calls, `tf.saved_model.save` too.
+        if save_type == "savedmodel":
+            raise InputError(f"KerasGlow cannot be written as a SavedModel; {WAYS_TO_SAVE}")
+        return super()._trackable_children(save_type, **options)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded archive as the saved model was compiled."""
+        self.compile(**tf_keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def export(self, filepath: str | os.PathLike) -> None:
+        """Raises InputError: `saved_model.save_model` exports a Glow."""
+        raise InputError(f"KerasGlow has no export; {WAYS_TO_SAVE}")
 
     def save_weights(
         self, filepath: str | os.PathLike, overwrite: bool = True, save_format: Any = None, options: Any = None
     ) -> None:
-        """Writes `weights.h5`; see `Glow.save_weights`."""
+        """Writes `weights.h5`; see `Glow.save_weights`.
+
+        Raises:
+            InputError: for another format, or an existing file that must not be overwritten.
+        """
+        _check_weights_file(filepath, save_format)
+        if not overwrite and os.path.exists(filepath):
+            raise InputError(f"{os.fspath(filepath)} exists already and overwrite is False")
         self.glow.save_weights(filepath)
 
     def load_weights(
         self, filepath: str | os.PathLike, skip_mismatch: bool = False, by_name: bool = False, options: Any = None
     ) -> None:
         """Reads `weights.h5`; see `Glow.load_weights`."""
+        _refuse("load_weights", skip_mismatch=skip_mismatch, by_name=by_name)
         self.glow.load_weights(filepath)
 
-    def _unpack(self, data: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
-        images, labels, _ = tf_keras.utils.unpack_x_y_sample_weight(data)
-        if not self.glow.config.num_classes:
-            return images, None
-        if labels is None:
-            raise InputError("this model is class-conditional: the data set must give (images, labels)")
-        return images, tf.cast(labels, tf.int32)
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments as plain values, for `.keras` archives."""
+        return {"glow": self.glow.config.to_dict(), "backprop": self.backprop, "seed": self.seed}
 
-    def _noise(self, images: tf.Tensor, seed: Sequence[int | tf.Tensor]) -> tf.Tensor:
-        return dequantization.uniform_noise(tf.shape(images), tf.stack(seed), self.glow.config.dtype)
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "KerasGlow":
+        """The inverse of `get_config`."""
+        glow = Glow(GlowConfig.from_dict(config["glow"]), seed=None)
+        return cls(glow, config["backprop"], config["seed"])
 
-    def _bits(self, images: tf.Tensor, labels: tf.Tensor | None, noise: tf.Tensor) -> tf.Tensor:
-        glow = self.glow
-        values = glow.dequantizer.dequantize(images, noise, glow.config.dtype)
-        log_prob = glow.transformed_distribution(labels, backprop=self.backprop).log_prob(values)
-        return glow.dequantizer.bits_per_dim(log_prob, glow.config.num_dims)
+    def save_own_variables(self, store: Any) -> None:
+        """Writes the variables of the Glow into a `.keras` archive."""
+        for name, value in persistence.values_of(self.glow).items():
+            store[name.replace("/", ".")] = value
+        store["step_count"] = self.step_count.numpy()
+        store["is_initialized"] = self.glow.is_initialized
 
-    def _updated(self, bits: tf.Tensor) -> dict[str, tf.Tensor]:
-        self._bits_per_dim.update_state(bits)
-        return {"loss": self._bits_per_dim.result(), "bits_per_dim": self._bits_per_dim.result()}
+    def load_own_variables(self, store: Any) -> None:
+        """Reads what `save_own_variables` wrote."""
+        for name, variable in self.glow.named_variables().items():
+            variable.assign(store[name.replace("/", ".")][()])
+        self.step_count.assign(store["step_count"][()])
+        self.glow.is_initialized = bool(store["is_initialized"][()])
+
+
+def _place_in_batch(size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """(index of this replica's first image in the whole batch, number of images in the whole batch)."""
+    context = tf.distribute.get_replica_context()
+    replicas = context.num_replicas_in_sync if context else 1
+    if replicas == 1:
+        return tf.zeros([], tf.int32), size
+    replica = context.replica_id_in_sync_group
+    sizes = context.all_reduce(tf.distribute.ReduceOp.SUM, size * tf.one_hot(replica, replicas, dtype=tf.int32))
+    return tf.reduce_sum(sizes[:replica]), tf.reduce_sum(sizes)
+
+
+def _refuse(method: str, **arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value is not None and value is not False:
+            raise InputError(f"{method} takes no {name}: the loss of a Glow is the mean bits/dim of all images")
+
+
+def _flat(callbacks: Any) -> list[Any]:
+    if isinstance(callbacks, tf_keras.callbacks.CallbackList):
+        return callbacks.callbacks
+    return [] if callbacks is None else tf.nest.flatten(callbacks)
+
+
+def _check_callback(callback: Any) -> None:
+    if not isinstance(callback, tf_keras.callbacks.ModelCheckpoint):
+        return
+    if callback.save_weights_only:
+        _check_weights_file(callback.filepath, None)
+    else:
+        _check_archive(callback.filepath, None)
+
+
+def _check_archive(path: str | os.PathLike, save_format: Any) -> None:
+    if save_format not in (None, "keras") or not os.fspath(path).endswith(".keras"):
+        raise InputError(f"{os.fspath(path)} cannot hold this model in that format; {WAYS_TO_SAVE}")
+
+
+def _check_weights_file(path: str | os.PathLike, save_format: Any) -> None:
+    if save_format not in (None, "h5") or not os.fspath(path).endswith(HDF5_ENDINGS):
+        raise InputError(f"{os.fspath(path)} cannot hold the weights in that format; {WAYS_TO_SAVE}")
+
+
+@contextlib.contextmanager
+def _plain_input_errors() -> Iterator[None]:
+    """Raises an InputError as it was first raised: Keras, AutoGraph and graphs wrap it in lines of their own."""
+    try:
+        yield
+    except Exception as error:
+        plain = inputs.error_of_assertion(error)
+        cause: BaseException | None = error
+        while cause is not None:
+            plain = cause if isinstance(cause, InputError) else plain
+            cause = cause.__cause__ or cause.__context__
+        if plain is None or plain is error:
+            raise
+        raise plain from None
