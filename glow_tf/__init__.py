@@ -1,14 +1,15 @@
 """Glow (Kingma & Dhariwal 2018) for TensorFlow 2: a normalizing flow of images.
 
-    Glow, GlowConfig     the model
+    Glow, GlowConfig              the model
     Trainer, TrainConfig, fit     its training
-    InputError           what is raised for anything the user can mend
+    InputError                    raised for invalid input, with a message of one line
 
-The names are imported when they are first used, so that importing the package costs nothing.
+The names are imported on first use, so that importing the package is fast.
 """
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from glow_tf._gc import importing
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     from glow_tf.training.loop import fit
     from glow_tf.training.trainer import Trainer
 
-# Both are read when TensorFlow is imported. oneDNN's kernels, which TensorFlow leaves off on some processors,
-# bring a training step from 1.07 s to 0.75 s; TFP is built on tf_keras.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+# TensorFlow reads both when it is imported; later they would only mislead TFP, which then looks for the Keras that
+# TensorFlow did not load, and finds tf_keras without them. oneDNN's kernels, which TensorFlow leaves off on some
+# processors, reduce a training step from 1.07 s to 0.75 s.
+if "tensorflow" not in sys.modules:
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 _HOMES = {
     "Glow": "glow_tf.glow",
@@ -42,7 +45,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'glow_tf' has no attribute {name!r}")
     with importing("tensorflow"):
         value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value  # so that this function is asked once
+    globals()[name] = value  # later uses do not call this function
     return value
 
 

@@ -1,6 +1,8 @@
 """The multi-scale architecture: the variables of all levels, and the one bijector that they make up."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -26,7 +28,7 @@ class Flow(tf.Module):
 
     Args:
         config: the GlowConfig.
-        rng: a numpy Generator for the initial values.
+        rng: a numpy Generator for the initial values, or `ZeroGenerator`.
         network: the coupling network; None for that of `config.architecture`.
 
     Attributes:
@@ -38,7 +40,7 @@ class Flow(tf.Module):
     References: Kingma & Dhariwal 2018, figure 2b; Dinh et al. 2017, section 3.6.
     """
 
-    def __init__(self, config: GlowConfig, rng: np.random.Generator, network: CouplingNetwork | None = None) -> None:
+    def __init__(self, config: GlowConfig, rng: Any, network: CouplingNetwork | None = None) -> None:
         super().__init__(name="flow")
         architecture = ARCHITECTURES[config.architecture]
         network = network or architecture.coupling_network(config)
@@ -113,6 +115,18 @@ class Flow(tf.Module):
             log_probs.append(log_det + log_det_of_steps + log_det_of_prior + standard_normal_log_prob(z))
             log_det = tf.zeros_like(log_det)
         return tf.stack(log_probs, axis=-1)
+
+
+class ZeroGenerator:
+    """Stands in for a numpy Generator where the initial values are replaced at once: drawing them takes time."""
+
+    def standard_normal(self, shape: Sequence[int], dtype: type = np.float64) -> np.ndarray:
+        """Zeros in place of random numbers."""
+        return np.zeros(shape, dtype)
+
+    def permutation(self, size: int) -> np.ndarray:
+        """The identity."""
+        return np.arange(size)
 
 
 def standard_normal_log_prob(values: tf.Tensor) -> tf.Tensor:

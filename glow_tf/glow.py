@@ -14,7 +14,7 @@ from glow_tf.config import GlowConfig
 from glow_tf.dequantization import NoiseStream
 from glow_tf.distribution import FlowBijector, ImageDistribution
 from glow_tf.errors import InputError
-from glow_tf.flow import Flow
+from glow_tf.flow import Flow, ZeroGenerator
 from glow_tf.inputs import Array, Labels
 from glow_tf.nn.steps import FlowSteps
 
@@ -58,7 +58,7 @@ class Glow(tf.Module):
         self.is_initialized = False
         self.network = network
         self._dtype = tf.as_dtype(config.dtype)
-        self.flow = Flow(config, np.random.default_rng(seed), network)
+        self.flow = Flow(config, ZeroGenerator() if seed is None else np.random.default_rng(seed), network)
         images, labels = tf.TensorSpec([None, *config.image_shape], self._dtype), tf.TensorSpec([None], tf.int32)
         specs = [images, labels] if config.num_classes else [images]
         self._log_prob = CompiledFunction(lambda x, y=None: self.transformed_distribution(y).log_prob(x), *specs)

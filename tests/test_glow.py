@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -102,9 +105,20 @@ def test_more_images_than_a_chunk(rng, small_glow):
     np.testing.assert_allclose(small_glow.decode(small_glow.encode(images)), images, rtol=0, atol=1e-12)
 
 
-def test_no_images(small_glow):
-    assert small_glow.log_prob(np.zeros((0, 4, 8, 2))).shape == (0,)
-    assert small_glow.decode(np.zeros((0, 4, 8, 2))).shape == (0, 4, 8, 2)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_images(dtype):
+    # float32 is what users run, and the only type that oneDNN computes.
+    glow = make_glow(dtype=dtype, num_classes=3)
+    none, no_labels = np.zeros((0, 4, 8, 2)), np.zeros(0, np.int64)
+    assert glow.log_prob(none).shape == glow.log_prob(none, no_labels).shape == (0,)
+    assert glow.class_log_probs(none).shape == (0, 3)
+    assert glow.level_log_probs(none, no_labels).shape == (0, 2)
+    for result in (glow.encode(none, []), glow.decode(none, []), glow.decode_to_uint8(none, [])):
+        assert result.shape == (0, 4, 8, 2)
+    assert glow.bits_per_dim(none.astype(np.uint8), []).shape == (0,)
+    distribution = glow.conditional_distribution([0, 1])
+    assert distribution.sample(0, seed=1).shape == (0, 2, 4, 8, 2)
+    assert distribution.log_prob(np.zeros((0, 1, 4, 8, 2), dtype)).shape == (0, 2)
 
 
 def test_bits_per_dim_of_bytes(rng, small_glow):
@@ -149,6 +163,44 @@ def test_distribution_and_glow_see_every_variable():
         trained = {id(v) for v in named.values() if v.trainable}
         assert {id(v) for v in distribution.trainable_variables} == trained
         assert {id(v) for v in distribution.variables} == {id(v) for v in named.values()}
+
+
+def test_slices_of_a_distribution_are_those_of_its_labels(conditional_glow, rng):
+    images = random_images(rng, conditional_glow, 3)
+    distribution = conditional_glow.conditional_distribution([2, 0, 1])
+    each = distribution.log_prob(images)
+    for slices in (0, -1, slice(1, None), [0, 2], Ellipsis, (tf.newaxis, Ellipsis), (slice(None, None, 2), tf.newaxis)):
+        part = distribution[np.array(slices) if isinstance(slices, list) else slices]
+        shape = np.empty(3)[slices].shape
+        assert part.batch_shape == shape and part.bijector.experimental_batch_shape() == shape
+        np.testing.assert_array_equal(part.batch_shape_tensor(), shape)
+        np.testing.assert_array_equal(part.bijector.experimental_batch_shape_tensor(), shape)
+        assert part.sample(seed=1).shape == (*shape, 4, 8, 2)
+        chosen = tf.constant(images.numpy()[slices])
+        np.testing.assert_allclose(part.log_prob(chosen), each.numpy()[slices], rtol=1e-11)
+    with pytest.raises(Exception, match="out of bounds"):
+        distribution[3]
+
+
+def test_slices_and_copies_without_labels(small_glow, images):
+    distribution = small_glow.distribution
+    for changed, shape in ((distribution[tf.newaxis], (1,)), (distribution[...], ()), (distribution.copy(), ())):
+        assert changed.batch_shape == shape
+        assert changed.sample(2, seed=1).shape == (2, *shape, 4, 8, 2)
+        np.testing.assert_allclose(changed.log_prob(images), small_glow.log_prob(images), rtol=1e-11)
+    with pytest.raises(IndexError):
+        distribution[0]
+    for bijector in (distribution.bijector.copy(), distribution.bijector[...]):
+        np.testing.assert_allclose(bijector.inverse(tf.identity(images)), small_glow.encode(images), atol=1e-11)
+    with pytest.raises(ValueError, match="no axis"):
+        distribution.bijector[tf.newaxis]
+
+
+def test_no_result_is_cached_across_an_assignment(images):
+    glow = make_glow()
+    before = glow.distribution.log_prob(images)  # the same tensor twice: TFP's cache goes by identity
+    glow.named_variables()["top/bias"].assign_add(tf.ones(32, tf.float64))
+    assert np.all(np.abs(glow.distribution.log_prob(images) - before) > 1e-3)
 
 
 def test_temperature_is_the_scale_of_the_base(small_glow, images):
@@ -258,6 +310,100 @@ def test_classifier_sees_the_deepest_latents_before_the_gaussian(rng, conditiona
     p = naive.part("classifier/")
     expected = (pooled @ p["kernel"] + p["bias"]) * np.exp(3 * p["log_scale"])
     np.testing.assert_allclose(conditional_glow.classify(images), expected, rtol=1e-10)
+
+
+# Inside graphs, copies, words
+
+
+def test_methods_inside_a_function_and_a_data_set(rng):
+    glow = make_glow(dtype="float32", num_classes=3, classifier=True)
+    pixels, labels = rng.integers(0, 256, (5, 4, 8, 2), dtype=np.uint8), np.array([0, 2, 1, 1, 0])
+    methods = {
+        "log_prob": lambda x, p, y: glow.log_prob(x, y),
+        "mixture": lambda x, p, y: glow.log_prob(x),
+        "bits_per_dim": lambda x, p, y: glow.bits_per_dim(p, y, seed=3),
+        "class_log_probs": lambda x, p, y: glow.class_log_probs(x),
+        "level_log_probs": lambda x, p, y: glow.level_log_probs(x, y),
+        "encode": lambda x, p, y: glow.encode(x, y),
+        "decode": lambda x, p, y: glow.decode(x, y),
+        "decode_to_uint8": lambda x, p, y: glow.decode_to_uint8(x, y),
+        "classify": lambda x, p, y: glow.classify(x),
+        "sample": lambda x, p, y: glow.sample(2, seed=1),
+        "conditional_distribution": lambda x, p, y: glow.conditional_distribution(y).log_prob(x),
+    }
+
+    def everything(pixels, labels):
+        return {name: method(glow.dequantize(pixels, seed=3), pixels, labels) for name, method in methods.items()}
+
+    data = tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(5)
+    expected = everything(pixels, labels)
+    for results in (tf.function(everything)(pixels, labels), next(iter(data.map(everything)))):
+        for name, result in results.items():
+            np.testing.assert_allclose(result, expected[name], rtol=1e-5, atol=2e-5, err_msg=name)
+    with pytest.raises(InputError, match="needs a seed"):
+        tf.function(lambda: glow.sample(2), autograph=False)()
+
+
+def test_a_gradient_through_log_prob_in_a_function():
+    glow = make_glow()
+    images = tf.zeros([2, 4, 8, 2], tf.float64)
+
+    def gradient():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(glow.log_prob(images))
+        return tape.gradient(loss, glow.trainable_variables[0])
+
+    np.testing.assert_allclose(tf.function(gradient, autograph=False)(), gradient(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "clone", [copy.deepcopy, lambda glow: pickle.loads(pickle.dumps(glow))], ids=["copy", "pickle"]
+)
+def test_a_copy_has_weights_of_its_own(clone, images):
+    glow = make_glow()
+    glow.log_prob(images)
+    glow.metadata["dataset"] = "mine"
+    other = clone(glow)
+    before = glow.log_prob(images)
+    np.testing.assert_array_equal(other.log_prob(images), before)
+    assert (other.config, other.metadata, other.is_initialized) == (glow.config, {"dataset": "mine"}, False)
+    for variable in glow.trainable_variables:
+        variable.assign_add(0.1 * tf.ones_like(variable))
+    np.testing.assert_array_equal(other.log_prob(images), before)
+    assert np.all(np.abs(glow.log_prob(images) - before) > 1e-3)
+
+
+def test_words(capsys):
+    glow = make_glow(num_classes=3, classifier=True)
+    assert repr(glow) == (
+        "<Glow image_shape=(4, 8, 2), num_levels=2, num_steps=2, width=8, num_classes=3: "
+        f"{glow.num_parameters:,} parameters, actnorms not initialized>"
+    )
+    glow.summary()
+    first, _, *rows, total = capsys.readouterr().out.splitlines()
+    assert first == repr(glow)
+    assert [row.split("  ")[0] for row in rows] == [
+        "level 0: 2 steps",
+        "level 1: 2 steps",
+        "prior of level 0",
+        "prior of level 1",
+        "classifier",
+    ]
+    parameters = [int(row.split()[-1].replace(",", "")) for row in [*rows, total]]
+    assert sum(parameters[:-1]) == parameters[-1] == glow.num_parameters
+    assert total.split()[-2] == "64"
+
+
+def test_loading_draws_no_weights(monkeypatch, tmp_path, images):
+    glow = make_glow()
+    glow.save_weights(tmp_path / "weights.h5")
+    monkeypatch.setattr(np.random, "default_rng", None)
+    np.testing.assert_array_equal(Glow.load(tmp_path / "weights.h5").log_prob(images), glow.log_prob(images))
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "weights.h5").rename(tmp_path / "run" / "checkpoints" / "weights.h5")
+    glow.load_weights(tmp_path / "run")
+    assert glow.is_initialized
+    assert Glow.load("digits").config.image_shape == (8, 8, 1)
 
 
 # Initialisation

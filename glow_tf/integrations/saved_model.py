@@ -1,4 +1,4 @@
-"""A Glow as a SavedModel: for programs that have TensorFlow and not this package."""
+"""A Glow as a SavedModel, for programs that have TensorFlow but not this package."""
 
 import os
 import shutil
@@ -6,28 +6,36 @@ from typing import Any
 
 import tensorflow as tf
 
-from glow_tf import dequantization
+from glow_tf import inputs
+from glow_tf.dequantization import NoiseStream
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
 
 
 def save_model(glow: Glow, folder: str | os.PathLike) -> None:
-    """Writes a SavedModel whose signatures take any batch size.
+    """Writes a SavedModel whose signatures take a batch of any size.
 
         sample(n, temperature, seed) -> images              n, seed: int32 [], temperature: float32 []
         bits_per_dim(images, seed) -> bits_per_dim          images: uint8 [B, H, W, C]
         log_prob(images) -> log_prob                        images: continuous, [B, H, W, C] in `config.pixel_range`
-        encode(images) -> z                                 likewise
-        decode(z) -> images, continuous                     images: uint8; continuous: what `encode` takes
+        encode(images) -> z                                 images: continuous
+        decode(z) -> images, continuous                     images: uint8; continuous: the argument of `encode`
 
-    Of a class-conditional model each also takes labels, int32 [B] (of `sample`: [n]).
+    Those of a class-conditional model also need labels, int32 [B] ([n] for `sample`). Images of another scale and
+    labels out of range fail with a `tf.errors.InvalidArgumentError` that says what was given and what is needed.
 
         save_model(glow, "model")
         model = tf.saved_model.load("model")                # a program without this package
         model.signatures["sample"](n=tf.constant(4), temperature=tf.constant(0.7), seed=tf.constant(0))["images"]
 
+    An exported model computes values only: a gradient through it raises an error, since TensorFlow cannot save the
+    gradients of its loops. For the same reason a module of your own that holds `glow.distribution` is saved with
+
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, "folder", options=options)
+
     Raises:
-        InputError: the folder exists already, or cannot be written.
+        InputError: if the folder exists already, or cannot be written.
     """
     folder = os.fspath(folder)
     if os.path.lexists(folder):
@@ -36,7 +44,7 @@ def save_model(glow: Glow, folder: str | os.PathLike) -> None:
     module = tf.Module(name="glow")
     module.weights = list(glow.named_variables().values())
     try:
-        # Without the gradients of TensorFlow's own functions, which cannot be saved out of a loop.
+        # The gradient functions of the loops use tensors of their forward passes, which cannot be saved.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(module, part, signatures=_Functions(glow).signatures(), options=options)
         os.rename(part, folder)
@@ -47,7 +55,7 @@ def save_model(glow: Glow, folder: str | os.PathLike) -> None:
 
 
 class _Functions:
-    """The signatures' functions: no tf.Module, because a SavedModel takes every function of a module with it."""
+    """The functions of the signatures. Not a tf.Module, because a SavedModel holds every function of a module."""
 
     def __init__(self, glow: Glow) -> None:
         self._glow = glow
@@ -82,22 +90,25 @@ class _Functions:
         self, n: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, labels: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:
         glow = self._glow
-        noise = tf.random.stateless_normal([n, *glow.config.image_shape], [seed, 1], dtype=self._dtype)
+        noise_seed = [seed, NoiseStream.SAMPLE]
+        noise = tf.random.stateless_normal([n, *glow.config.image_shape], noise_seed, dtype=self._dtype)
         values = glow.bijector(labels).forward(noise * tf.cast(temperature, self._dtype))
         return {"images": glow.dequantizer.quantize(values)}
 
     def bits_per_dim(self, images: tf.Tensor, seed: tf.Tensor, labels: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        glow = self._glow
-        noise = dequantization.uniform_noise(tf.shape(images), [seed, 0], self._dtype)
-        log_prob = self.log_prob(glow.dequantizer.dequantize(images, noise, self._dtype), labels)["log_prob"]
-        return {"bits_per_dim": glow.dequantizer.bits_per_dim(log_prob, glow.config.num_dims)}
+        log_prob = self.log_prob(self._glow.dequantize(images, seed), labels)["log_prob"]
+        return {"bits_per_dim": self._glow.dequantizer.bits_per_dim(log_prob, self._glow.config.num_dims)}
 
     def log_prob(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        return {"log_prob": self._glow.transformed_distribution(labels).log_prob(images)}
+        return {"log_prob": self._glow.transformed_distribution(labels).log_prob(self._continuous(images))}
 
     def encode(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        return {"z": self._glow.bijector(labels).inverse(images)}
+        return {"z": self._glow.bijector(labels).inverse(self._continuous(images))}
 
     def decode(self, z: tf.Tensor, labels: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         values = self._glow.bijector(labels).forward(z)
         return {"images": self._glow.dequantizer.quantize(values), "continuous": values}
+
+    def _continuous(self, images: tf.Tensor) -> tf.Tensor:
+        config = self._glow.config
+        return inputs.continuous_images(images, config.image_shape, config.pixel_range, self._dtype)

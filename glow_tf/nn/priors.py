@@ -65,13 +65,13 @@ class TopPrior(ParameterModule):
         return Gaussian(_TopPriorOf(self, labels), dtype=self._dtype, name="top_prior")
 
     def mean_and_log_scale(self, labels: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Each [H, W, C], or [B, H, W, C] with labels."""
+        """Each [H, W, C], or [..., H, W, C] with labels [...]."""
         h, w, c = self._shape
         outputs = tf.zeros([h, w, 2 * c], self._dtype)
         if "edge" in self.parameters:
             outputs += conv2d_zeros_constant(self.parameters, h, w)
         if labels is not None:
-            outputs += linear_zeros(self.parameters["class"], labels)[:, tf.newaxis, tf.newaxis, :]
+            outputs += linear_zeros(self.parameters["class"], labels)[..., tf.newaxis, tf.newaxis, :]
         mean, log_scale = tf.split(outputs, 2, axis=-1)
         return mean, log_scale
 
