@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -118,23 +119,24 @@ class KerasGlow(tf_keras.Model):
             InputError: before training, for images that are not uint8, missing or invalid labels, weights of images or
                 classes, and callbacks that would save a file without the weights.
         """
-        if not self.glow.is_initialized:
-            raise InputError("the actnorms are not initialized; call initialize(images) before fit")
+        self._check_initialized()
         _refuse("fit", sample_weight=options.get("sample_weight"), class_weight=options.get("class_weight"))
         for callback in _flat(options.get("callbacks")):
             _check_callback(callback)
+        self._check_data(x, y)
         validation = options.get("validation_data")
-        if isinstance(validation, (tuple, list)) and len(validation) == 3:
-            _refuse("fit", sample_weight=validation[2])
-        for data in (x, validation):
-            self._check_element(data)
+        if isinstance(validation, (tuple, list)):
+            _refuse("fit", sample_weight=validation[2] if len(validation) > 2 else None)
+            self._check_data(*validation[:2])
+        else:
+            self._check_data(validation)
         with _plain_input_errors():
             return super().fit(x, y, *args, **options)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
         """As Keras' `evaluate`; its noise is the same at every call. Raises InputError as `fit`."""
         _refuse("evaluate", sample_weight=options.get("sample_weight"))
-        self._check_element(x)
+        self._check_data(x, y)
         self._batches_tested.assign(0)
         with _plain_input_errors():
             return super().evaluate(x, y, *args, **options)
@@ -146,6 +148,7 @@ class KerasGlow(tf_keras.Model):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of `fit`, on one replica's part of a batch: its share of the mean over the whole batch."""
+        self._check_initialized()
         images, labels = self._unpack(data)
         with tf.GradientTape() as tape:
             bits, batch_size = self._bits(images, labels, [self.seed, self.step_count])
@@ -162,10 +165,16 @@ class KerasGlow(tf_keras.Model):
         self._batches_tested.assign_add(1)
         return self._updated(bits)
 
-    def _check_element(self, data: Any) -> None:
-        """Checks the structure and types of a data set, before anything is traced."""
-        if isinstance(data, tf.data.Dataset):
-            tf.function(self._unpack, autograph=False).get_concrete_function(data.element_spec)
+    def _check_initialized(self) -> None:
+        if not self.glow.is_initialized:
+            raise InputError("the actnorms are not initialized; call initialize(images) before fit")
+
+    def _check_data(self, x: Any, y: Any = None) -> None:
+        """Checks arrays and the element types of a data set, before anything is traced or trained."""
+        if isinstance(x, (np.ndarray, tf.Tensor)):
+            self._unpack((x,) if y is None else (x, y))
+        elif isinstance(x, tf.data.Dataset):
+            tf.function(self._unpack, autograph=False).get_concrete_function(x.element_spec)
 
     def _unpack(self, data: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
         images, labels, weights = tf_keras.utils.unpack_x_y_sample_weight(data)

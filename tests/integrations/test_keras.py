@@ -75,14 +75,147 @@ def test_callbacks_work(trained, tmp_path):
         np.testing.assert_array_equal(value, values_of(model.glow)[name])
 
 
-def test_what_cannot_work_is_said():
-    glow = make_glow(num_classes=3)
-    with pytest.raises(InputError, match="initialize"):
-        compiled(glow).train_step((PIXELS[:2], LABELS[:2]))
-    with pytest.raises(InputError, match="labels"):
-        compiled(glow).test_step(PIXELS[:2])
-    model = KerasGlow(make_glow())
+def small(replicas=None, optimizer=None, **kind):
+    """An initialised model of one step per level, float64, compiled with SGD."""
+    with replicas.scope() if replicas else tf.distribute.get_strategy().scope():
+        glow = make_glow(num_steps=1, **kind)
+        glow.is_initialized = True
+        model = KerasGlow(glow, seed=5)
+        model.compile(optimizer or tf_keras.optimizers.SGD(1e-3))
+    return model
+
+
+def largest_difference(one, other):
+    return max(np.max(np.abs(value - values_of(other.glow)[name])) for name, value in values_of(one.glow).items())
+
+
+def test_replicas_share_a_batch_that_does_not_divide(two_replicas):
+    one, two = small(), small(two_replicas)
+    losses = [m.fit(PIXELS[:11], batch_size=4, shuffle=False, verbose=0).history["loss"] for m in (one, two)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
+    assert largest_difference(one, two) < 1e-15
+    assert two.step_count.numpy() == 3
+    bits = [m.evaluate(PIXELS[:11], batch_size=4, verbose=0) for m in (one, two)]
+    np.testing.assert_allclose(bits[1], bits[0], rtol=1e-6)
+
+
+def test_a_step_goes_down_the_gradient_of_the_mean_bits():
+    model, glow = small(), make_glow(num_steps=1)
+    model.fit(PIXELS[:3], batch_size=8, shuffle=False, verbose=0)
+    with tf.GradientTape() as tape:
+        log_prob = glow.transformed_distribution().log_prob(glow.dequantize(PIXELS[:3], seed=5, stream=0))
+        loss = tf.reduce_mean(glow.dequantizer.bits_per_dim(log_prob, glow.config.num_dims))
+    gradients = tape.gradient(loss, glow.trainable_variables)
+    for variable, gradient in zip(glow.trainable_variables, gradients, strict=True):
+        variable.assign_sub(float(np.float32(1e-3)) * gradient)  # as Keras holds it
+    assert largest_difference(model, KerasGlow(glow)) < 1e-15
+
+
+def refusal_of(call):
+    with pytest.raises(InputError) as refusal:
+        call()
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+@pytest.fixture(scope="module")
+def conditional():
+    return small(num_classes=3)
+
+
+REFUSED_DATA = {
+    "sample_weight": (lambda m: m.fit(PIXELS, LABELS, sample_weight=np.ones(12)), "no sample_weight"),
+    "weights in the data": (lambda m: m.fit(batches(PIXELS, LABELS, np.ones(12))), "no sample_weight"),
+    "weights of the test": (lambda m: m.evaluate(PIXELS, LABELS, sample_weight=np.ones(12)), "no sample_weight"),
+    "class_weight": (lambda m: m.fit(PIXELS, LABELS, class_weight={0: 2.0}), "no class_weight"),
+    "floats": (lambda m: m.fit(PIXELS / 255, LABELS), "images are float64; uint8"),
+    "floats in a data set": (lambda m: m.fit(batches(PIXELS / 255, LABELS)), "images are float64; uint8"),
+    "floats to evaluate": (lambda m: m.evaluate(batches(PIXELS / 255, LABELS)), "images are float64; uint8"),
+    "no labels": (lambda m: m.fit(batches(PIXELS)), "give labels, integers from 0 to 2"),
+    "no labels to evaluate": (lambda m: m.evaluate(PIXELS), "give labels, integers from 0 to 2"),
+    "labels out of range": (lambda m: m.fit(PIXELS, LABELS + 1), "labels reach from 1 to 3"),
+    "labels out of range in a data set": (lambda m: m.fit(batches(PIXELS, LABELS + 1)), "labels reach from 1 to"),
+    "validation": (lambda m: m.fit(PIXELS, LABELS, validation_data=(PIXELS / 255, LABELS)), "images are float64"),
+    "fractions": (lambda m: m.fit(PIXELS, LABELS + 0.5), "labels are float64"),
+    "bytes to predict": (lambda m: m.predict(PIXELS), "images are uint8; continuous"),
+    "0 .. 255 to predict": (lambda m: m.predict(PIXELS.astype(float)), "images reach from 0 to 255"),
+    "bytes to call": (lambda m: m(PIXELS), "images are uint8; continuous"),
+    "loss": (lambda m: m.compile("sgd", "mse"), "no loss"),
+    "metrics": (lambda m: m.compile("sgd", metrics=["mae"]), "no metrics"),
+    "weighted_metrics": (lambda m: m.compile("sgd", weighted_metrics=["mae"]), "no weighted_metrics"),
+    "add_loss": (lambda m: m.add_loss(lambda: 1.0), "no add_loss"),
+    "add_metric": (lambda m: m.add_metric(1.0, name="one"), "no add_metric"),
+}
+
+
+@pytest.mark.parametrize(("call", "said"), REFUSED_DATA.values(), ids=REFUSED_DATA)
+def test_nothing_is_ignored(call, said, conditional):
+    before = values_of(conditional.glow)
+    assert said in refusal_of(lambda: call(conditional))
+    for name, value in values_of(conditional.glow).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def checkpoint(path, **options):
+    return lambda m, folder: m.fit(
+        PIXELS, LABELS, callbacks=[tf_keras.callbacks.ModelCheckpoint(f"{folder}/{path}", **options)]
+    )
+
+
+REFUSED_FILES = {
+    "a folder": lambda m, folder: m.save(f"{folder}/model"),
+    "HDF5": lambda m, folder: m.save(f"{folder}/model.h5"),
+    "save_format": lambda m, folder: m.save(f"{folder}/model", save_format="tf"),
+    "the function": lambda m, folder: tf_keras.models.save_model(m, f"{folder}/model"),
+    "export": lambda m, folder: m.export(f"{folder}/model"),
+    "SavedModel": lambda m, folder: tf.saved_model.save(m, f"{folder}/model"),
+    "weights as a checkpoint": lambda m, folder: m.save_weights(f"{folder}/weights"),
+    "weights as tf": lambda m, folder: m.save_weights(f"{folder}/weights.h5", save_format="tf"),
+    "callback to a folder": checkpoint("model"),
+    "callback to HDF5": checkpoint("model.h5"),
+    "callback to a checkpoint": checkpoint("weights", save_weights_only=True),
+}
+
+
+@pytest.mark.parametrize("save", REFUSED_FILES.values(), ids=REFUSED_FILES)
+def test_a_file_without_the_weights_is_never_written(save, conditional, tmp_path):
+    message = refusal_of(lambda: save(conditional, tmp_path))
+    for way in ('save_weights("weights.h5")', 'save("model.keras")', "saved_model.save_model"):
+        assert way in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_archive_trains_on_as_the_model_does(tmp_path):
+    model = small(optimizer=tf_keras.optimizers.Adamax(1e-3))
+    path = str(tmp_path / "model.keras")
+    model.fit(batches(PIXELS), verbose=0, callbacks=[tf_keras.callbacks.ModelCheckpoint(path)])
+    loaded = tf_keras.models.load_model(path)
+    assert loaded.glow.config == model.glow.config and loaded.glow.is_initialized
+    assert largest_difference(model, loaded) == 0
+    for one in (model, loaded):
+        one.fit(batches(PIXELS), verbose=0)
+    assert largest_difference(model, loaded) == 0
+
+
+def test_a_tf_checkpoint_restores_the_weights(tmp_path):
+    model, other = small(), small(seed=3)
+    assert largest_difference(model, other) > 1e-3
+    tf.train.Checkpoint(model).write(tmp_path / "state")
+    tf.train.Checkpoint(other).read(tmp_path / "state").assert_existing_objects_matched()
+    assert largest_difference(model, other) == 0
+
+
+def test_actnorms_are_initialised_first():
+    model = KerasGlow(make_glow(num_steps=1))
+    model.compile("sgd")
+    for call in (lambda: model.fit(PIXELS), lambda: model.train_step(PIXELS)):
+        assert "initialize(images) before fit" in refusal_of(call)
     model.initialize(PIXELS)
-    assert model.glow.is_initialized
-    values = model.glow.dequantizer.dequantize(PIXELS[:2], 0.5)
+    values = model.glow.dequantize(PIXELS[:2])
     np.testing.assert_allclose(model(values), model.glow.log_prob(values), rtol=1e-6)
+    np.testing.assert_allclose(model.predict(values, verbose=0), model.glow.log_prob(values), rtol=1e-6)
+
+
+def test_a_model_of_classes_without_labels_is_the_mixture(conditional):
+    values = conditional.glow.dequantize(PIXELS)
+    np.testing.assert_allclose(conditional(values), conditional.glow.log_prob(values), rtol=1e-12)
