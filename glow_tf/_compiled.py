@@ -27,12 +27,22 @@ class CompiledFunction:
 
     def __call__(self, images: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
         """The function's result for all images."""
+        count = images.shape[0]
+        if not count:  # none, or a number that is known when the graph runs
+            # With oneDNN, a convolution of an empty batch has the wrong shape: the function runs on one image of zeros.
+            return self._function(*map(_pad_empty, (images, *others)))[: tf.shape(images)[0]]
         if not tf.executing_eagerly():
             return self._function(images, *others)
         size = images_per_chunk(images.shape[1:])
         parts = zip(*(chunks(values, size) for values in (images, *others)), strict=True)
         results = [self._function(*part) for part in parts]
         return results[0] if len(results) == 1 else tf.concat(results, axis=0)
+
+
+def _pad_empty(values: tf.Tensor) -> tf.Tensor:
+    """An empty batch [0, ...] as one row of zeros [1, ...]; other values as they are."""
+    missing = tf.cast(tf.equal(tf.shape(values)[0], 0), tf.int32)
+    return tf.pad(values, [[0, missing], *([[0, 0]] * (values.shape.rank - 1))])
 
 
 def images_per_chunk(image_shape: Sequence[int]) -> int:
@@ -42,9 +52,9 @@ def images_per_chunk(image_shape: Sequence[int]) -> int:
 
 
 def chunks(values: tf.Tensor, size: int) -> list[tf.Tensor]:
-    """The values [N, ...] in parts of at most `size`; one empty part for an empty batch.
+    """The values [N, ...] in parts of at most `size`.
 
     >>> [len(part) for part in chunks(tf.zeros([7, 2]), 3)]
     [3, 3, 1]
     """
-    return [values[i : i + size] for i in range(0, max(len(values), 1), size)]
+    return [values[i : i + size] for i in range(0, len(values), size)]
