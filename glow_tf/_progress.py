@@ -94,7 +94,7 @@ class Bar:
         line_layout: str | None = None,
     ) -> None:
         output = _QuietStream(stream or sys.stderr)
-        is_terminal = output.isatty()
+        self._is_terminal = is_terminal = output.isatty()
         for bar in _bars[-1:]:
             bar.clear()
         self._tqdm = _tqdm_class()(
@@ -132,7 +132,7 @@ class Bar:
 
     def refresh(self) -> None:
         """Draws the bar on a terminal; lines elsewhere only follow the clock."""
-        if not isinstance(self._tqdm.fp, _LineStream):
+        if self._is_terminal:
             self._tqdm.refresh()
 
     def close(self) -> None:

@@ -100,6 +100,16 @@ def test_an_inner_phase_hides_the_outer_one(clock, terminal):
     assert terminal.getvalue().count("\n") == 1
 
 
+def test_elsewhere_other_lines_and_phases_repeat_nothing(clock, log):
+    with _progress.phase("training", 10, unit="steps") as advance:
+        clock[0] += 11.0
+        advance()
+        with _progress.phase("evaluating", 5) as inner:
+            inner(5)
+        _progress.line("epoch 1")
+    assert log.getvalue() == "training: 1/10 steps, 01:39 left\nepoch 1\n"
+
+
 def test_an_error_closes_the_bar(terminal):
     with pytest.raises(KeyError), _progress.phase("reading", 3):
         raise KeyError

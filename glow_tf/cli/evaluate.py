@@ -32,11 +32,9 @@ from glow_tf.errors import InputError
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string(
-    "weights", None, "Weights file, run folder or name of bundled weights. Default: the newest run, else digits."
-)
+flags.DEFINE_string("weights", None, app.WEIGHTS_HELP)
 flags.DEFINE_string("dataset", None, "Data set or folder of images. Default: the data set the weights were trained on.")
-flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data sets.")
+flags.DEFINE_string("data_dir", None, app.DATA_DIR_HELP)
 flags.DEFINE_bool("download", False, "Download the TFDS data set that --dataset names if it is not prepared.")
 flags.DEFINE_integer("batch_size", 64, "Images per batch.", lower_bound=1)
 flags.DEFINE_integer("eval_images", None, "Number of test images, chosen at random. Default: all.", lower_bound=1)
