@@ -22,7 +22,9 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("document", ["docs/cookbook.md", "README.md", "glow_tf/pretrained/MODEL_CARD.md"])
+@pytest.mark.parametrize(
+    "document", ["docs/cookbook.md", "docs/integrations.md", "README.md", "glow_tf/pretrained/MODEL_CARD.md"]
+)
 def test_code_blocks(place, document):
     blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / document).read_text(), re.DOTALL | re.MULTILINE)
     names = {"__name__": "documentation"}
