@@ -4,35 +4,64 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+import tf_keras
 from bijector_cases import MAKE, draw, make
 from helpers import make_glow, random_images
+from tensorflow_probability.python.math.gradient import batch_jacobian
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
 
-def check_bijector(bijector, x, y):
-    """What `assert_bijective_and_finite` of TFP's bijector_test_util asserts; TFP's wheel leaves that file out."""
-    x_of_y, y_of_x = bijector.inverse(tf.identity(y)), bijector.forward(tf.identity(x))
-    again = bijector.forward(tf.identity(x_of_y)), bijector.inverse(tf.identity(y_of_x))
-    np.testing.assert_allclose(again[0], y, rtol=1e-7, atol=1e-9)
-    np.testing.assert_allclose(again[1], x, rtol=1e-7, atol=1e-9)
-    for there, back, start, end in (("forward", "inverse", x, y_of_x), ("inverse", "forward", y, x_of_y)):
+# Five whole flows, as changes to the small one.
+FLOWS = {
+    "affine": {},
+    "additive_shuffle": {"coupling": "additive", "permutation": "shuffle", "num_levels": 1},
+    "reverse_standard_top": {"permutation": "reverse", "learned_top": False, "num_levels": 1},
+    "logit": {"pixels": "logit", "num_levels": 1},
+    "glow_tf2": {"architecture": "glow_tf2"},
+}
+
+
+def assert_bijective_and_finite(bijector, z, x):
+    """As TFP's `bijector_test_util`, a file that TFP's wheel leaves out."""
+    x_of_z, z_of_x = bijector.forward(tf.identity(z)), bijector.inverse(tf.identity(x))
+    np.testing.assert_allclose(bijector.inverse(tf.identity(x_of_z)), z, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(bijector.forward(tf.identity(z_of_x)), x, rtol=1e-7, atol=1e-9)
+    for there, back, start, end in (("forward", "inverse", z, x_of_z), ("inverse", "forward", x, z_of_x)):
         log_det = getattr(bijector, f"{there}_log_det_jacobian")(tf.identity(start), event_ndims=3)
-        of_inverse = getattr(bijector, f"{back}_log_det_jacobian")(tf.identity(end), event_ndims=3)
+        log_det_of_inverse = getattr(bijector, f"{back}_log_det_jacobian")(tf.identity(end), event_ndims=3)
         assert np.isfinite(end).all() and np.isfinite(log_det).all()
-        np.testing.assert_allclose(log_det, -of_inverse, rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(log_det, -log_det_of_inverse, rtol=1e-7, atol=1e-9)
+
+
+def fldj_theoretical(bijector, z):
+    """As TFP's `get_fldj_theoretical`: the log-det of the batch Jacobian that TFP computes, eagerly."""
+    flat_shape = [z.shape[0], -1]
+
+    def forward(flat):
+        return tf.reshape(bijector.forward(tf.reshape(flat, z.shape)), flat_shape)
+
+    return np.linalg.slogdet(batch_jacobian(forward, tf.reshape(z, flat_shape)))[1]
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_tfps_check_of_a_bijector(name, rng):
+def test_bijector(name, rng):
     bijector = make(name)
-    check_bijector(bijector, draw(rng, bijector, "forward", (2,)), draw(rng, bijector, "inverse", (2,)))
+    z, x = (draw(rng, bijector, direction, (2,)) for direction in ("forward", "inverse"))
+    assert_bijective_and_finite(bijector, z, x)
+    fldj = bijector.forward_log_det_jacobian(tf.identity(z), event_ndims=3)
+    np.testing.assert_allclose(fldj, fldj_theoretical(bijector, z), rtol=1e-8, atol=1e-9)
 
 
-def test_tfps_check_of_the_whole_flow(small_glow, rng):
-    z = tf.constant(rng.standard_normal((2, 4, 8, 2)))
-    check_bijector(small_glow.bijector(), z, random_images(rng, small_glow, 2))
+@pytest.mark.parametrize("name", FLOWS)
+def test_flow(name, rng):
+    glow = make_glow(**{"image_shape": (4, 4, 1), "num_steps": 1, "width": 4} | FLOWS[name])
+    bijector = glow.bijector()
+    z, x = tf.constant(rng.standard_normal((2, 4, 4, 1))), random_images(rng, glow, 2)
+    assert_bijective_and_finite(bijector, z, x)
+    fldj = bijector.forward_log_det_jacobian(tf.identity(z), event_ndims=3)
+    np.testing.assert_allclose(fldj, fldj_theoretical(bijector, z), rtol=1e-8, atol=1e-9)
 
 
 def test_shapes(small_glow, conditional_glow, rng):
@@ -48,7 +77,7 @@ def test_shapes(small_glow, conditional_glow, rng):
     np.testing.assert_allclose(both, tf.gather(conditional_glow.class_log_probs(images[:, 0]), [0, 2], axis=1))
 
 
-def test_a_mixture_of_classes_is_the_density_without_labels(conditional_glow, rng):
+def test_mixture_of_classes(conditional_glow, rng):
     mixture = tfd.MixtureSameFamily(
         tfd.Categorical(logits=tf.zeros(3, tf.float64)), conditional_glow.conditional_distribution([0, 1, 2])
     )
@@ -57,7 +86,7 @@ def test_a_mixture_of_classes_is_the_density_without_labels(conditional_glow, rn
     assert mixture.sample(5, seed=2).shape == (5, 4, 8, 2)
 
 
-def test_a_mixture_of_two_flows(small_glow, rng):
+def test_mixture_of_flows(small_glow, rng):
     other = make_glow(seed=3)
     weights = tf.constant([0.25, 0.75], tf.float64)
     mixture = tfd.Mixture(tfd.Categorical(probs=weights), [small_glow.distribution, other.distribution])
@@ -67,7 +96,7 @@ def test_a_mixture_of_two_flows(small_glow, rng):
     assert mixture.sample(3, seed=1).shape == (3, 4, 8, 2)
 
 
-def test_a_joint_distribution(small_glow, conditional_glow):
+def test_joint_distribution(small_glow, conditional_glow):
     def brighter(glow):  # TFP wants the distribution's name here
         return tfd.Normal(tf.reduce_mean(glow, axis=[-3, -2, -1]), tf.constant(0.1, tf.float64))
 
@@ -86,7 +115,7 @@ def test_a_joint_distribution(small_glow, conditional_glow):
     np.testing.assert_allclose(tf.reduce_sum(named.log_prob(drawn)), expected, rtol=1e-12)
 
 
-def test_inverted_it_is_a_distribution_of_latents(small_glow, rng):
+def test_inverted(small_glow, rng):
     pixels = tfd.Independent(tfd.Normal(tf.zeros([4, 8, 2], tf.float64), 0.2), 3)
     latents = tfd.TransformedDistribution(pixels, tfb.Invert(small_glow.bijector()))
     z = latents.sample(3, seed=4)
@@ -100,3 +129,61 @@ def test_vectorized_map(small_glow, rng):
     distribution = small_glow.distribution
     found = tf.vectorized_map(lambda image: distribution.log_prob(image), images)
     np.testing.assert_allclose(found, small_glow.log_prob(images), rtol=1e-11)
+
+
+def test_sample_distribution(small_glow, rng):
+    three = tfd.Sample(small_glow.distribution, 3)
+    images = random_images(rng, small_glow, 3)
+    assert three.sample(2, seed=1).shape == (2, 3, 4, 8, 2)
+    np.testing.assert_allclose(three.log_prob(images), tf.reduce_sum(small_glow.log_prob(images)), rtol=1e-11)
+
+
+def test_hmc(small_glow):
+    distribution = small_glow.distribution
+    kernel = tfp.mcmc.HamiltonianMonteCarlo(distribution.log_prob, step_size=np.float64(0.01), num_leapfrog_steps=2)
+    start = distribution.sample(2, seed=(1, 2))
+
+    @tf.function(autograph=False)
+    def run():
+        return tfp.mcmc.sample_chain(3, start, kernel=kernel, trace_fn=lambda _, results: results, seed=(3, 4))
+
+    states, trace = run()
+    assert np.all(trace.is_accepted)
+    # The kernel's own log densities are those of the model.
+    last = tf.identity(states[-1])
+    np.testing.assert_allclose(trace.accepted_results.target_log_prob[-1], small_glow.log_prob(last), rtol=1e-9)
+
+
+def test_variational_inference():
+    glow = make_glow(scale=0.02)
+    target = tfd.Independent(tfd.Normal(tf.fill([4, 8, 2], tf.constant(0.3, tf.float64)), 0.5), 3)
+    losses = tfp.vi.fit_surrogate_posterior(
+        target.log_prob, glow.distribution, tf_keras.optimizers.Adam(0.02), num_steps=12, sample_size=4, seed=(1, 2)
+    )
+    assert losses[-1] < losses[0] - 5
+
+
+def test_replicas_in_a_loop_of_ones_own(two_replicas, rng):
+    with two_replicas.scope():
+        mirrored = make_glow()
+    single = make_glow()
+    images = random_images(rng, single, 4)
+
+    def gradients(glow, images):
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_sum(glow.distribution.log_prob(images)) / 4
+        return tape.gradient(loss, glow.trainable_variables)
+
+    @tf.function(autograph=False)
+    def both(values):
+        def replica(image):
+            context = tf.distribute.get_replica_context()
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients(mirrored, image))
+
+        return [two_replicas.experimental_local_results(g)[0] for g in two_replicas.run(replica, [values])]
+
+    halves = two_replicas.experimental_distribute_values_from_function(
+        lambda context: images[2 * context.replica_id_in_sync_group :][:2]
+    )
+    for found, expected in zip(both(halves), gradients(single, images), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)

@@ -64,12 +64,13 @@ class Scan(ImageBijector):
         dtype: tf.DType = tf.float32,
         name: str = "scan",
     ) -> None:
+        arguments = dict(locals())
         if backprop not in BACKPROP_MODES:
             raise ValueError(f"backprop is {backprop!r}; it can be {', '.join(BACKPROP_MODES)}")
         for value in tf.nest.flatten(parameters):
             if value.shape[0] != num_steps:
                 raise ValueError(f"a parameter has shape {tuple(value.shape)}; its first axis must be {num_steps} long")
-        super().__init__(dtype=dtype, parameters=dict(locals()), name=name)
+        super().__init__(dtype=dtype, parameters=arguments, name=name)
         self.step = step
         self.stacked_parameters = parameters
         self.num_steps = num_steps
@@ -141,8 +142,9 @@ def scan_saving(steps: "_Steps", values: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
 
         result, log_det, saved = steps.loop(body, values, [values, *tf.nest.flatten(residual_specs)])
 
+        # `values` is an argument because what was saved depends on it.
         @_first_derivatives_only("stored")
-        def backward(dresult: tf.Tensor, dlog_det: tf.Tensor, *stacked: tf.Tensor) -> Any:
+        def backward(dresult: tf.Tensor, dlog_det: tf.Tensor, values: tf.Tensor, *stacked: tf.Tensor) -> Any:
             arrays = saved.arrays()
 
             def step_vjp(k: tf.Tensor, carry: tf.Tensor, dvalues: tf.Tensor) -> tuple[tf.Tensor, list]:
@@ -153,7 +155,7 @@ def scan_saving(steps: "_Steps", values: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
 
             return steps.loop_back(step_vjp, tf.zeros([], values.dtype), dresult, stacked)
 
-        return (result, log_det), lambda *dresults: backward(*dresults, *stacked)
+        return (result, log_det), lambda *dresults: backward(*dresults, values, *stacked)
 
     return scan(values, *steps.stacked)
 

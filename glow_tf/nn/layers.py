@@ -106,14 +106,17 @@ def conv2d(
     bias: tf.Tensor | None = None,
     activation: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.Tensor:
-    """tf.nn.conv2d with stride 1, for any number of batch axes and for empty batches; then the bias and activation."""
+    """tf.nn.conv2d with stride 1, then the bias and the activation, for any number of batch axes.
+
+    With oneDNN, tf.nn.conv2d of an empty float32 batch has the wrong shape. Here a batch that is known to be empty has
+    the right one; a graph that was traced for an unknown batch size must not be called with an empty batch.
+    """
     height, width, channels = image_shape(images)
     flat = images if images.shape.rank == 4 else tf.reshape(images, [-1, height, width, channels])
     kernel_height, kernel_width, _, out = kernel.shape
     if padding == "VALID":
         height, width = height - kernel_height + 1, width - kernel_width + 1
     if flat.shape[0] == 0:
-        # With oneDNN, tf.nn.conv2d of an empty batch has the wrong shape.
         patches = tf.reshape(flat, [0, height, width, kernel_height * kernel_width * channels])
         result = tf.tensordot(patches, tf.reshape(kernel, [-1, out]), axes=1)
     else:
@@ -122,10 +125,7 @@ def conv2d(
         result = tf.nn.bias_add(result, bias)
     if activation is not None:
         result = activation(result)
-    if images.shape.rank == 4 and flat.shape[0] is not None:
-        return result
-    # Not before the bias and activation, which TensorFlow fuses with the convolution.
-    return tf.reshape(result, with_batch_shape(images, [height, width, out]))
+    return result if images.shape.rank == 4 else tf.reshape(result, with_batch_shape(images, [height, width, out]))
 
 
 def _ring(height: Any, width: Any) -> Any:

@@ -78,6 +78,71 @@ def test_gradients_may_be_asked_for_twice(backprop, rng):
         np.testing.assert_array_equal(one, other)
 
 
+def second_derivatives(make_bijector, values, variables):
+    """The gradients of a nonlinear function of first gradients."""
+    with tf.GradientTape() as outer:
+        outer.watch(values)
+        first = value_log_det_and_gradients(make_bijector, "inverse", values, values, variables)
+        total = sum(tf.reduce_sum(tf.sin(gradient) * gradient) for gradient in first[2:])
+    return outer.gradient(total, [values, *variables])
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["graph", "eager"])
+def test_second_derivatives(compiled, rng):
+    steps = make_steps("affine", "conv1x1")
+    variables = steps.trainable_variables
+    values = tf.constant(rng.standard_normal((2, *EVENT)))
+    expected = second_derivatives(lambda: chain(steps), values, variables)
+
+    def run(values, backprop="recompute"):
+        return second_derivatives(lambda: steps.bijector(backprop), values, variables)
+
+    run = tf.function(run, autograph=False) if compiled else run
+    for found, wanted in zip(run(tf.identity(values)), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-10 * np.max(np.abs(wanted)))
+    for backprop in ("stored", "reversible"):
+        with pytest.raises(NotImplementedError, match=f'need backprop="recompute"; this pass has "{backprop}"'):
+            run(tf.identity(values), backprop)
+        # The gradient of the log-det alone depends on the values only through what was saved.
+        with tf.GradientTape() as outer:
+            outer.watch(values)
+            with tf.GradientTape() as inner:
+                inner.watch(values)
+                log_det = steps.bijector(backprop).inverse_and_log_det(values)[1]
+            gradient = inner.gradient(log_det, values)
+        with pytest.raises(NotImplementedError, match="second derivatives"):
+            outer.gradient(gradient, values)
+
+
+@pytest.mark.parametrize("backprop", BACKPROP_MODES)
+def test_per_example_gradients(backprop, rng):
+    steps = make_steps("affine", "conv1x1")
+    shift = steps.parameters["actnorm"]["shift"]
+    images = tf.constant(rng.standard_normal((2, *EVENT)))
+
+    def gradient(image):
+        with tf.GradientTape() as tape:
+            log_det = steps.bijector(backprop).inverse_and_log_det(image)[1]
+        return tape.gradient(log_det, shift)
+
+    expected = tf.stack([gradient(image) for image in images])
+    with tf.GradientTape() as tape:
+        log_dets = steps.bijector(backprop).inverse_and_log_det(images)[1]
+    np.testing.assert_allclose(tape.jacobian(log_dets, shift), expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(tf.vectorized_map(gradient, images), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("backprop", BACKPROP_MODES)
+def test_forward_mode_is_refused(backprop, rng):
+    bijector = make_steps("affine", "conv1x1").bijector(backprop)
+    images = tf.constant(rng.standard_normal((2, *EVENT)))
+    with (
+        pytest.raises(NotImplementedError, match="use tf.GradientTape"),
+        tf.autodiff.ForwardAccumulator(images, images),
+    ):
+        bijector.inverse_and_log_det(images)
+
+
 @pytest.mark.parametrize("backprop", BACKPROP_MODES)
 def test_plain_tensors_and_no_preparation(backprop):
     shift, log_scale = tf.constant([[1.0], [2.0], [-4.0]]), tf.math.log([[2.0], [3.0], [0.5]])
