@@ -2,9 +2,9 @@
 
 
 class InputError(ValueError):
-    """Something the user gave (a flag, a file, a folder, a configuration) cannot be used.
+    """A flag, a file, an array or a configuration is invalid.
 
-    The message is one line that names what was given and what would work. The scripts print it as
+    The message is one line that names the input and the valid values. The scripts print it as
     `error: <message>` and exit with status 2; anything else that is raised is a fault of the program.
 
     >>> from glow_tf import Glow
@@ -16,20 +16,20 @@ class InputError(ValueError):
 
 
 class TrainingFailure(RuntimeError):
-    """Training cannot go on although nothing that was given is wrong in itself; the message says what to try.
+    """Training cannot continue although its input is valid; the message says what to try.
 
     Attributes:
-        exit_status: of a command that ends by it.
+        exit_status: the exit status of a command that fails with it.
     """
 
     exit_status = 1
 
 
 class WorkerLost(TrainingFailure):
-    """Another process of the same run is gone; starting all of them again makes the run go on.
+    """Another process of the same run is gone; the run resumes when all of them are restarted.
 
     Attributes:
-        exit_status: by which a supervisor knows that this is so (EX_TEMPFAIL of sysexits.h).
+        exit_status: tells a supervisor to restart (EX_TEMPFAIL of sysexits.h).
     """
 
     exit_status = 75

@@ -16,7 +16,6 @@ from glow_tf.distribution import FlowBijector, ImageDistribution
 from glow_tf.errors import InputError
 from glow_tf.flow import Flow, ZeroGenerator
 from glow_tf.inputs import Array, Labels
-from glow_tf.nn.steps import FlowSteps
 
 
 class Glow(tf.Module):
@@ -33,9 +32,7 @@ class Glow(tf.Module):
         network: the coupling network, a `CouplingNetwork`; None for that of `config.architecture`.
 
     Attributes:
-        config: the GlowConfig.
-        dequantizer: the `Dequantizer` between bytes and pixels.
-        flow: the `Flow`, which owns the variables.
+        dequantizer, flow: the `Dequantizer` between bytes and pixels; the `Flow`, which owns the variables.
         metadata: plain JSON values that `save_weights` writes and `load` reads.
         is_initialized: whether the actnorms are set, by `initialize` or by a file.
 
@@ -43,8 +40,6 @@ class Glow(tf.Module):
     >>> images = glow.sample(3, temperature=0.7, seed=1)
     >>> images.shape, images.dtype.name
     (TensorShape([3, 4, 4, 1]), 'uint8')
-    >>> glow.bits_per_dim(images).shape
-    TensorShape([3])
     >>> z = glow.encode(glow.dequantize(images))
     >>> bool((glow.dequantizer.quantize(glow.decode(z)) == images).numpy().all())
     True
@@ -105,11 +100,7 @@ class Glow(tf.Module):
         return FlowBijector(lambda labels: flow.bijectors(flow.top.bijector(labels), backprop, network_dtype), labels)
 
     def initialize(self, images: Array) -> None:
-        """Sets every actnorm from data, once, before training: eagerly, outside of `strategy.run`.
-
-        Args:
-            images: [N, H, W, C]; the statistics are those of all N images.
-        """
+        """Sets every actnorm from images [N, H, W, C], once, before training: eagerly, outside of `strategy.run`."""
         images = self._continuous(images)
         if not len(images):
             raise InputError("0 images were given to initialize from; 1 or more are needed")
@@ -130,17 +121,8 @@ class Glow(tf.Module):
         noise = 0.5 if seed is None else dequantization.uniform_noise(tf.shape(images), [seed, stream], self._dtype)
         return self.dequantizer.dequantize(images, noise, self._dtype)
 
-    def preprocess(self, images: Array) -> tuple[tf.Tensor, tf.Tensor]:
-        """(the flow's input for continuous images, the log-det [...] of that map): see `config.pixels`."""
-        return self.flow.preprocess(images)
-
     def log_prob(self, images: Array, labels: Labels | None = None) -> tf.Tensor:
-        """[B], nats: the log density of images; without labels, under the mixture of all classes in equal parts.
-
-        >>> x = glow.dequantize(images)
-        >>> bool(np.allclose(glow.log_prob(x), glow.distribution.log_prob(x), rtol=1e-4))
-        True
-        """
+        """[B], nats: the log density of images; without labels, under the mixture of all classes in equal parts."""
         if labels is None and self.config.num_classes:
             return classes.mixture_log_prob(self.class_log_probs(images))
         return self._run(self._log_prob, self._continuous(images), labels)
@@ -225,11 +207,6 @@ class Glow(tf.Module):
         return self.flow.named_variables()
 
     @property
-    def flow_steps(self) -> tuple[FlowSteps, ...]:
-        """The `FlowSteps` of each level, level 0 (the finest) first."""
-        return tuple(self.flow.steps)
-
-    @property
     def num_parameters(self) -> int:
         """The number of trainable numbers."""
         return sum(int(np.prod(v.shape)) for v in self.trainable_variables)
@@ -237,10 +214,7 @@ class Glow(tf.Module):
     def save_weights(self, path: str | os.PathLike, *, stored_dtype: str | None = None, **metadata: Any) -> None:
         """Writes `weights.h5`: every variable, the configuration and `metadata`, as a whole or not at all.
 
-        Args:
-            path: the file.
-            stored_dtype: the type of floats in the file, such as "float16"; None for the model's.
-            **metadata: plain JSON values beside those of `self.metadata`.
+        Floats are stored as `stored_dtype`, such as "float16"; None for the model's type.
 
         >>> glow.save_weights("weights.h5", dataset="mine")
         >>> Glow.load("weights.h5").metadata["dataset"]

@@ -499,7 +499,7 @@ def convolutions_of_one_sweep():
 
     total = 0
     for level, (h, w, channels) in enumerate(glow.config.squeezed_shapes()):
-        parameters = slice_of(glow.flow_steps[level].parameters["coupling"], 0)
+        parameters = slice_of(glow.flow.steps[level].parameters["coupling"], 0)
         total += count(lambda x1, p=parameters: network.output(p, x1), h, w, channels // 2)
         if level < 2:
             parameters = glow.flow.splits[level].parameters

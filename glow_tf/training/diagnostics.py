@@ -45,7 +45,7 @@ def examine(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> dic
         labels: [B] for a class-conditional model; ignored by others.
     """
     findings = {}
-    for level, steps in enumerate(glow.flow_steps):
+    for level, steps in enumerate(glow.flow.steps):
         for name, value in _extremes(steps).items():
             findings[f"diagnostics/level{level}/{name}"] = value
     for level, value in _smallest_coupling_scales(glow, glow.dequantize(images[:COUPLING_IMAGES])).items():
@@ -102,15 +102,15 @@ class _Layer(NamedTuple):
 
 
 def _layers(glow: Glow, values: Array) -> Iterator[_Layer]:
-    images = glow.preprocess(values)[0]
-    for level, steps in enumerate(glow.flow_steps):
+    images = glow.flow.preprocess(values)[0]
+    for level, steps in enumerate(glow.flow.steps):
         images = Squeeze(dtype=images.dtype).inverse_and_log_det(images)[0]
         for k, step in enumerate(steps.each_step()):
             for name, bijector in zip(("actnorm", "permutation", "coupling"), step.layers, strict=True):
                 output, log_det = bijector.inverse_and_log_det(images)
                 yield _Layer(level, k, name, bijector, images, output, log_det)
                 images = output
-        if level < len(glow.flow_steps) - 1:
+        if level < len(glow.flow.steps) - 1:
             images = tf.split(images, 2, axis=-1)[0]
 
 

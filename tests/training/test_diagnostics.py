@@ -38,7 +38,7 @@ def test_a_healthy_model_has_no_complaints(glow, images):
 
 def test_numbers_are_those_of_the_matrices(glow, images):
     found = diagnostics.examine(glow, images)
-    for level, steps in enumerate(glow.flow_steps):
+    for level, steps in enumerate(glow.flow.steps):
         weights = steps.prepared()["conv1x1"]["weight"].numpy()
         singular = np.linalg.svd(weights.astype(np.float64), compute_uv=False)
         expected = np.max(singular[:, 0] / singular[:, -1])

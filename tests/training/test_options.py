@@ -89,7 +89,7 @@ def test_mixed_precision_inverts_itself(rng):
 
 
 def test_log_scales_are_float32_in_mixed_precision():
-    steps = make_glow(dtype="float32").flow_steps[0]
+    steps = make_glow(dtype="float32").flow.steps[0]
     layer = steps.step(slice_of(steps.prepared(), 0), network_dtype=tf.bfloat16).layers[-1]
     assert isinstance(layer, AffineCoupling)
     channels = steps.parameters["actnorm"]["shift"].shape[-1]
