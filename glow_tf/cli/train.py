@@ -210,7 +210,7 @@ def _build(model: Mapping[str, Any], config: TrainConfig, weights: Any) -> tuple
     """Loads the images and makes the model and its trainer."""
     from glow_tf.data import image_data
     from glow_tf.glow import Glow
-    from glow_tf.training import distributed
+    from glow_tf.training import distributed, hardware
     from glow_tf.training.schedule import Schedule
     from glow_tf.training.trainer import Trainer, default_strategy
 
@@ -235,6 +235,8 @@ def _build(model: Mapping[str, Any], config: TrainConfig, weights: Any) -> tuple
         else:
             glow = Glow(model_config(model, images.image_shape, len(images.class_names)), seed=config.seed)
     check_data_fits(images, glow.config)
+    if config.mixed_precision and not hardware.has_fast_bfloat16():
+        logging.warning("--mixed_precision is slower here: neither a GPU nor this processor computes in bfloat16")
     schedule = Schedule.from_config(config, images.train.steps_per_epoch(config.batch_size))
     return Trainer(glow, config, schedule), images
 

@@ -1,0 +1,32 @@
+"""Whether the processor or the GPU computes in bfloat16 faster than in float32."""
+
+import os
+import pathlib
+
+import tensorflow as tf
+
+CPU_INFO = pathlib.Path("/proc/cpuinfo")
+
+# Flags of processors with bfloat16 products: AVX-512 BF16 and AMX on x86, the bf16 extension on ARM.
+CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+# NVIDIA's Ampere is the first generation with bfloat16 tensor cores.
+FIRST_GPU = (8, 0)
+
+
+def has_fast_bfloat16(cpu_info: str | os.PathLike = CPU_INFO) -> bool:
+    """Whether `--mixed_precision` is likely to be faster here: on every GPU in use, else on the processor.
+
+    Args:
+        cpu_info: file with a line `flags : ...` (x86) or `Features : ...` (ARM).
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        return all(detail.get("compute_capability", (0, 0)) >= FIRST_GPU for detail in details)
+    try:
+        lines = pathlib.Path(cpu_info).read_text().splitlines()
+    except OSError:
+        return False
+    flags = [line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features"))]
+    return any(CPU_FLAGS & set(words) for words in flags)
