@@ -19,21 +19,21 @@ from glow_tf.nn.steps import FlowSteps
 
 tfb = tfp.bijectors
 
-# How far the images' range stays inside of (0, 1) before the logit: RealNVP's value.
+# Before the logit, images are scaled to [margin, 1 - margin]; the value is RealNVP's.
 LOGIT_MARGIN = 0.05
 
 
 class Flow(tf.Module):
-    """L levels, each of a squeeze, K flow steps and a split; the deepest latents have a Gaussian of their own.
+    """L levels of a squeeze, K flow steps and a split; the last level has the top prior instead of a split.
 
     Args:
         config: the GlowConfig.
         rng: a numpy Generator for the initial values, or `ZeroGenerator`.
-        network: the coupling network; None for that of `config.architecture`.
+        network: the coupling network. Default: that of `config.architecture`.
 
     Attributes:
         steps: the `FlowSteps` of each level, level 0 (the finest) first.
-        splits: the prior of the latents that leave at each level but the last.
+        splits: for each level but the last, the prior of the latents that leave there.
         top: the prior of the deepest latents.
         classifier: OpenAI's classifier of the deepest latents, or None.
 
@@ -61,15 +61,15 @@ class Flow(tf.Module):
     def bijectors(
         self, top: tfp.bijectors.Bijector, backprop: str = "recompute", network_dtype: tf.DType | None = None
     ) -> list[tfp.bijectors.Bijector]:
-        """The layers of the flow, that of the image first: the arguments of a `tfb.Chain` from z to images.
+        """The layers of the flow, the one nearest to the image first: the arguments of a `tfb.Chain` from z to images.
 
-        A split holds the levels below it. The latents that leave there and those of the levels below are unsqueezed,
-        so that z has the image's shape.
+        A `Split` contains the levels below it, which keep the shape. Each level ends by undoing its squeeze, so that z
+        has the shape of the images.
 
         Args:
             top: the bijector of the deepest latents, such as `self.top.bijector(labels)`.
             backprop: see `Scan`.
-            network_dtype: type in which the coupling networks compute; None for the model's.
+            network_dtype: dtype in which the coupling networks compute. Default: the model's.
         """
         squeeze = Squeeze(dtype=self._dtype)
         layers = [top]
@@ -80,16 +80,16 @@ class Flow(tf.Module):
         return layers if self._logit is None else [self._logit, *layers]
 
     def preprocess(self, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """(the first squeeze's input for continuous images, the log-det [...] of that map); see `config.pixels`."""
+        """(logit of continuous images, the log-det [...]) if `config.pixels` is "logit"; else (the images, 0)."""
         if self._logit is None:
             return images, tf.zeros(batch_shape(images), images.dtype)
         return self._logit.inverse(images), self._logit.inverse_log_det_jacobian(images, event_ndims=EVENT_NDIMS)
 
     def initialize(self, batches: list[tf.Tensor]) -> None:
-        """Sets every actnorm so that it standardises its input over all images. Eager code only.
+        """Sets every actnorm so that it standardises its input over all images. Works only in eager code.
 
         Args:
-            batches: continuous images [B, H, W, C]; the flow runs on one batch at a time, which bounds the memory.
+            batches: continuous images [B, H, W, C]; each layer runs on one batch at a time, which bounds the memory.
 
         References: Kingma & Dhariwal 2018, section 3.1.
         """
@@ -113,12 +113,12 @@ class Flow(tf.Module):
             else:
                 z, log_det_of_prior = self.top.bijector(labels).inverse_and_log_det(images)
             log_probs.append(log_det + log_det_of_steps + log_det_of_prior + standard_normal_log_prob(z))
-            log_det = tf.zeros_like(log_det)
+            log_det = tf.zeros_like(log_det)  # that of `preprocess` counts for level 0 only
         return tf.stack(log_probs, axis=-1)
 
 
 class ZeroGenerator:
-    """Stands in for a numpy Generator where the initial values are replaced at once: drawing them takes time."""
+    """Replaces a numpy Generator where initial values are overwritten anyway: drawing random ones takes time."""
 
     def standard_normal(self, shape: Sequence[int], dtype: type = np.float64) -> np.ndarray:
         """Zeros in place of random numbers."""
@@ -135,11 +135,11 @@ def standard_normal_log_prob(values: tf.Tensor) -> tf.Tensor:
 
 
 def _logit(low: float, high: float, dtype: tf.DType) -> tfp.bijectors.Bijector:
-    """Maps the real line to pixels: `inverse` is logit(margin + (1 - 2 margin) (x - low) / (high - low)).
+    """Maps the real line to pixels: `inverse` is logit(0.05 + 0.9 (x - low) / (high - low)).
 
-    A value outside of the pixel range by `margin` of its width or more has no logit; the result is not finite.
+    The logit is not finite for values that are farther outside the pixel range than 0.05 / 0.9 of its width.
 
-    References: Dinh et al. 2017, section 4.1, and its code, which keeps the margin at both ends.
+    References: Dinh et al. 2017, section 4.1, and its code, which has the margin at both ends.
     """
-    margin = LOGIT_MARGIN / (1 - 2 * LOGIT_MARGIN) * (high - low)
-    return tfb.Sigmoid(tf.constant(low - margin, dtype), tf.constant(high + margin, dtype), name="logit")
+    excess = LOGIT_MARGIN / (1 - 2 * LOGIT_MARGIN) * (high - low)  # the margin in units of pixels
+    return tfb.Sigmoid(tf.constant(low - excess, dtype), tf.constant(high + excess, dtype), name="logit")

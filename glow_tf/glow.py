@@ -21,20 +21,20 @@ from glow_tf.inputs import Array, Labels
 class Glow(tf.Module):
     """A normalizing flow of images.
 
-    `images` are continuous pixels [B, H, W, C] in `config.pixel_range` unless they are said to be uint8. `z` holds the
-    standardised latents of every level in the images' shape. Log densities are in nats. Labels are needed for a
-    class-conditional model, except where a method says what it does without. The methods are compiled, traced once for
-    any batch size, and work in eager code, inside a `tf.function` and in `dataset.map`.
+    `images` are continuous pixels [B, H, W, C] in `config.pixel_range`, except where a method asks for uint8. `z` holds
+    the standardised latents of every level in the images' shape. Log densities are in nats. A class-conditional model
+    needs labels, except where a method says what it does without them. The methods are compiled, traced once for any
+    batch size, and work in eager code, inside a `tf.function` and in `dataset.map`.
 
     Args:
         config: a GlowConfig.
-        seed: seed of the initial weights; None for weights of zero, to be replaced by loaded ones.
-        network: the coupling network, a `CouplingNetwork`; None for that of `config.architecture`.
+        seed: seed of the initial weights; None for placeholder weights, to be replaced by loaded ones.
+        network: the coupling network, a `CouplingNetwork`. Default: that of `config.architecture`.
 
     Attributes:
         dequantizer, flow: the `Dequantizer` between bytes and pixels; the `Flow`, which owns the variables.
-        metadata: plain JSON values that `save_weights` writes and `load` reads.
-        is_initialized: whether the actnorms are set, by `initialize` or by a file.
+        metadata: JSON values that `save_weights` writes to the file and `load` reads.
+        is_initialized: whether the actnorms have been set, by `initialize` or from a file.
 
     >>> glow = Glow(GlowConfig(image_shape=(4, 4, 1), num_levels=1, num_steps=2, width=4))
     >>> images = glow.sample(3, temperature=0.7, seed=1)
@@ -64,11 +64,11 @@ class Glow(tf.Module):
 
     @property
     def distribution(self) -> tfp.distributions.Distribution:
-        """The distribution of images; for a class-conditional model use `conditional_distribution`."""
+        """The distribution of images; a class-conditional model has `conditional_distribution` instead."""
         return self.transformed_distribution()
 
     def conditional_distribution(self, labels: Labels) -> tfp.distributions.Distribution:
-        """The distributions of images of the classes `labels`, integers [B]; its batch shape is [B]."""
+        """The distributions of images of the classes `labels`, integers [B], as one distribution of batch shape [B]."""
         return self.transformed_distribution(labels)
 
     def transformed_distribution(
@@ -78,14 +78,14 @@ class Glow(tf.Module):
         backprop: str = "recompute",
         network_dtype: tf.DType | None = None,
     ) -> tfp.distributions.Distribution:
-        """A new TransformedDistribution over this model's variables.
+        """A new `tfd.TransformedDistribution` of images, which reads this model's variables.
 
         Args:
             labels: [B] classes for a class-conditional model, else None.
             temperature: standard deviation of z.
             backprop: see `Scan`. The default stores little, since a gradient is not always taken; training, which
                 always takes one, is faster with "stored".
-            network_dtype: type in which the coupling networks compute, such as bfloat16; None for the model's.
+            network_dtype: dtype in which the coupling networks compute, such as bfloat16. Default: the model's.
         """
         bijector = self.bijector(labels, backprop, network_dtype)
         config = self.config
@@ -100,7 +100,7 @@ class Glow(tf.Module):
         return FlowBijector(lambda labels: flow.bijectors(flow.top.bijector(labels), backprop, network_dtype), labels)
 
     def initialize(self, images: Array) -> None:
-        """Sets every actnorm from images [N, H, W, C], once, before training: eagerly, outside of `strategy.run`."""
+        """Sets every actnorm from images [N, H, W, C], once, before training: eagerly, outside `strategy.run`."""
         images = self._continuous(images)
         if not len(images):
             raise InputError("0 images were given to initialize from; 1 or more are needed")
@@ -136,14 +136,14 @@ class Glow(tf.Module):
     def level_log_probs(self, images: Array, labels: Labels | None = None) -> tf.Tensor:
         """[B, L], nats: the contribution of each level, level 0 (the finest) first, to `log_prob`.
 
-        It is the log-dets of the level's steps and the log density of the latents that leave there.
+        A contribution is the sum of the level's log-dets and of the log density of the latents that leave there.
         """
         return self._run(self._level_log_probs, self._continuous(images), labels)
 
     def bits_per_dim(self, images: Array, labels: Labels | None = None, seed: int | tf.Tensor = 0) -> tf.Tensor:
-        """[B], bits/dim of uint8 images, dequantised with uniform noise of `seed`; labels are as in `log_prob`.
+        """[B], bits/dim of uint8 images, dequantised with uniform noise from `seed`; labels are as in `log_prob`.
 
-        It is a conservative bound: part of the model's mass lies outside of the pixel range, see `dequantization`.
+        This is a conservative bound, since part of the model's mass lies outside the pixel range; see `dequantization`.
         """
         log_prob = self.log_prob(self.dequantize(images, seed), labels)
         return self.dequantizer.bits_per_dim(log_prob, self.config.num_dims)
@@ -153,7 +153,7 @@ class Glow(tf.Module):
         return self._run(self._encode, self._continuous(images), labels)
 
     def decode(self, z: Array, labels: Labels | None = None) -> tf.Tensor:
-        """Continuous images [B, H, W, C] from z: the inverse of `encode`. They may lie outside of the pixel range."""
+        """Continuous images [B, H, W, C] from z: the inverse of `encode`. Values may lie outside the pixel range."""
         return self._run(self._decode, inputs.floats(z, self.config.image_shape, self._dtype, "z"), labels)
 
     def decode_to_uint8(self, z: Array, labels: Labels | None = None) -> tf.Tensor:
@@ -170,8 +170,8 @@ class Glow(tf.Module):
         Args:
             num_images: 1 or more.
             temperature: standard deviation of z; 0 for the mode of every level, 1 for the model itself.
-            seed: an integer; None for another one at each call.
-            labels: [num_images] classes; None for each class in turn.
+            seed: an integer; None for a new one at each call.
+            labels: [num_images] classes; None cycles through all classes.
         """
         inputs.check_sampling(num_images, temperature, seed)
         if labels is None and self.config.num_classes:
@@ -185,7 +185,7 @@ class Glow(tf.Module):
         """[B, num_classes]: the logits of the classifier (`config.classifier`) for continuous images."""
         classes.classifier_of(self.flow)
         images = self._continuous(images)
-        labels = tf.zeros(tf.shape(images)[:1], tf.int32)  # any: the classifier sees latents before the class's prior
+        labels = tf.zeros(tf.shape(images)[:1], tf.int32)  # arbitrary: the classifier's input does not depend on it
         return self.class_logits(self.encode(images, labels), labels)
 
     def class_logits(self, z: Array, labels: Labels) -> tf.Tensor:
@@ -208,11 +208,11 @@ class Glow(tf.Module):
 
     @property
     def num_parameters(self) -> int:
-        """The number of trainable numbers."""
+        """The number of trainable scalars."""
         return sum(int(np.prod(v.shape)) for v in self.trainable_variables)
 
     def save_weights(self, path: str | os.PathLike, *, stored_dtype: str | None = None, **metadata: Any) -> None:
-        """Writes `weights.h5`: every variable, the configuration and `metadata`, as a whole or not at all.
+        """Writes `weights.h5`: every variable, the configuration and `metadata`. The write is atomic.
 
         Floats are stored as `stored_dtype`, such as "float16"; None for the model's type.
 
@@ -224,11 +224,11 @@ class Glow(tf.Module):
 
     @classmethod
     def load(cls, name: str | os.PathLike) -> "Glow":
-        """The Glow of a weights file, of a run's folder, or of bundled weights such as "digits"."""
+        """The Glow from a weights file, from a run's folder, or from bundled weights such as "digits"."""
         return persistence.load(cls, name)
 
     def load_weights(self, name: str | os.PathLike) -> None:
-        """Reads weights of the same configuration; `name` is as in `load`."""
+        """Reads weights of a model with the same configuration; `name` is as in `load`."""
         persistence.load_into(self, name)
 
     def __reduce__(self) -> tuple:

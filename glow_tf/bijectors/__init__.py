@@ -6,13 +6,14 @@ ChannelPermutation  z[..., j] = x[..., indices[j]]
 AffineCoupling      z = [x1, (x2 + shift) * exp(log_scale)], where shift, log_scale = conditioner(x1)
 AdditiveCoupling    z = [x1, x2 + conditioner(x1)]
 FlowStep            z = coupling(permutation(actnorm(x)))
-Scan                z = step K-1 of ... of step 0 of x, in one loop over stacked parameters
+Scan                z = step_{K-1}(... step_1(step_0(x))), in one loop over stacked parameters
 Squeeze             z[h, w, 4c + 2i + j] = x[2h + i, 2w + j, c]
 Split               z = [deeper(x1), (x2 - mean) * exp(-log_scale)], where mean, log_scale = prior(x1)
 Gaussian            z = (x - mean) * exp(-log_scale)
 
 Reading order: `base` (what every layer defines), `actnorm`, `invertible_conv`, `permutation`, `coupling`, `flow_step`,
-`squeeze`, `gaussian`, `split`; last `residuals` and `scan`, which are about memory and not about the model.
+`squeeze`, `gaussian`, `split`; last `residuals` and `scan`, which are about memory and not about the model, and with
+them the methods `inverse_vjp`, which only `Scan(backprop="reversible")` calls.
 """
 
 from glow_tf.bijectors.actnorm import ActNorm, actnorm_init

@@ -46,13 +46,14 @@ class ActNorm(ImageBijector):
 def actnorm_init(batches: Iterable[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
     """The shift and log-scale that standardise each channel over all batches together.
 
-    The path of the initialisation: `Glow.initialize` runs a set of training images through the flow once, eagerly,
-    before the first step. At each level it calls `FlowSteps.initialize`, which for each step in order sets the actnorm
-    by this function, sets the actnorms inside of the coupling network by `CouplingNetwork.initialize` (this function,
-    too), and passes the batches on through the step. A loaded model is never initialised.
+    Who calls it: `Trainer.initialize`, or a user, calls `Glow.initialize`, and this `Flow.initialize`, which runs a set
+    of training images through the flow once, eagerly, before the first training step. At each level it calls
+    `FlowSteps.initialize`, which for each step in order sets the step's actnorm by this function, sets the actnorms
+    inside the coupling network by `CouplingNetwork.initialize` (which uses this function too), and passes the batches
+    through the step. A training run does not initialise loaded weights.
 
     Args:
-        batches: tensors [N, ..., C], each of which is read once, so a generator may compute them.
+        batches: tensors [N, ..., C]; each is used only once, so they may come from a generator.
 
     Returns:
         (shift [C], log_scale [C]): shift = -mean, log_scale = -log(std + 1e-6), so that
@@ -81,13 +82,13 @@ def _moments(batch: tf.Tensor) -> tuple[int, np.ndarray, np.ndarray]:
     times as long.
     """
     images = tf.reshape(batch, [batch.shape[0], -1, batch.shape[-1]])
-    # Near the mean, so that little cancels below; a difference of near numbers is exact.
+    # Close to the mean, so that little cancels below; the difference of two close floats is exact.
     center = tf.reduce_mean(images[0], axis=0)
     centered = images - center
     count = images.shape[0] * images.shape[1]
     offset, squares = (
         tf.reduce_sum(values, axis=1).numpy().sum(axis=0, dtype=np.float64)
-        for values in (centered, tf.square(centered))  # ** 2 would be a power, 30 times slower
+        for values in (centered, tf.square(centered))  # ** 2 would call pow, which is 30 times slower
     )
     offset /= count
     return count, center.numpy().astype(np.float64) + offset, np.maximum(squares - count * offset * offset, 0)

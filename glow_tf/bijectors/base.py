@@ -24,15 +24,15 @@ EVENT_AXES = [-3, -2, -1]
 class ImageBijector(tfp.bijectors.Bijector, metaclass=abc.ABCMeta):
     """A bijector of images, whose subclasses define one method per direction.
 
-    A subclass defines `_forward_and_log_det` and `_inverse_and_log_det`. TFP asks for a value and for its log-det one
-    after the other; TFP's cache stores the log-det beside the value, so that a network inside runs once. Without the
-    cache the results are equal and the work is done twice.
+    A subclass defines `_forward_and_log_det` and `_inverse_and_log_det`. TFP asks for a value and for its log-det in
+    two calls. Its cache stores the log-det with the value, so that a network inside the bijector runs only once; on a
+    cache miss it runs a second time, with the same result.
 
     Args:
-        dtype: of events, float32 or float64; None if any will do.
+        dtype: float32 or float64, the dtype of the images; None to accept any.
         parameters: the constructor's arguments, `dict(locals())`, for `copy`.
-        is_constant_jacobian: whether the Jacobian does not depend on the input.
-        name: of the bijector and of its operations.
+        is_constant_jacobian: whether the Jacobian is the same for every input.
+        name: name of the bijector, and prefix of its operations' names.
     """
 
     _cache = cache_util.BijectorCacheWithGreedyAttrs(
@@ -74,33 +74,35 @@ class ImageBijector(tfp.bijectors.Bijector, metaclass=abc.ABCMeta):
     def inverse_vjp(
         self, z: tf.Tensor, dz: tf.Tensor, dlog_det: tf.Tensor, parameters: Sequence[tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor | None]]:
-        """The backward pass of `inverse`, from its result instead of its input.
+        """The backward pass of `inverse`, from its result instead of its input; `Scan(backprop="reversible")` calls it.
 
-        This default computes x from z, then `inverse` of x under a tape. A subclass that needs less work overrides it.
+        This default reconstructs x from z, then differentiates `inverse` at x. A subclass that can do it with less work
+        overrides it.
 
         Args:
             z: [..., H', W', C'], the result of `inverse`.
             dz: the gradient of the loss with respect to z.
             dlog_det: [...], the gradient of the loss with respect to log|det dz/dx|.
-            parameters: the tensors to differentiate with respect to; this bijector was made from them.
+            parameters: the tensors to differentiate with respect to, among those that this bijector's methods use.
 
         Returns:
-            (x, dx, dparameters): the input, its gradient, and one gradient per parameter, None where the result does
-            not depend on it.
+            (x, dx, dparameters): the input, its gradient, and one gradient per parameter, None if the result does not
+            depend on it.
         """
         x, _ = self._forward_and_log_det(z)
         x = tf.stop_gradient(x)
+        # The bijector holds the parameters already; they are inputs here only to be watched.
         dx, *dparameters = vjp(lambda x, *_: self._inverse_and_log_det(x), [x, *parameters], (dz, dlog_det))
         return x, dx, dparameters
 
     @classmethod
     def _parameter_properties(cls, dtype: tf.DType, num_classes: int | None = None) -> dict[str, Any]:
-        # By default TFP broadcasts no parameter: all of them belong to the event.
+        # No parameter has batch axes: one object is one bijector, and its batch shape is [].
         return {}
 
     def _get_parameterization(self) -> Any:
-        # Identity decides whether two instances share cached results: with TFP's comparison of `parameters`, two
-        # instances with equal entries would, although variables among them can be assigned to.
+        # TFP lets instances with equal `parameters` share cached results. That is wrong for variables, which may have
+        # been assigned to in between, so here an instance uses only its own.
         return id(self)
 
     def _augmented_forward(self, z: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
@@ -111,7 +113,7 @@ class ImageBijector(tfp.bijectors.Bijector, metaclass=abc.ABCMeta):
         z, log_det = self._inverse_and_log_det(x)
         return z, {"ildj": log_det}
 
-    # TFP's cache calls the augmented methods. These two only tell TFP that both directions exist.
+    # TFP's cache calls the augmented methods. `_forward` and `_inverse` only tell TFP that both directions exist.
     def _forward(self, z: tf.Tensor) -> tf.Tensor:
         return self._augmented_forward(z)[0]
 
@@ -132,7 +134,7 @@ class ImageBijector(tfp.bijectors.Bijector, metaclass=abc.ABCMeta):
 
 
 def as_parameters(*values: Any) -> tuple[Any, ...]:
-    """Python numbers and arrays as tensors of one dtype, float32 for Python numbers; variables stay variables."""
+    """Converts numbers and arrays to tensors of one dtype, float32 if all are Python numbers; variables stay as is."""
     dtype = dtype_util.common_dtype(values, dtype_hint=tf.float32)
     return tuple(tensor_util.convert_nonref_to_tensor(value, dtype=dtype) for value in values)
 
@@ -143,10 +145,10 @@ def sum_except_batch(values: tf.Tensor) -> tf.Tensor:
 
 
 def log_det_of_scale(log_scale: tf.Tensor, values: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
-    """The log-det of result = values * exp(log_scale) + anything: the sum over an event, [...].
+    """The log-det of result = values * exp(log_scale) + shift, for any shift: log_scale summed over an event, [...].
 
     Args:
-        log_scale: broadcasts to `result`.
+        log_scale: broadcasts to `result`; its batch axes are assumed to match where their sizes are unknown.
         values, result: [..., H, W, C].
 
     Raises:
@@ -161,14 +163,14 @@ def log_det_of_scale(log_scale: tf.Tensor, values: tf.Tensor, result: tf.Tensor)
 
 
 def _has_shape_of(values: tf.Tensor, other: tf.Tensor) -> bool:
-    """Whether broadcasting to the shape of `other` [..., H, W, C] is known to change nothing."""
+    """Whether `values` already has the shape of `other` [..., H, W, C]; unknown batch sizes are taken for equal."""
     if None in (values.shape.rank, other.shape.rank):
         return False
     return values.shape[-3:].is_fully_defined() and values.shape.as_list() == other.shape.as_list()
 
 
 def check_event(values: tf.Tensor, result: tf.Tensor) -> None:
-    """ValueError if an operation with parameters changed the event's shape by broadcasting."""
+    """Raises ValueError if parameters broadcast the event of `values` to another shape, that of `result`."""
     before, after = values.shape[-3:], result.shape[-3:]
     if not before.is_compatible_with(after):
         raise ValueError(
@@ -186,7 +188,7 @@ def halves(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def constant_log_det(log_det_per_position: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """H * W times the log-det of one position, as [...], the batch shape of values [..., H, W, C]."""
+    """H * W times the log-det of one position, repeated to [...], the batch shape of values [..., H, W, C]."""
     height, width, _ = image_shape(values)
     positions = height * width
     if tf.is_tensor(positions):
@@ -195,7 +197,7 @@ def constant_log_det(log_det_per_position: tf.Tensor, values: tf.Tensor) -> tf.T
 
 
 def image_shape(values: tf.Tensor) -> tuple[Any, Any, Any]:
-    """(H, W, C) of values [..., H, W, C]: integers where they are known, scalar tensors where they are not."""
+    """(H, W, C) of values [..., H, W, C]: integers for sizes that are known, scalar tensors for the others."""
     static = [None] * 3 if values.shape.rank is None else values.shape[-3:].as_list()
     if None in static:
         dynamic = tf.unstack(tf.shape(values)[-3:], num=3)
@@ -204,7 +206,7 @@ def image_shape(values: tf.Tensor) -> tuple[Any, Any, Any]:
 
 
 def with_batch_shape(values: tf.Tensor, event: Sequence[Any]) -> Any:
-    """The shape [..., *event] for a result of values [..., H, W, C]."""
+    """[..., *event]: the batch shape of values [..., H, W, C] followed by an event shape."""
     batch = batch_shape(values)
     if isinstance(batch, list) and not any(map(tf.is_tensor, event)):
         return [*batch, *event]
@@ -212,6 +214,6 @@ def with_batch_shape(values: tf.Tensor, event: Sequence[Any]) -> Any:
 
 
 def batch_shape(values: tf.Tensor) -> Any:
-    """[...] of values [..., H, W, C]: a list if all sizes are known, which needs no operation, else a tensor."""
+    """The batch shape of values [..., H, W, C]: a list if all sizes are known (no operation is needed), or a tensor."""
     static = values.shape[:-3]
     return static.as_list() if static.is_fully_defined() else tf.shape(values)[:-3]

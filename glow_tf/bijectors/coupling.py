@@ -23,11 +23,11 @@ class _Coupling(ImageBijector):
 
     @abc.abstractmethod
     def _transform(self, x2: tf.Tensor, parameters: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """(z2, log|det dz2/dx2| [...])."""
+        """(z2, log|det dz2/dx2| [...]): what `inverse`, the direction from image to latent, does with x2."""
 
     @abc.abstractmethod
     def _inverse_transform(self, z2: tf.Tensor, parameters: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """(x2, log|det dx2/dz2| [...])."""
+        """(x2, log|det dx2/dz2| [...]): the inverse of `_transform`, for `forward`."""
 
     def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x1, z2 = halves(z)
@@ -42,19 +42,20 @@ class _Coupling(ImageBijector):
     def inverse_vjp(
         self, z: tf.Tensor, dz: tf.Tensor, dlog_det: tf.Tensor, parameters: Sequence[tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor | None]]:
-        """As in the base class, with one evaluation of the conditioner: z contains its input x1."""
+        """As in the base class, but with one evaluation of the conditioner, whose input x1 is part of z."""
         x1, z2 = halves(z)
         dz1, dz2 = halves(dz)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([x1, *parameters])
             conditioned = self.conditioner(x1)
+            # Outside the tape: for the gradient, x2 is an input and not a function of z2 and x1.
             with tape.stop_recording():
                 x2, _ = self._inverse_transform(z2, conditioned)
             tape.watch(x2)
             results = self._transform(x2, conditioned)
         dx1, dx2, *dparameters = tape.gradient(results, [x1, x2, *parameters], output_gradients=(dz2, dlog_det))
         require_gradient(dx2)
-        dx1 = dz1 if dx1 is None else dx1 + dz1  # a conditioner may be constant
+        dx1 = dz1 if dx1 is None else dx1 + dz1  # None if the conditioner ignores x1
         return tf.concat([x1, x2], axis=-1), tf.concat([dx1, dx2], axis=-1), dparameters
 
 

@@ -1,4 +1,4 @@
-"""One step of flow: actnorm, permutation, coupling."""
+"""One step of flow: actnorm, then the 1x1 convolution or another permutation, then the coupling."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,8 @@ class FlowStep(ImageBijector):
     log-det of inverse: the sum of the three, shape [...], nats
 
     Args:
-        actnorm, permutation, coupling: bijectors that keep the shape [..., H, W, C].
+        actnorm, permutation, coupling: bijectors that preserve the shape [..., H, W, C]; `permutation` is an
+            `InvertibleConv1x1` or a `ChannelPermutation`.
 
     References: Kingma & Dhariwal 2018, figure 2a.
 
@@ -51,7 +52,7 @@ class FlowStep(ImageBijector):
     def inverse_vjp(
         self, z: tf.Tensor, dz: tf.Tensor, dlog_det: tf.Tensor, parameters: Sequence[tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor | None]]:
-        """As in the base class, layer by layer, so that the coupling's conditioner runs once."""
+        """As in the base class, but layer by layer, so that the coupling's conditioner runs only once."""
         totals: list[tf.Tensor | None] = [None] * len(parameters)
         for layer in reversed(self.layers):
             z, dz, gradients = layer.inverse_vjp(z, dz, dlog_det, parameters)

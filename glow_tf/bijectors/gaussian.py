@@ -1,4 +1,4 @@
-"""Standardises by a Gaussian with a given mean and log-scale."""
+"""The map between a diagonal Gaussian and the standard one; used by `Split` and by the top prior."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +17,9 @@ class Gaussian(ImageBijector):
     So x ~ N(mean, exp(log_scale)^2) where z ~ N(0, 1), and a temperature that scales z leaves the mean unchanged.
 
     Args:
-        mean_and_log_scale: () -> (mean, log_scale), called in every pass, so that variables are read each time. Both
-            broadcast to [H, W, C], or to [..., H, W, C] for one Gaussian per image (a class-conditional model).
+        mean_and_log_scale: () -> (mean, log_scale), called in every pass, so that it sees the current values of
+            variables. Both broadcast to [H, W, C], or to [..., H, W, C] for one Gaussian per image (a class-conditional
+            model).
 
     References: the learned top prior of OpenAI's code; Kingma & Dhariwal 2018, section 3.3.
 

@@ -19,9 +19,11 @@ class InvertibleConv1x1(ImageBijector):
 
     Args:
         weight: [C, C].
-        inverse_weight: [C, C], the inverse of `weight`. Default: computed from it.
-        log_abs_det: [], log|det weight|. Default: computed from it. With both of these, `weight` may be None if only
-            `forward` is used: K steps compute them from their PLU factors, all at once and each direction by itself.
+        inverse_weight: [C, C], the inverse of `weight`. Default: computed from `weight`.
+        log_abs_det: [], log|det weight|. Default: computed from `weight`.
+
+    `FlowSteps.prepare` computes these from the PLU factors of all K steps at once, and only the matrix of the direction
+    in use: with `inverse_weight` and `log_abs_det`, `weight` may be None, and then only `forward` works.
 
     Raises:
         ValueError: if a matrix is not square or `log_abs_det` is not a scalar.
@@ -37,21 +39,21 @@ class InvertibleConv1x1(ImageBijector):
         self, weight: Any = None, inverse_weight: Any = None, log_abs_det: Any = None, name: str = "conv1x1"
     ) -> None:
         parameters = dict(locals())
-        given = {"weight": weight, "inverse_weight": inverse_weight, "log_abs_det": log_abs_det}
+        arguments = {"weight": weight, "inverse_weight": inverse_weight, "log_abs_det": log_abs_det}
         if weight is None and (inverse_weight is None or log_abs_det is None):
             raise ValueError("InvertibleConv1x1 needs weight, or both inverse_weight and log_abs_det")
-        names = [key for key, value in given.items() if value is not None]
-        given.update(zip(names, as_parameters(*(given[key] for key in names)), strict=True))
+        names = [key for key, value in arguments.items() if value is not None]
+        arguments.update(zip(names, as_parameters(*(arguments[key] for key in names)), strict=True))
         for key in names:
-            shape = given[key].shape
+            shape = arguments[key].shape
             valid = shape.rank == 0 if key == "log_abs_det" else shape.rank == 2 and shape[0] == shape[1]
             if not valid:
-                wanted = "a scalar" if key == "log_abs_det" else "a square matrix"
-                raise ValueError(f"{key} has shape {tuple(shape)}; it must be {wanted}")
-        super().__init__(dtype=given[names[0]].dtype, parameters=parameters, is_constant_jacobian=True, name=name)
-        self.weight = given["weight"]
-        self.inverse_weight = given["inverse_weight"]
-        self.log_abs_det = given["log_abs_det"]
+                expected = "a scalar" if key == "log_abs_det" else "a square matrix"
+                raise ValueError(f"{key} has shape {tuple(shape)}; it must be {expected}")
+        super().__init__(dtype=arguments[names[0]].dtype, parameters=parameters, is_constant_jacobian=True, name=name)
+        self.weight = arguments["weight"]
+        self.inverse_weight = arguments["inverse_weight"]
+        self.log_abs_det = arguments["log_abs_det"]
 
     def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         inverse_weight = tf.linalg.inv(self.weight) if self.inverse_weight is None else self.inverse_weight
@@ -71,10 +73,10 @@ def plu_weight(
 
     Args (leading dimensions [...] are a stack):
         permutation: [..., C] int32; row i of P has its one in column permutation[i].
-        lower: [..., C, C]; what lies below the diagonal counts, and the diagonal of L is one.
+        lower: [..., C, C]; L has its entries below the diagonal, and ones on it. The other entries are ignored.
         log_abs_s: [..., C], log|s|.
         sign_s: [..., C], the fixed signs of s, +1 or -1.
-        upper: [..., C, C]; what lies above the diagonal counts.
+        upper: [..., C, C]; U has its entries above the diagonal. The other entries are ignored.
 
     Returns:
         [..., C, C] in the dtype of `lower`, computed in float64. log|det weight| = sum(log_abs_s).
@@ -82,26 +84,26 @@ def plu_weight(
     References: Kingma & Dhariwal 2018, equation 10.
     """
     product = tf.matmul(_unit_lower(lower), _upper_with_diagonal(log_abs_s, sign_s, upper))
-    # Gathering rows is equivalent, but its gradient takes a hundred operations.
+    # tf.gather of the rows would be equivalent, but its gradient is a hundred operations.
     return tf.cast(tf.matmul(_permutation_matrix(permutation), product), lower.dtype)
 
 
 def plu_inverse(
     permutation: tf.Tensor, lower: tf.Tensor, log_abs_s: tf.Tensor, sign_s: tf.Tensor, upper: tf.Tensor
 ) -> tf.Tensor:
-    """The inverse of `plu_weight`'s matrix by two triangular solves against the transpose of P.
+    """The inverse of the matrix of `plu_weight`: (U + diag(s))^-1 L^-1 P^T, by two triangular solves.
 
-    Solving once for the whole matrix and multiplying is as exact as solving for every position, and needs no solve on
-    image-sized data. Arguments and result as in `plu_weight`.
+    Solving once for the whole matrix and multiplying is as exact as solving at every position, and needs no solve on
+    image-sized data. Arguments and result are as in `plu_weight`.
     """
     p_transposed = tf.linalg.matrix_transpose(_permutation_matrix(permutation))
-    half = tf.linalg.triangular_solve(_unit_lower(lower), p_transposed, lower=True)
-    inverse = tf.linalg.triangular_solve(_upper_with_diagonal(log_abs_s, sign_s, upper), half, lower=False)
+    lower_solution = tf.linalg.triangular_solve(_unit_lower(lower), p_transposed, lower=True)
+    inverse = tf.linalg.triangular_solve(_upper_with_diagonal(log_abs_s, sign_s, upper), lower_solution, lower=False)
     return tf.cast(inverse, lower.dtype)
 
 
 def plu_decompose(weight: Any) -> dict[str, tf.Tensor]:
-    """The factors of dense matrices, {name of `PLU_NAMES`: tensor}, as `plu_weight` takes them.
+    """The factors of dense matrices, {name in `PLU_NAMES`: tensor}: the arguments of `plu_weight`.
 
     Args:
         weight: [..., C, C], invertible.
@@ -119,7 +121,7 @@ def plu_decompose(weight: Any) -> dict[str, tf.Tensor]:
 
 
 def random_rotations(rng: np.random.Generator, num_steps: int, channels: int) -> dict[str, np.ndarray]:
-    """The initial factors of K 1x1 convolutions, {name: [K, ...]}: each matrix is a random rotation."""
+    """The initial factors of K 1x1 convolutions, {name in `PLU_NAMES`: [K, ...]}: each matrix is a random rotation."""
     rotations = np.linalg.qr(rng.standard_normal([num_steps, channels, channels]))[0]
     return {name: factor.numpy() for name, factor in plu_decompose(rotations).items()}
 

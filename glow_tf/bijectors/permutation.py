@@ -1,4 +1,4 @@
-"""The channel permutations that the 1x1 convolution replaced: reversal, and a fixed shuffle."""
+"""Fixed channel permutations, which the paper replaces by the 1x1 convolution: the reversal, and a random shuffle."""
 
 from typing import Any
 
@@ -16,10 +16,10 @@ class ChannelPermutation(ImageBijector):
 
     Args:
         indices: [C] int32, a permutation of 0..C-1. Reversal (RealNVP's) is C-1..0, a shuffle any fixed order.
-        dtype: of events.
+        dtype: dtype of the images.
 
     Raises:
-        ValueError: if known `indices` are not a permutation, or not as many as an image has channels.
+        ValueError: if `indices` are not a permutation (unchecked for a variable), or an image does not have C channels.
 
     References: Kingma & Dhariwal 2018, section 3.2 and figure 3.
 
@@ -47,7 +47,7 @@ class ChannelPermutation(ImageBijector):
 
 
 def fixed_orders(kind: str, rng: np.random.Generator, num_steps: int, channels: int) -> dict[str, np.ndarray]:
-    """The indices of K permutations, {"indices": [K, C]}: "reverse", or "shuffle" for a random order per step."""
+    """The indices of K permutations, {"indices": [K, C]}: "reverse", or "shuffle", which draws one for each step."""
     reverse = np.arange(channels, dtype=np.int32)[::-1]
     orders = [rng.permutation(channels) if kind == "shuffle" else reverse for _ in range(num_steps)]
     return {"indices": np.stack(orders).astype(np.int32)}

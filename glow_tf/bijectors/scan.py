@@ -1,8 +1,9 @@
 """Applies one bijector K times, each time with its own slice of stacked parameters, in one loop.
 
-The graph contains the step once, so that tracing, compilation and start-up do not grow with K. The idea is that of
-`flax.linen.scan`. The three functions `scan_recomputing`, `scan_saving` and `scan_reversible` compute the same results
-and gradients, and differ in what the forward pass saves for the backward pass.
+The graph contains the step once, so that the time for tracing, compilation and start-up does not grow with K. The idea
+is that of `flax.linen.scan`. The functions `scan_recomputing`, `scan_saving` and `scan_reversible` compute the same
+results and gradients; they differ in what the forward pass saves for the backward pass. Read `_Steps` first: it holds
+the forward and the backward loop of all three.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,30 +20,30 @@ Parameters = Any  # a nested dictionary of tensors
 
 
 class Scan(ImageBijector):
-    """A chain of K steps that differ in their parameters only.
+    """A chain of K steps that differ only in their parameters.
 
     inverse: for k = 0 .. K-1:  x = step(slice k of the parameters).inverse(x);  z = x
     forward: the same steps from K-1 down to 0
     log-det: the sum over the steps, shape [...], nats
 
     Args:
-        step: (parameters of one step, residuals) -> an ImageBijector that keeps the event shape. The parameters are
-            slices of the stacked ones. The step passes them on as they are: what is computed from them belongs in the
-            bijector's own methods or in `prepare`, where gradients see it. `residuals` is for the step's most
-            expensive computation (see `residuals.checkpoint`).
+        step: (parameters of one step, residuals) -> an ImageBijector that preserves the event shape. The parameters
+            are slices of the stacked ones. `step` must hand them to the bijector unchanged; anything computed from them
+            belongs in the bijector's methods or in `prepare`, since `scan_reversible` calls `step` outside the tape.
+            `residuals` is for the step's most expensive computation (see `residuals.checkpoint`).
         parameters: nested dictionary of variables or tensors [K, ...].
         num_steps: K.
         prepare: (stacked parameters, directions) -> stacked parameters to slice, called once per pass, outside the
-            loop; `directions` are those that the pass uses, of "forward" and "inverse". For what is cheaper for all K
-            at once, such as a matrix from its factors. Default: the identity.
-        backprop: what the forward pass saves; the results are equal.
-            "stored": each step's input and residuals (`scan_saving`). Nearly nothing is computed twice, and memory
-            grows with K times the residuals, even if no gradient follows. First derivatives only.
-            "recompute": each step's input, only as large as the image (`scan_recomputing`). A third more arithmetic;
-            derivatives of any order.
-            "reversible": nothing but the result (`scan_reversible`), of which the backward pass reconstructs each
-            step's input, with the rounding error of the round trip. Inverse passes only; a forward pass recomputes.
-            First derivatives only.
+            loop, for computations that are cheaper for all K steps at once, such as a matrix from its factors.
+            `directions` is a tuple of "forward" or "inverse" or both, those that the pass uses. Default: the identity.
+        backprop: what the forward pass saves; values and gradients are equal.
+            "stored": each step's input and residuals (`scan_saving`). Almost nothing is computed twice. Takes memory
+            for K times the residuals, even if no gradient is taken. First derivatives only.
+            "recompute": each step's input, which is as large as the image (`scan_recomputing`). A third more
+            arithmetic; derivatives of any order.
+            "reversible": nothing but the result (`scan_reversible`), from which the backward pass reconstructs each
+            step's input, with the rounding error of the round trip. This is for `inverse`; in `forward` it means
+            "recompute". First derivatives only.
 
     Raises:
         ValueError: if `backprop` is none of these or the parameters' leading axes are not `num_steps`.
@@ -84,7 +85,7 @@ class Scan(ImageBijector):
         return self._scan(x, inverse=True)
 
     def _scan(self, values: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        # The variables are read here, once: inside the loop every iteration would read all K slices.
+        # Variables are read here, once: inside the loop, each iteration would read all K slices.
         stacked = tf.nest.map_structure(tf.convert_to_tensor, self.stacked_parameters)
         reversible = self.backprop == "reversible" and inverse
         if self.prepare is not None:
@@ -107,13 +108,14 @@ def scan_recomputing(steps: "_Steps", values: tf.Tensor) -> tuple[tf.Tensor, tf.
         result, log_det, saved = steps.loop(body, values, [values])
 
         def backward(dresult: tf.Tensor, dlog_det: tf.Tensor) -> Any:
-            (inputs,) = saved.arrays()
+            (saved_inputs,) = saved.arrays()
 
             def step_vjp(k: tf.Tensor, carry: tf.Tensor, dvalues: tf.Tensor) -> tuple[tf.Tensor, list]:
                 apply = lambda values, *parameters: steps.apply(k, values, parameters)  # noqa: E731
-                return carry, vjp(apply, [inputs.read(k), *slices(stacked, k)], [dvalues, dlog_det])
+                return carry, vjp(apply, [saved_inputs.read(k), *slices(stacked, k)], [dvalues, dlog_det])
 
-            return steps.loop_back(step_vjp, tf.zeros([], values.dtype), dresult, stacked)
+            nothing = tf.zeros([], values.dtype)  # only `scan_reversible` carries something from step to step
+            return steps.loop_back(step_vjp, nothing, dresult, stacked)
 
         return (result, log_det), backward
 
@@ -123,7 +125,7 @@ def scan_recomputing(steps: "_Steps", values: tf.Tensor) -> tuple[tf.Tensor, tf.
 def scan_saving(steps: "_Steps", values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Saves the input and the residuals of every step; the backward pass reuses them and recomputes what is cheap."""
 
-    # Traced before the loop, because the loop's arrays are made from the shapes of the residuals.
+    # Traced before the loop, which needs the residuals' shapes for its arrays.
     def traced(k: tf.Tensor, values: tf.Tensor, *parameters: tf.Tensor) -> tuple[Any, list[list[tf.Tensor]]]:
         residuals = SaveResiduals()
         return steps.apply(k, values, parameters, residuals), residuals.saved
@@ -136,7 +138,7 @@ def scan_saving(steps: "_Steps", values: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
     @tf.custom_gradient
     def scan(values: tf.Tensor, *stacked: tf.Tensor) -> tuple[Any, Callable]:
         def body(k: tf.Tensor, values: tf.Tensor) -> tuple[Any, list[tf.Tensor]]:
-            # Of watched arguments TensorFlow would trace the function's gradient, too, which is not used.
+            # If its arguments were watched, TensorFlow would also trace the function's gradient, which is not used.
             result, residuals = apply_and_save(k, values, *map(tf.stop_gradient, slices(stacked, k)))
             return result, [values, *tf.nest.flatten(residuals)]
 
@@ -170,6 +172,7 @@ def scan_reversible(steps: "_Steps", values: tf.Tensor) -> tuple[tf.Tensor, tf.T
 
         result, log_det, _ = steps.loop(body, values, [])
 
+        # All tensors that the gradients depend on are arguments, so that second derivatives by any of them are refused.
         @_first_derivatives_only("reversible")
         def backward(dresult: tf.Tensor, dlog_det: tf.Tensor, result: tf.Tensor, *stacked: tf.Tensor) -> Any:
             def step_vjp(k: tf.Tensor, outputs: tf.Tensor, dvalues: tf.Tensor) -> tuple[tf.Tensor, list]:
@@ -186,10 +189,11 @@ def scan_reversible(steps: "_Steps", values: tf.Tensor) -> tuple[tf.Tensor, tf.T
 
 
 class _Steps:
-    """The steps of one pass and the loops over them, forward and backward.
+    """The K steps of one pass, and the loops over them: `loop` for the result, `loop_back` for the gradients.
 
     Attributes:
-        stacked: the floating tensors [K, ...] among the parameters, which are the differentiable ones.
+        stacked: the floating-point tensors [K, ...] among the parameters, which are the differentiable ones. What is
+            called `floats` below are one step's slices of them.
     """
 
     def __init__(
@@ -206,7 +210,7 @@ class _Steps:
         self.stacked = [t for t in tf.nest.flatten(parameters) if t.dtype.is_floating]
 
     def bijector(self, k: tf.Tensor, floats: Sequence[tf.Tensor], residuals: Residuals = None) -> ImageBijector:
-        """Step k, from its slices of `stacked`; those of integer tensors are taken here."""
+        """The bijector of step k, from its slices of `stacked`; the integer parameters are sliced here."""
         remaining = iter(floats)
         flat = [
             next(remaining) if t.dtype.is_floating else slices([t], k)[0] for t in tf.nest.flatten(self._parameters)
@@ -228,9 +232,9 @@ class _Steps:
         Args:
             body: (k, values) -> ((result, log-det), [tensors to save]).
             values: the input of the first step.
-            saved_specs: what has the dtypes and shapes of the tensors to save.
+            saved_specs: a tf.TensorSpec for each tensor to save, or a tensor with its dtype and shape.
         """
-        # Not cleared when read: a persistent tape may ask for gradients more than once.
+        # Not cleared after a read, because a persistent tape may run the backward pass more than once.
         arrays = [
             tf.TensorArray(spec.dtype, self._num_steps, element_shape=spec.shape, clear_after_read=False)
             for spec in saved_specs
@@ -260,11 +264,11 @@ class _Steps:
 
         Args:
             step_vjp: (k, carry, gradient of the step's result) -> (carry, [gradient of its input, of its parameters]).
-            carry: what one step passes to the one before it.
-            dresult: the gradient of the last step's result.
+            carry: the initial value of what each step of this loop passes to the next one, which is an earlier step.
+            dresult: the gradient of the result.
             stacked: the parameters.
         """
-        # Written one slice at a time: nothing that is K slices large is touched in an iteration.
+        # Written one slice at a time, so that no iteration touches a tensor of all K slices.
         gradients = [tf.TensorArray(t.dtype, self._num_steps, element_shape=t.shape[1:]) for t in stacked]
 
         def iteration(i: tf.Tensor, carry: tf.Tensor, dvalues: tf.Tensor, gradients: list) -> tuple:
@@ -291,14 +295,14 @@ class _Steps:
 
 
 def slices(stacked: Sequence[tf.Tensor], k: tf.Tensor) -> list[tf.Tensor]:
-    """[tensor[k] for each tensor]; separate bounds for each tensor would be a third of a loop's operations."""
+    """[tensor[k] for each tensor]. All share their bounds, which would else be a third of a loop's operations."""
     begin = tf.reshape(k, [1])
     end, strides = begin + 1, tf.ones([1], tf.int32)
     return [tf.strided_slice(tensor, begin, end, strides, shrink_axis_mask=1) for tensor in stacked]
 
 
 def _first_derivatives_only(backprop: str) -> Callable[[Callable], Callable]:
-    """Makes a function of tensors raise an error that names the alternative when it is differentiated itself."""
+    """A decorator for a function of tensors: differentiating it raises an error that names the alternative."""
 
     def refuse(*_: tf.Tensor) -> None:
         raise NotImplementedError(f'second derivatives need backprop="recompute"; this pass has "{backprop}"')
@@ -312,8 +316,8 @@ def _first_derivatives_only(backprop: str) -> Callable[[Callable], Callable]:
 class _Saved:
     """Tensors that the forward loop saved, one TensorArray of K elements for each.
 
-    Arrays that were filled eagerly are copied for a backward pass that is traced, as it is for `tape.jacobian`: there
-    the step's number is not known.
+    A backward pass may be traced although the forward pass ran eagerly, as for `tape.jacobian`. Then the arrays are
+    copied, since an eager array cannot be read at a symbolic k.
     """
 
     def __init__(self, arrays: list[tf.TensorArray]) -> None:
@@ -321,7 +325,7 @@ class _Saved:
         self._eager = tf.executing_eagerly()
 
     def arrays(self) -> list[tf.TensorArray]:
-        """The arrays, to be read in the backward pass."""
+        """The arrays, as the backward pass can read them."""
         if not self._eager or tf.executing_eagerly():
             return self._arrays
         stacked = [array.stack() for array in self._arrays]

@@ -1,4 +1,4 @@
-"""Multi-scale: half of the channels becomes latents, the other half passes through the levels below."""
+"""The split between two levels: half of the channels leave as latents, the other half goes to the levels below."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ class Split(ImageBijector):
 
     Args:
         prior: x1 [..., H, W, C/2] -> (mean, log_scale), which broadcast to x2 [..., H, W, C/2].
-        deeper: a bijector that keeps the shape [..., H, W, C/2]: the levels below.
+        deeper: the levels below, a TFP bijector that preserves the shape [..., H, W, C/2]; in `Flow` a `tfb.Chain`.
 
     References: Dinh et al. 2017, section 3.6; the conditional Gaussian is that of OpenAI's code.
     """
@@ -32,7 +32,7 @@ class Split(ImageBijector):
 
     def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         z1, z2 = halves(z)
-        x1 = self.deeper.forward(z1)
+        x1 = self.deeper.forward(z1)  # its log-det comes from TFP's cache below
         x2, log_det = unstandardize(z2, *self.prior(x1))
         log_det += self.deeper.forward_log_det_jacobian(z1, event_ndims=EVENT_NDIMS)
         return tf.concat([x1, x2], axis=-1), log_det
@@ -43,6 +43,6 @@ class Split(ImageBijector):
         z1 = self.deeper.inverse(x1)
         log_det += self.deeper.inverse_log_det_jacobian(x1, event_ndims=EVENT_NDIMS)
         if z1.shape[:-1] != z2.shape[:-1]:
-            # If the levels below hold a batch of Gaussians, a smaller batch of images broadcasts with it.
+            # A class-conditional top prior has one Gaussian per label: images may broadcast with the labels.
             z2 = tf.broadcast_to(z2, tf.shape(z1))
         return tf.concat([z1, z2], axis=-1), log_det

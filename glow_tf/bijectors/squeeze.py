@@ -1,4 +1,4 @@
-"""Trades space for channels: every 2x2 block of pixels becomes one position."""
+"""The squeeze: every 2x2 block of pixels becomes one position with four times the channels."""
 
 import tensorflow as tf
 
@@ -11,7 +11,8 @@ class Squeeze(ImageBijector):
     inverse: z[h, w, 4c + 2i + j] = x[2h + i, 2w + j, c], so [..., H, W, C] -> [..., H/2, W/2, 4C]
     log-det: 0
 
-    The channel is the slow index, as in OpenAI's code; `tf.nn.space_to_depth` has it fast.
+    The old channel c varies slowest in the new channel index, as in OpenAI's code; in `tf.nn.space_to_depth` it varies
+    fastest.
 
     Raises:
         ValueError: if a height or width is odd, or (forward) the number of channels is not divisible by 4.

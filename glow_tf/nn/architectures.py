@@ -1,4 +1,4 @@
-"""The networks and Gaussians that make up a Glow, by the name in a GlowConfig."""
+"""The networks and Gaussians that make up a Glow, by the name in `GlowConfig.architecture`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,8 +13,10 @@ class Architecture(NamedTuple):
 
     Args:
         coupling_network: config -> the `CouplingNetwork` of all couplings.
-        split_prior: (config, channels, name) -> a `ParameterModule` that maps x1 to (mean, log_scale) of x2.
-        top_prior: (config, shape, name) -> a `ParameterModule` with a method `bijector(labels)`.
+        split_prior: (config, channels before the split, name) -> a `ParameterModule` that maps x1, which stays, to the
+            (mean, log_scale) of x2, which leaves.
+        top_prior: (config, (H, W, C), name) -> a `ParameterModule` whose method `bijector(labels)` standardises the
+            deepest latents.
     """
 
     coupling_network: Callable[[GlowConfig], CouplingNetwork]

@@ -1,4 +1,4 @@
-"""What the networks of a Glow provide, and the modules that own its variables."""
+"""The interface of coupling networks, and the base class of the modules that own a Glow's variables."""
 
 import abc
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from glow_tf.bijectors.residuals import Residuals
 # A nested dictionary of arrays, variables or tensors: {"actnorm": {"shift": ..., "log_scale": ...}, ...}.
 Parameters: TypeAlias = Mapping[str, Any]
 
-# Not trained: P and the signs of s of 1x1 convolutions, the orders of the other permutations.
+# Variables that are not trained: P and the signs of s of the 1x1 convolutions, and the fixed channel permutations.
 NON_TRAINABLE = ("conv1x1/permutation", "conv1x1/sign_s", "permutation/indices")
 
 # In the names of weights files the layers of a step are folders: "level0/coupling/conv1_kernel" is
@@ -23,8 +23,10 @@ _STEP_LAYERS = ("actnorm", "conv1x1", "permutation", "coupling")
 class CouplingNetwork(abc.ABC):
     """The network of all couplings of a Glow, a function of its parameters: what a new architecture must provide.
 
-    One object serves every step of every level. It owns no variables: `initial_values` says which ones a step has and
-    how they start, and the other methods receive one step's slice of them as tensors.
+    One object serves every step of every level. It owns no variables: `initial_values` defines which ones a level has,
+    stacked for its K steps, and the other methods receive one step's slice of them as tensors.
+
+    Required are `initial_values`, `output` and `shift_and_log_scale`; `initialize` is for data-dependent values.
     """
 
     @abc.abstractmethod
@@ -35,22 +37,22 @@ class CouplingNetwork(abc.ABC):
 
         Args:
             rng: a numpy Generator.
-            num_steps: K, the leading axis of every array.
-            channels: of x1, the half of the channels that passes through.
-            out_channels: of `output`: `channels`, or twice as many for an affine coupling.
+            num_steps: K, the size of the leading axis of every array.
+            channels: number of channels of x1 (C/2), the half that passes through.
+            out_channels: number of channels of `output`: `channels`, or twice as many for an affine coupling.
         """
 
     @abc.abstractmethod
     def output(self, parameters: Parameters, x1: tf.Tensor, residuals: Residuals = None) -> tf.Tensor:
         """x1 [..., H, W, C/2] -> [..., H, W, out_channels] in the dtype of the parameters.
 
-        An additive coupling takes it as its shift.
+        This is the shift of an additive coupling; an affine one uses `shift_and_log_scale`.
 
         Args:
             parameters: one step's tensors.
-            x1: float32, or of a lower precision in which the network computes (mixed precision).
-            residuals: see `bijectors.residuals`. A network may ignore them; with `backprop="stored"` it is then
-                evaluated a second time for its gradient.
+            x1: in the model's dtype, or under mixed precision in a lower one, in which the network then computes.
+            residuals: see `bijectors.residuals`. A network may ignore this argument; with `backprop="stored"` it is
+                then evaluated a second time for its gradient.
         """
 
     @abc.abstractmethod
@@ -62,15 +64,15 @@ class CouplingNetwork(abc.ABC):
     def initialize(
         self, parameters: Parameters, batches: Sequence[tf.Tensor]
     ) -> tuple[dict[str, Any], Sequence[Residuals]]:
-        """The parameters whose initial values depend on the data (see `actnorm_init`); by default there are none.
+        """Data-dependent initial values for some of the parameters (see `actnorm_init`); by default for none.
 
         Args:
             parameters: one step's tensors.
             batches: x1 [B, H, W, C/2] of all images that the model is initialised from.
 
         Returns:
-            (the entries of `parameters` that change; for each batch the `residuals` with which `output` then reuses
-            what was computed here, or None).
+            (the entries of `parameters` to replace; for each batch, the `residuals` with which `output` reuses what was
+            computed here, or None).
         """
         return {}, [None] * len(batches)
 
@@ -79,8 +81,8 @@ class ParameterModule(tf.Module):
     """Owns variables, in a nested dictionary, under one name.
 
     Args:
-        values: nested dictionary of initial numpy values; `NON_TRAINABLE` ones are not trained.
-        dtype: of the floating variables.
+        values: nested dictionary of initial numpy values; those named in `NON_TRAINABLE` are not trained.
+        dtype: dtype of the floating-point variables.
         name: the first part of the variables' names.
 
     Attributes:

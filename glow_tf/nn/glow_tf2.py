@@ -1,9 +1,9 @@
 """The parts of samuelmat19/GLOW-tf2 that differ from OpenAI's: its network and its Gaussians.
 
-GLOW-tf2 transforms the first half of the channels with a network of the second half, and the first half leaves at a
-split. Here the two halves of a level's channels are in the other order from the first step's 1x1 convolution on, so
-that `AffineCoupling` and `Split` apply unchanged: the importer absorbs the exchange into the 1x1 matrices, and only
-`TopPrior` below undoes it, so that z is GLOW-tf2's z.
+GLOW-tf2 exchanges the roles of the two halves of the channels: its couplings transform the first half, by a network of
+the second, and its splits let the first half leave. So that `AffineCoupling` and `Split` apply unchanged, the halves of
+a level's channels are exchanged here from the first step's 1x1 convolution on. The importer absorbs the exchange into
+the 1x1 matrices; `TopPrior` below undoes it for the deepest latents, so that z is GLOW-tf2's z.
 
 Its dropout in training is left out.
 
@@ -27,8 +27,8 @@ tfb = tfp.bijectors
 # The two outer convolutions of the network are 4x4, padded "SAME": one before, two after.
 KERNEL_SIDE = 4
 
-# A new model's raw scales start here, sigmoid of which is 0.88. GLOW-tf2's own start gives a scale of exactly
-# one with a gradient of exactly zero.
+# The raw scales of a new model start here; the scale is sigmoid(2.0) = 0.88. GLOW-tf2's own initial value gives a scale
+# of exactly one, with a gradient of exactly zero.
 FIRST_RAW_SCALE = 2.0
 
 
@@ -43,7 +43,7 @@ class CouplingNetwork(base.CouplingNetwork):
         config: a GlowConfig.
 
     Raises:
-        InputError: if the configuration asks for what GLOW-tf2 does not have.
+        InputError: if the configuration asks for a feature that GLOW-tf2 does not have.
     """
 
     def __init__(self, config: GlowConfig) -> None:
@@ -54,7 +54,7 @@ class CouplingNetwork(base.CouplingNetwork):
         self.width = config.width
 
     def initial_values(self, rng: np.random.Generator, num_steps: int, channels: int, out_channels: int) -> Parameters:
-        """He-normal kernels, and a last convolution that starts at zero."""
+        """He-normal kernels, and a last convolution with a kernel of zeros."""
         width, side = self.width, KERNEL_SIDE
 
         def he_normal(*shape: int) -> np.ndarray:
@@ -115,7 +115,7 @@ class SplitPrior(ParameterModule):
 class TopPrior(ParameterModule):
     """The learned Gaussian of the deepest latents: a mean and a log-scale for every channel of every position.
 
-    Its latent side and its variables have the halves in GLOW-tf2's order, the image side has them in the other order.
+    Its latent side and its variables have the halves in GLOW-tf2's order, its image side has them exchanged.
 
     Args:
         config: the GlowConfig.
@@ -127,7 +127,7 @@ class TopPrior(ParameterModule):
         super().__init__(base.zeros({"mean": shape, "log_scale": shape}), config.dtype, name)
 
     def bijector(self, labels: tf.Tensor | None = None) -> tfp.bijectors.Chain:
-        """The Gaussian and the exchange of the halves; there are no classes, so `labels` is None."""
+        """The Gaussian, and the exchange of the halves; `labels` is always None, since there are no classes."""
         mean = self.parameters["mean"]
         exchange = ChannelPermutation(exchanged_halves(mean.shape[-1]), dtype=mean.dtype, name="exchange_halves")
         gaussian = Gaussian(self, dtype=mean.dtype, name="top_prior")

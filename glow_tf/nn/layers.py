@@ -2,8 +2,9 @@
 
 Kernels are [height, width, in, out], images [..., H, W, C].
 
-Every 3x3 convolution sees where the image ends: OpenAI's code pads its input with zeros and appends a channel that is
-one in the padding and zero inside. The kernel's slice for that channel is a parameter of its own, `edge` [3, 3, out].
+Every 3x3 convolution sees where the image ends: OpenAI's code pads its input with zeros and appends an edge channel,
+which is one in the padding and zero inside. The kernel's slice for that channel is a separate parameter, `edge`
+[3, 3, out].
 
 References: https://github.com/openai/glow, `tfops.py`.
 """
@@ -41,7 +42,7 @@ def conv2d_zeros(parameters: Parameters, images: tf.Tensor) -> tf.Tensor:
     Returns:
         [..., H, W, out].
     """
-    # The scale is multiplied into the kernel, which saves a pass over the result and one in the gradient.
+    # The scale is multiplied into the kernel, which saves a pass over the result and another in the gradient.
     scale = tf.exp(LOG_SCALE_FACTOR * parameters["log_scale"])
     constant = conv2d_zeros_constant(parameters, *image_shape(images)[:2])
     result = conv2d(images, tf.cast(parameters["kernel"] * scale, images.dtype), "SAME")
@@ -49,7 +50,7 @@ def conv2d_zeros(parameters: Parameters, images: tf.Tensor) -> tf.Tensor:
 
 
 def conv2d_zeros_constant(parameters: Parameters, height: Any, width: Any) -> tf.Tensor:
-    """`conv2d_zeros` of an image of zeros, [height, width, out]: the edge channel, the bias and the scale."""
+    """`conv2d_zeros` of an image of zeros, [height, width, out]: (edge channel's contribution + bias) * scale."""
     scale = tf.exp(LOG_SCALE_FACTOR * parameters["log_scale"])
     return (edge_map(parameters["edge"], height, width) + parameters["bias"]) * scale
 
@@ -84,12 +85,12 @@ def add_edge_padding(images: tf.Tensor) -> tf.Tensor:
     paddings = tf.pad(around, [[batch_axes, 0], [0, 0]]) if tf.is_tensor(batch_axes) else [[0, 0]] * batch_axes + around
     padded = tf.pad(images, paddings)
     ring = _ring(height, width)
-    around_zeros = (np if isinstance(ring, np.ndarray) else tf).pad(ring, [[0, 0], [0, 0], [channels, 0]])
-    return padded + tf.cast(around_zeros, images.dtype)
+    ring_as_last_channel = (np if isinstance(ring, np.ndarray) else tf).pad(ring, [[0, 0], [0, 0], [channels, 0]])
+    return padded + tf.cast(ring_as_last_channel, images.dtype)
 
 
 def edge_map(edge: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
-    """What the edge channel adds at each position of an image, [height, width, out].
+    """The edge channel's contribution to a 3x3 convolution, [height, width, out]; it is the same for all images.
 
     Args:
         edge: [3, 3, out], the kernel's slice for the edge channel.
@@ -129,7 +130,7 @@ def conv2d(
 
 
 def _ring(height: Any, width: Any) -> Any:
-    """The edge channel, [height+2, width+2, 1]: in numpy if the size is known, since a constant needs no operations."""
+    """The edge channel, [height+2, width+2, 1]; a numpy constant if the size is known, which needs no operations."""
     around = [[1, 1], [1, 1], [0, 0]]
     if tf.is_tensor(height) or tf.is_tensor(width):
         return tf.pad(tf.zeros([height, width, 1]), around, constant_values=1)

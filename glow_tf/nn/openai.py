@@ -1,4 +1,4 @@
-"""The coupling network of OpenAI's Glow: first as its code has it, then fused, which computes the same faster.
+"""The coupling network of OpenAI's Glow: first written plainly, then a faster version that fuses operations.
 
 References: https://github.com/openai/glow, `f` of `model.py`.
 """
@@ -30,10 +30,11 @@ KERNEL_STD = 0.05
 
 
 def plain_network(parameters: Parameters, x1: tf.Tensor) -> tf.Tensor:
-    """The network as in the paper: x1 [..., H, W, C/2] -> [..., H, W, out_channels].
+    """The network as in OpenAI's code: x1 [..., H, W, C/2] -> [..., H, W, out_channels].
 
     3x3 convolution, actnorm, ReLU, 1x1 convolution, actnorm, ReLU, zero-initialised 3x3 convolution.
-    `OpenAINetwork.output` returns the same values.
+
+    For reading and for tests; `OpenAINetwork.output`, which the model uses, returns the same values.
     """
 
     def actnorm(hidden: tf.Tensor, shift: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
@@ -48,7 +49,7 @@ def plain_network(parameters: Parameters, x1: tf.Tensor) -> tf.Tensor:
 
 
 class OpenAINetwork(CouplingNetwork):
-    """`plain_network`, with scales multiplied into kernels, and its convolutions and activations fused and saved.
+    """`plain_network` with scales multiplied into kernels, convolutions fused with activations, and residuals.
 
     Args:
         width: channels of the two hidden layers.
@@ -58,7 +59,7 @@ class OpenAINetwork(CouplingNetwork):
         self.width = width
 
     def initial_values(self, rng: np.random.Generator, num_steps: int, channels: int, out_channels: int) -> Parameters:
-        """Normal kernels with standard deviation 0.05; all else is zero."""
+        """Normal kernels with standard deviation 0.05; everything else starts at zero."""
 
         def normal(*shape: int) -> np.ndarray:
             values = rng.standard_normal([num_steps, *shape], dtype=np.float32)
@@ -105,8 +106,8 @@ class OpenAINetwork(CouplingNetwork):
     def initialize(
         self, parameters: Parameters, batches: Sequence[tf.Tensor]
     ) -> tuple[dict[str, Any], Sequence[Residuals]]:
-        """The two actnorms, which standardise their inputs over all of `batches`; saves the last convolution."""
-        # Each result replaces its input: one layer of the network is in memory at a time.
+        """The two actnorms, so that they standardise their inputs over all batches; reuses the last convolution."""
+        # Each result replaces its input, so only one layer of the network is in memory at a time.
         values = [add_edge_padding(batch) for batch in batches]
         first, second = _first_kernel(parameters), self._second_kernel(parameters)
         for i, padded in enumerate(values):
@@ -127,15 +128,15 @@ class OpenAINetwork(CouplingNetwork):
 
 
 def _first_kernel(parameters: Parameters) -> tf.Tensor:
-    # The edge channel is appended to the input, which is narrow: adding its contribution to the wide result would be
-    # one more pass, and would separate the convolution from its bias and ReLU.
+    # The edge channel is appended to the input, which has few channels. Adding `edge_map` to the result, which has
+    # many, would be another pass and would keep TensorFlow from fusing the convolution with its bias and ReLU.
     conv1 = parameters["conv1"]
     return tf.concat([conv1["kernel"], tf.expand_dims(conv1["edge"], 2)], axis=2)
 
 
 def _last_kernel(parameters: Parameters) -> tf.Tensor:
-    # The second actnorm's scale is positive and so commutes with the ReLU behind it. It is multiplied into the last
-    # kernel, which has to be scaled anyway; so the second kernel, the largest of all, is used as it is.
+    # The second actnorm's scale is positive and so commutes with the ReLU after it. It is multiplied into the last
+    # kernel, which is scaled anyway; so the second kernel, the largest of the three, needs no scaling.
     scale2, scale3 = (tf.exp(LOG_SCALE_FACTOR * parameters[name]["log_scale"]) for name in ("actnorm2", "conv3"))
     return parameters["conv3"]["kernel"] * (tf.expand_dims(scale2, -1) * scale3)
 
@@ -148,7 +149,7 @@ def _stored_actnorm(batches: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
 def _layers(
     padded: tf.Tensor, kernel1: tf.Tensor, bias1: tf.Tensor, kernel2: tf.Tensor, bias2: tf.Tensor, kernel3: tf.Tensor
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """(the result of the three convolutions, [the two hidden layers]); TensorFlow fuses each with its bias and ReLU."""
+    """(the last convolution's result, [the two hidden layers]); TensorFlow fuses convolution, bias and ReLU."""
     hidden1 = conv2d(padded, kernel1, "VALID", bias1, tf.nn.relu)
     hidden2 = conv2d(hidden1, kernel2, "VALID", bias2, tf.nn.relu)
     return conv2d(hidden2, kernel3, "SAME"), [hidden1, hidden2]
@@ -157,6 +158,7 @@ def _layers(
 def _layers_backward(
     inputs: Sequence[tf.Tensor], hidden: Sequence[tf.Tensor], dresult: tf.Tensor
 ) -> tuple[tf.Tensor | None, ...]:
+    """One gradient per input of `_layers`, from its hidden layers and the gradient of its result."""
     padded, kernel1, bias1, kernel2, bias2, kernel3 = inputs
     hidden1, hidden2 = hidden
     dhidden, dkernel3 = vjp(lambda values, kernel: conv2d(values, kernel, "SAME"), [hidden2, kernel3], dresult)
@@ -170,5 +172,5 @@ def _conv_bias(images: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tens
 
 
 def _relu_gradient(result: tf.Tensor, dresult: tf.Tensor) -> tf.Tensor:
-    """The gradient of a ReLU's input, from its result."""
+    """The gradient with respect to a ReLU's input, from its result and the gradient with respect to it."""
     return tf.raw_ops.ReluGrad(gradients=dresult, features=result)

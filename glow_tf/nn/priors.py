@@ -15,9 +15,9 @@ from glow_tf.nn.layers import (
 
 
 class SplitPrior(ParameterModule):
-    """The Gaussian of the half that leaves at a split, by a zero-initialised convolution of the half that stays.
+    """The Gaussian of x2, the half that leaves at a split: a zero-initialised convolution of x1, the half that stays.
 
-    mean and log-scale are halves of the convolution's output (in OpenAI's code they alternate).
+    Mean and log-scale are halves of the convolution's output (in OpenAI's code they alternate).
 
     Args:
         config: the GlowConfig.
@@ -37,8 +37,8 @@ class SplitPrior(ParameterModule):
 class TopPrior(ParameterModule):
     """The learned Gaussian of the deepest latents: a zero-initialised convolution of an image of zeros.
 
-    Its input is zero, so only the edge channel, the bias and the log-scale matter: the mean and scale of a channel
-    depend on how near the border a position is, and on the class if there are classes.
+    Its input is zero, so only the convolution's edge channel, bias and scale matter: a channel's mean and log-scale are
+    the same at all positions but those at the border. If there are classes, they also depend on the class.
 
     Args:
         config: the GlowConfig.
@@ -57,7 +57,7 @@ class TopPrior(ParameterModule):
         super().__init__(zeros(shapes), config.dtype, name)
 
     def bijector(self, labels: tf.Tensor | None = None) -> Gaussian:
-        """The Gaussian bijector, of each label's class if there are classes.
+        """The Gaussian bijector; with labels, one Gaussian per label.
 
         Args:
             labels: [B] integers for a class-conditional model, else None.
@@ -77,7 +77,7 @@ class TopPrior(ParameterModule):
 
 
 class _TopPriorOf(tf.Module):
-    """The mean and log-scale of the top prior for some labels, as a module, so that TFP finds the variables."""
+    """`TopPrior.mean_and_log_scale` for fixed labels; a tf.Module, so that TFP finds the variables."""
 
     def __init__(self, top: TopPrior, labels: tf.Tensor | None) -> None:
         super().__init__(name="top_prior")

@@ -35,7 +35,7 @@ class FlowSteps(ParameterModule):
 
     Args:
         config: the GlowConfig.
-        channels: C of the squeezed images at this level.
+        channels: C of the squeezed images that this level works on.
         network: the coupling network.
         rng: a numpy Generator for the initial values.
         name: the prefix of the variables' names.
@@ -69,10 +69,10 @@ class FlowSteps(ParameterModule):
         )
 
     def prepare(self, stacked: Parameters, directions: tuple[str, ...] = ("inverse",)) -> dict[str, Any]:
-        """From the stored parameters to those that a step's bijectors take, all K at once.
+        """Computes the arguments of the steps' bijectors from the stored parameters, for all K steps at once.
 
-        The stored log-scale of an actnorm is multiplied by three, and the factors of the 1x1 convolutions become the
-        matrices that the directions need.
+        The stored log-scales of the actnorms are multiplied by three, and the PLU factors of the 1x1 convolutions
+        become the matrices that the directions need. The couplings' parameters stay as they are.
         """
         actnorm = stacked["actnorm"]
         prepared = {**stacked, "actnorm": {**actnorm, "log_scale": LOG_SCALE_FACTOR * actnorm["log_scale"]}}
@@ -88,7 +88,7 @@ class FlowSteps(ParameterModule):
     def step(
         self, parameters: Parameters, residuals: Residuals = None, network_dtype: tf.DType | None = None
     ) -> FlowStep:
-        """The bijector of one step from its slice of the prepared parameters; `residuals` are for its network."""
+        """The bijector of one step, from its slice of the prepared parameters; its network gets `residuals`."""
         return FlowStep(
             ActNorm(**parameters["actnorm"]),
             self._permutation(parameters),
@@ -96,13 +96,13 @@ class FlowSteps(ParameterModule):
         )
 
     def each_step(self) -> Iterator[FlowStep]:
-        """The bijectors of the K steps one by one, from the image on, for their inverse direction."""
+        """The bijectors of the K steps, the one nearest to the image first, for the inverse direction only."""
         prepared = self.prepared()
         for k in range(self._num_steps):
             yield self.step(slice_of(prepared, k))
 
     def prepared(self) -> dict[str, Any]:
-        """The prepared parameters [K, ...] of the variables' current values, for the inverse direction."""
+        """`prepare` of the variables' current values, for the inverse direction."""
         return self.prepare(tf.nest.map_structure(tf.convert_to_tensor, self.parameters))
 
     def initialize(self, batches: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -114,7 +114,7 @@ class FlowSteps(ParameterModule):
             batches: tensors [B, H, W, C], squeezed; together they are the data.
 
         Returns:
-            the same batches after the K steps.
+            The results of the K steps for these batches.
         """
         batches = list(batches)
         prepared = self.prepared()
@@ -128,12 +128,12 @@ class FlowSteps(ParameterModule):
         return batches
 
     def _initialize_step(self, parameters: Parameters, batches: list[tf.Tensor]) -> dict[str, Any]:
-        """The data-dependent parameters of one step as they are stored; replaces the batches by the step's results."""
+        """The data-dependent parameters of one step, in stored form; replaces the batches, in place, by its results."""
         shift, log_scale = actnorm_init(batches)
         for layer in (ActNorm(shift, log_scale), self._permutation(parameters)):
             batches[:] = [layer.inverse_and_log_det(batch)[0] for batch in batches]
-        halves = [tf.split(batch, 2, axis=-1)[0] for batch in batches]
-        coupling, residuals = self._network.initialize(parameters["coupling"], halves)
+        x1_batches = [tf.split(batch, 2, axis=-1)[0] for batch in batches]
+        coupling, residuals = self._network.initialize(parameters["coupling"], x1_batches)
         for i, residuals_of_batch in enumerate(residuals):
             layer = self._coupling({**parameters["coupling"], **coupling}, residuals_of_batch)
             batches[i] = layer.inverse_and_log_det(batches[i])[0]
@@ -147,11 +147,11 @@ class FlowSteps(ParameterModule):
     def _coupling(
         self, parameters: Parameters, residuals: Residuals, network_dtype: tf.DType | None = None
     ) -> ImageBijector:
-        kind, network = (
+        coupling_class, network = (
             (AffineCoupling, self._network.shift_and_log_scale)
             if self._affine
             else (AdditiveCoupling, self._network.output)
         )
-        return kind(
+        return coupling_class(
             lambda x1: network(parameters, tf.cast(x1, network_dtype or self._dtype), residuals), dtype=self._dtype
         )

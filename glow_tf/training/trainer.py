@@ -32,22 +32,24 @@ def default_strategy() -> tf.distribute.Strategy:
 class Trainer:
     """Maximises the likelihood of dequantised images, one step at a time.
 
-    Make the Glow under `strategy.scope()`; the trainer takes the strategy from its variables. A step is a pure
-    function of the state, the batch and (seed, step): the noise of an image does not depend on how many replicas
-    share the batch. With several workers (`distributed.multi_worker_strategy`) each makes the same Glow and the same
-    Trainer and calls the same methods, on its part of each batch.
+    Make the Glow under `strategy.scope()`; the trainer takes the strategy from its variables. A step is a pure function
+    of the state, the batch and (seed, step): the noise of an image does not depend on how many replicas share the
+    batch. Each replica computes its share of the batch's mean loss; the shares and their gradients are summed over all
+    replicas. With several workers (processes, see `distributed`), each makes the same Glow and the same Trainer and
+    calls the same methods, with its part of each batch.
 
     Args:
         glow: the model.
         config: the training options.
         schedule: the learning rate's warm-up and cool-down, in steps; by default the rate is constant.
         **options: fields of `TrainConfig`, which replace those of `config`.
+
     Raises:
         InputError: if the batch cannot be shared evenly among the replicas, or `weight_y` is above 0 for a model
             without a classifier.
 
     Attributes:
-        state: what a step changes.
+        state: the `TrainState`, everything that a step changes.
 
     >>> trainer = Trainer(glow, batch_size=len(images))
     >>> trainer.initialize(images)
@@ -71,6 +73,7 @@ class Trainer:
             self.optimizer = Optimizer(self._variables, self.config, schedule or Schedule())
         self.state = TrainState(glow.named_variables(), self.optimizer)
         self._network_dtype = tf.bfloat16 if self.config.mixed_precision else None
+        # Garbage collection is paused while the step is traced, which saves a seventh of the time.
         self._step = tf.function(paused()(self._run_on_replicas), autograph=False)
         self._loss_and_gradients = self._trace_loss_and_gradients
         if self.config.jit_compile:
@@ -89,30 +92,30 @@ class Trainer:
 
     @property
     def step_count(self) -> int:
-        """Batches so far."""
+        """Number of training steps so far, including those that were skipped because they were not finite."""
         return self.state.step_count
 
     @property
     def num_replicas(self) -> int:
-        """Devices that share a batch, those of all workers together."""
+        """Number of devices that share a batch, over all workers."""
         return self.strategy.num_replicas_in_sync
 
     @property
     def shard(self) -> tuple[int, int]:
-        """(index, count): the part of a batch that this worker reads (`ArrayDataset.training_batches`)."""
+        """(index, count): which part of a batch this worker reads; an argument of `ArrayDataset.training_batches`."""
         return self.workers.index, self.workers.count
 
     @property
     def devices(self) -> list[str]:
-        """Names of the GPUs in use, such as "NVIDIA H100"; none on CPUs."""
+        """Names of the GPUs, such as "NVIDIA H100"; empty on a CPU."""
         gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
         return [details.get("device_name", "GPU") for details in gpus]
 
     def initialize(self, images: Array) -> None:
-        """Data-dependent initialisation, once, before the first step.
+        """Data-dependent initialisation (see `Glow.initialize`), to be called once, before the first step.
 
         Args:
-            images: uint8 [N, H, W, C]; the paper's code takes 256.
+            images: uint8 [N, H, W, C]; OpenAI's code uses 256 images.
         """
         images = uint8_images(images, self.glow.config.image_shape)
         self.glow.initialize(self.glow.dequantize(images, self.config.seed, NoiseStream.INITIALIZE))
@@ -124,9 +127,10 @@ class Trainer:
         Args:
             images: uint8 [batch_size, H, W, C]; with several workers, this worker's part (see `shard`).
             labels: [batch_size] integers for a class-conditional model, else None.
+
         Returns:
             {"bits_per_dim", "nll_nats" (per image), "gradient_norm", "learning_rate": [] float,
-            "is_finite": [] bool; where false the step changed nothing}, and if `weight_y` is above 0
+            "is_finite": [] bool; if False, the step changed only `step_count`}, and if `weight_y` is above 0
             {"class_bits" (the classifier's loss per image), "class_accuracy"}.
         """
         images = uint8_images(images, self.glow.config.image_shape)
@@ -142,7 +146,7 @@ class Trainer:
         return metrics
 
     def _distribute(self, batch: tf.Tensor | None) -> Any:
-        """This worker's part of a batch, with one piece per replica."""
+        """This worker's part of a batch, cut into one piece per replica."""
         if self.num_replicas == 1 or batch is None:
             return batch
         size = self.config.batch_size // self.num_replicas
@@ -158,7 +162,7 @@ class Trainer:
         return {name: self.strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
 
     def _replica_step(self, step: tf.Tensor, images: tf.Tensor, labels: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        """One replica's step: noise, loss and gradients, their sum over all replicas, update."""
+        """One replica's step: noise, loss and gradients, sum over all replicas, update."""
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         noise = self._noise(step, images, replica)
         values = self.glow.dequantizer.dequantize(images, noise, self.glow.config.dtype)
@@ -176,7 +180,10 @@ class Trainer:
         }
 
     def _noise(self, step: tf.Tensor, images: tf.Tensor, replica: tf.Tensor | int) -> tf.Tensor:
-        """Each replica draws the noise of the whole batch and takes its piece: it is the same for any number."""
+        """This replica's piece of the batch's noise.
+
+        Every replica draws the noise of the whole batch, so that it does not depend on the number of replicas.
+        """
         seed = tf.stack([tf.constant(self.config.seed), tf.cast(step, tf.int32)])
         shape = [self.config.batch_size, *images.shape[1:]]
         noise = uniform_noise(shape, seed, self.glow.config.dtype)
@@ -196,13 +203,13 @@ class Trainer:
             loss = self.glow.dequantizer.bits_per_dim(-nll, self.glow.config.num_dims)
             losses = {"nll_nats": nll}
             if self.config.weight_y:
-                # The bijector's cache holds the latents: the flow runs once.
+                # The latents come from the bijector's cache; the flow does not run again.
                 losses |= self._classifier_losses(distribution.bijector.inverse(values), labels)
                 loss += self.config.weight_y * losses["class_bits"]
         return losses, tape.gradient(loss, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     def _classifier_losses(self, z: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
-        """This replica's share of the batch's means, for latents z that were encoded under their labels."""
+        """This replica's share of the classifier's mean loss and accuracy, for latents z encoded under `labels`."""
         logits = self.glow.class_logits(z, labels)
         nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         is_correct = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) == labels, nats.dtype)
@@ -214,7 +221,7 @@ class Trainer:
     def _sum_over_replicas(
         self, losses: dict[str, tf.Tensor], gradients: list[tf.Tensor]
     ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
-        """Sums losses and gradients: every replica's are shares of the batch's means."""
+        """The means over the whole batch: the sums of all replicas' shares."""
         if self.num_replicas == 1:
             return losses, gradients
         context, total = tf.distribute.get_replica_context(), tf.distribute.ReduceOp.SUM
@@ -223,7 +230,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def ema_weights(self) -> Iterator[Glow]:
-        """Within the context the Glow's weights are their moving averages."""
+        """A context in which the Glow's weights are replaced by their moving averages."""
         raw = [variable.numpy() for variable in self._variables]
         for variable, average in zip(self._variables, self.optimizer.ema, strict=True):
             variable.assign(average)
@@ -238,7 +245,7 @@ class Trainer:
         self.workers.share([*self.glow.named_variables().values(), *self.optimizer.variables])
 
     def fit(self, train: Any, test: Any, **options: Any) -> "FitResult":
-        """Trains to the end of the last epoch: `glow_tf.fit(trainer, train, test, **options)`."""
+        """Trains until the last epoch ends; the same as `glow_tf.fit(trainer, train, test, **options)`."""
         from glow_tf.training import loop
 
         return loop.fit(self, train, test, **options)
