@@ -1,3 +1,3 @@
-"""The defaults of the flags of all commands, which live in glow_tf/cli/defaults.py."""
+"""Re-exports the defaults of the commands' flags, which are defined in glow_tf/cli/defaults.py."""
 
 from glow_tf.cli.defaults import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""glow_tf/cli/convert.py, started from here; `python3 convert.py --help` says what it does."""
+"""Runs glow_tf/cli/convert.py; see `python3 convert.py --help`."""
 
 from glow_tf.cli import convert
 

@@ -1,4 +1,4 @@
-"""glow_tf/cli/evaluate.py, started from here; `python3 evaluate.py --help` says what it does."""
+"""Runs glow_tf/cli/evaluate.py; see `python3 evaluate.py --help`."""
 
 from glow_tf.cli import evaluate
 

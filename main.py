@@ -1,4 +1,4 @@
-"""glow_tf/cli/train.py, started from here; `python3 main.py --help` says what it does."""
+"""Runs glow_tf/cli/train.py; see `python3 main.py --help`."""
 
 from glow_tf.cli import train
 

@@ -1,4 +1,4 @@
-"""glow_tf/cli/sample.py, started from here; `python3 sample.py --help` says what it does."""
+"""Runs glow_tf/cli/sample.py; see `python3 sample.py --help`."""
 
 from glow_tf.cli import sample
 

@@ -1,4 +1,4 @@
-"""All commands of the package under one name: `python3 -m glow_tf train|sample|evaluate|convert|inspect|explore`."""
+"""Runs any command of the package: `python3 -m glow_tf train|sample|evaluate|convert|inspect|explore`."""
 
 import difflib
 import importlib

@@ -1,4 +1,4 @@
-"""The earlier name of `python3 -m glow_tf explore`."""
+"""The former name of `python3 -m glow_tf explore`."""
 
 from glow_tf.cli import explore
 

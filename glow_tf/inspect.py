@@ -1,4 +1,4 @@
-"""The earlier name of `python3 -m glow_tf inspect`."""
+"""The former name of `python3 -m glow_tf inspect`."""
 
 from glow_tf.cli import inspect
 

@@ -1,5 +1,5 @@
-"""The commands, one a file.
+"""The commands, one per file.
 
-They are what main.py, sample.py, evaluate.py and convert.py run, and glow-train, glow-sample, glow-evaluate and
-glow-convert. Each defines its flags when it is imported, so a process imports one of them.
+main.py, sample.py, evaluate.py and convert.py run them, as do glow-train, glow-sample, glow-evaluate and glow-convert.
+Each command defines its flags on import, so a process imports only one of them.
 """

@@ -1,7 +1,7 @@
-"""What the commands share: flags before TensorFlow, errors as one line, and a quiet start.
+"""The common frame of the commands: parse flags before importing TensorFlow, report errors in one line, start quietly.
 
 TensorFlow takes seconds to import, so a command imports the modules that need it inside its `main`, after the flags
-were parsed: `--help` and a wrong flag answer at once.
+are parsed: `--help` and an invalid flag are answered at once.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ WEIGHTS_HELP = (
 DATA_DIR_HELP = "The folder of prepared TFDS data sets. Default: TFDS's own."
 DOWNLOAD_HELP = "Download a TFDS data set that is not prepared yet."
 
-# The flags by which a user sets what the code calls otherwise.
+# Flags whose name differs from that of the setting in the code.
 FLAG_NAMES = {"num_levels": "l_glow", "num_steps": "k_glow", "num_bits": "n_bits", "image_shape": "img_size"}
 
 HELP_WIDTH = 110
@@ -51,11 +51,11 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
     """Parses the flags and calls `main(arguments)`; does not return.
 
     Exit status: what `main` returns; 2 and one line for invalid input; 1 and one line if training cannot continue;
-    130 after Ctrl-C; 1 and a traceback for a fault of the program. `--debug` shows a traceback for every error.
+    130 after Ctrl-C; 1 and a traceback for a bug. `--debug` shows a traceback for every error.
 
     Args:
-        main: takes the arguments that are not flags and returns the exit status, or None for 0.
-        usage: the text that `--help` shows before the flags.
+        main: takes the positional arguments and returns the exit status, or None for 0.
+        usage: the text that `--help` prints before the flags.
     """
     _secure_streams()
     try:
@@ -89,7 +89,7 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
 
 
 def model_name(path: str | os.PathLike) -> str:
-    """The name of a weights file for captions."""
+    """The name of a weights file, for captions."""
     bundled = [name for name, file in pretrained.BUNDLED.items() if file == path]
     return f"bundled {bundled[0]}" if bundled else printable(path)
 
@@ -105,10 +105,10 @@ def resume_command(without: Sequence[str] = ()) -> str:
 
 
 def import_tensorflow(starts_devices: bool = True) -> Any:
-    """Imports TensorFlow without the lines that its libraries print while they load.
+    """Imports TensorFlow, hiding the lines that its libraries print while they load.
 
     Args:
-        starts_devices: whether to start its devices, which prints as well. A multi-worker strategy starts them
+        starts_devices: whether to initialise its devices, which also prints. A multi-worker strategy initialises them
             itself.
     """
     with importing("tensorflow"), _quiet_stderr():
@@ -121,9 +121,9 @@ def import_tensorflow(starts_devices: bool = True) -> Any:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """Sends what C++ libraries print on the error stream to /dev/null, unless --debug is set.
+    """Redirects the error stream of C++ libraries to /dev/null, unless --debug is set.
 
-    TF_CPP_MIN_LOG_LEVEL does not reach the lines that are printed before TensorFlow reads it.
+    TF_CPP_MIN_LOG_LEVEL does not affect the lines that are printed before TensorFlow reads it.
     """
     if FLAGS.is_parsed() and FLAGS.debug:
         yield
@@ -144,7 +144,7 @@ def _quiet_stderr() -> Iterator[None]:
 
 
 def _flags_of(main: Callable) -> list[flags.Flag]:
-    """The flags of a command's own module; absl knows a module that was started as a script by its path."""
+    """The flags of a command's own module; absl registers a module that runs as a script under its path."""
     return FLAGS.get_flags_for_module(sys.argv[0] if main.__module__ == "__main__" else main.__module__)
 
 
@@ -165,7 +165,7 @@ def _unknown_flag(name: str, main: Callable) -> str:
 
 
 def _is_user_error(error: Exception) -> bool:
-    """Whether the message is all that a user needs, as opposed to a fault of the program."""
+    """Whether the message is all that a user needs, as opposed to a bug, which needs a traceback."""
     if isinstance(error, (InputError, TrainingFailure, MemoryError)):
         return True
     # A file that cannot be read or written: the error says which one and why.
@@ -177,7 +177,7 @@ def _fail(error: Exception, status: int = 2) -> NoReturn:
     if isinstance(error, MemoryError):
         message = "out of memory; a smaller --batch_size or --img_size needs less"
     elif isinstance(error, OSError):
-        # The second name of a rename is the one that the user gave.
+        # The second name of a rename is the one that the user knows.
         message = f"{error.filename2 or error.filename}: {error.strerror}"
     for name, flag in FLAG_NAMES.items():
         if flag in FLAGS:
@@ -187,7 +187,7 @@ def _fail(error: Exception, status: int = 2) -> NoReturn:
 
 
 def _one_line(text: str) -> str:
-    """The text without line breaks and control characters, and of bounded length."""
+    """The text on one line, without control characters and of bounded length."""
     return printable(" ".join(text.split()), MAX_MESSAGE)
 
 
@@ -202,7 +202,7 @@ def _quoted(word: str) -> str:
 
 
 def _configure_messages() -> None:
-    """Warnings of this package become single lines; without --debug those of libraries are hidden."""
+    """Prints this package's warnings as single lines and, without --debug, hides those of libraries."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_LevelFormatter())
     if not FLAGS.debug:
@@ -210,7 +210,7 @@ def _configure_messages() -> None:
         handler.addFilter(lambda record: record.levelno >= logging.ERROR or record.pathname.startswith(_PACKAGE))
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
-    # absl's own handler would write each line twice, since sys.stderr is not the stream that it was made for.
+    # absl's own handler would print each line twice, since sys.stderr is no longer the stream that it was created with.
     logging.basicConfig(handlers=[handler], force=True)
 
 
@@ -222,19 +222,19 @@ class _LevelFormatter(logging.Formatter):
 
 
 def _secure_streams() -> None:
-    """Keeps printing from ending a run when nobody reads the output or a terminal lacks a letter."""
+    """Keeps a run alive when its output is closed or a terminal cannot encode a character."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
-        pass  # A stream that was closed at the start: the next file to be opened would become the output.
+        pass  # A standard stream was closed at the start: the next file to be opened would become the output.
     os.close(descriptor)
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115  (for the life of the process)
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115  (open until the process ends)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
         setattr(sys, name, _BrokenPipeSafeStream(stream))
 
 
 class _BrokenPipeSafeStream:
-    """A text stream that continues as /dev/null after it can no longer be written to."""
+    """A text stream that is redirected to /dev/null after the first write error."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

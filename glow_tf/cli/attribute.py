@@ -1,4 +1,4 @@
-"""The direction of `sample.py --mode attribute`: from a file, or from images with and without the attribute.
+"""Finds the direction of `sample.py --mode attribute`: from a file, or from images with and without the attribute.
 
 sample.py defines the flags.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 
-# The flags of each way to say what the attribute is.
+# The flags of each way to define the attribute.
 WAYS = {"direction": ("direction",), "positive": ("positive", "negative"), "attribute": ("csv", "attribute")}
 
 CLASS = "class:"
@@ -34,17 +34,17 @@ _YES, _NO = {"1", "true", "yes", "y"}, {"-1", "0", "false", "no", "n"}
 
 
 def check_flags() -> None:
-    """Raises InputError for flags that contradict each other, and then for files that do not exist."""
+    """Raises InputError for contradictory flags, and then for files that do not exist."""
     ways = [way for way, names in WAYS.items() if any(FLAGS[name].value is not None for name in names)]
     if len(ways) > 1:
-        raise InputError(f"--{' and --'.join(ways)} each say what the attribute is; name one of them")
+        raise InputError(f"--{' and --'.join(ways)} each define the attribute; use only one of them")
     if not ways:
         raise InputError(
             "an attribute needs examples: --positive and --negative (folders, or class:NAME), --attribute (of a TFDS "
             "data set, or of a table with --csv), or --direction"
         )
     if ways == ["positive"] and None in (FLAGS.positive, FLAGS.negative):
-        raise InputError("--positive and --negative belong together: images with the attribute and without it")
+        raise InputError("--positive and --negative must be used together: images with the attribute and without it")
     if FLAGS.csv is not None and FLAGS.attribute is None:
         raise InputError("--csv needs the name of a column: --attribute NAME")
     for file, what in ((FLAGS.csv, "table of comma-separated values"), (FLAGS.direction, "direction")):
@@ -58,12 +58,12 @@ def check_flags() -> None:
 def find_direction(
     glow: "Glow", data: "Callable[[], ImageData]", labels_for: Callable[[int], Sequence[int] | None]
 ) -> tuple[np.ndarray, str]:
-    """The direction that the flags describe, and its description.
+    """Returns the direction that the flags define, and its description.
 
     Args:
         glow: the model.
         data: returns the ImageData that `class:` refers to.
-        labels_for: returns the labels to encode a number of images under.
+        labels_for: takes a number of images and returns the labels to encode them with.
     """
     from glow_tf.evaluation import editing
 
@@ -80,7 +80,7 @@ def find_direction(
 
 
 def _examples(glow: "Glow", data: "Callable[[], ImageData]") -> tuple[np.ndarray, np.ndarray, str]:
-    """(uint8 images with the attribute, images without it, how to call the direction)."""
+    """(uint8 images with the attribute, images without it, name of the direction)."""
     from glow_tf.data import image_data
 
     height, width, channels = glow.config.image_shape
@@ -121,7 +121,7 @@ def _examples_of(glow: "Glow", data: "Callable[[], ImageData]", flag: str) -> np
 
 
 def index_of_class(name: str, names: Sequence[str], flag: str) -> int:
-    """The index of a class that a flag names, or that it gives as a number."""
+    """The index of a class, from the name or the number in a flag."""
     if name in names:
         return list(names).index(name)
     if name.isascii() and name.isdigit() and int(name) < len(names):

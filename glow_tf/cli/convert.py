@@ -7,7 +7,7 @@ python3 convert.py --to openai weights.h5 --out PREFIX
 python3 convert.py --to saved-model weights.h5 --out FOLDER     runs without this package
 
 With --to, weights.h5 can also be a run's folder or the name of bundled weights. Files of other programs have no
-checksum: nobody can tell whether they are complete, so convert only files from people you trust.
+checksum, so damage cannot be detected: convert only files from people you trust.
 """
 
 import os
@@ -31,7 +31,7 @@ flags.DEFINE_enum("to", None, ["openai", "saved-model"], "Format to write a weig
 flags.DEFINE_string("out", None, "The weights.h5 to write; with --to, the checkpoint's prefix or the folder.")
 flags.DEFINE_integer("img_size", None, "Side of the images, which openai and rosinality do not store.", lower_bound=1)
 flags.DEFINE_integer("n_bits", 8, "Bits per channel, which openai and rosinality do not store.", 1, 8)
-flags.DEFINE_bool("ema", False, "Take the moving average of the weights from an OpenAI checkpoint.")
+flags.DEFINE_bool("ema", False, "Read the moving average of the weights from an OpenAI checkpoint.")
 
 
 def main(arguments: list[str]) -> None:
@@ -52,15 +52,15 @@ def main(arguments: list[str]) -> None:
 
 def _check_flags(arguments: list[str], program: str | None, target: str | None) -> None:
     if bool(program) == bool(target):
-        raise InputError(f"give either --from, one of {', '.join(PROGRAMS)}, or --to openai or saved-model")
+        raise InputError(f"use either --from, one of {', '.join(PROGRAMS)}, or --to openai or saved-model")
     if len(arguments) != 1:
-        raise InputError(f"give one path to read; {len(arguments)} were given")
+        raise InputError(f"expected one path to read, not {len(arguments)}")
     if not FLAGS.out:
         raise InputError("name the file to write with --out")
     if program in ("openai", "rosinality") and FLAGS.img_size is None:
-        raise InputError(f"{program}'s files do not say how large the images are: give --img_size")
+        raise InputError(f"{program}'s files do not store the size of the images; set it with --img_size")
     if program == "glow-tf2" and FLAGS["n_bits"].present:
-        raise InputError("--n_bits does not go with --from glow-tf2, whose models have 8 bits per channel")
+        raise InputError("--n_bits cannot be combined with --from glow-tf2, whose models have 8 bits per channel")
     if FLAGS.ema and program != "openai":
         raise InputError("--ema is for --from openai: only its checkpoints hold averaged weights")
     if os.path.isdir(FLAGS.out):
@@ -77,7 +77,7 @@ def _write_weights(program: str, source: str) -> None:
         + (f", {c.num_classes} classes" if c.num_classes else "")
         + f", {glow.num_parameters:,} parameters"
     )
-    print(f"{printable(source)} has no checksum: trust the result as far as you trust its origin")
+    print(f"{printable(source)} has no checksum: the result is only as trustworthy as its source")
 
 
 def _read(program: str, source: str) -> "Glow":
@@ -113,5 +113,5 @@ def _write_saved_model(source: str) -> None:
 
 
 def run() -> NoReturn:
-    """Runs the command with the command line's arguments; does not return."""
+    """Runs the command with the arguments of the command line; does not return."""
     app.run(main, __doc__)

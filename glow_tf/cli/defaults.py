@@ -1,12 +1,12 @@
-"""Defaults of the commands' flags. A data set has its own; a flag on the command line wins.
+"""Defaults of the commands' flags. A data set can override them; a flag on the command line takes precedence.
 
 Only the commands read this file.
 """
 
-# The data set when none is named: bundled, no download, minutes on two CPU cores.
+# The default data set: bundled, no download, minutes on two CPU cores.
 DATASET = "digits"
 
-# The folder of all runs, each in a folder named after its data set.
+# The folder of all runs; each run has a sub-folder named after its data set.
 RUNS = "runs"
 
 # Standard deviation of the latents when sampling: the paper's.
@@ -15,7 +15,7 @@ TEMPERATURE = 0.7
 # Images of a sample grid.
 NUM_SAMPLES = 64
 
-# The model of a data set that says nothing else. TrainConfig has the defaults of the training.
+# The default model. TrainConfig has the defaults of the training.
 MODEL = {
     "k_glow": 32,  # K, flow steps per level
     "l_glow": 3,  # L, levels
@@ -24,10 +24,10 @@ MODEL = {
     "permutation": "conv1x1",
     "n_bits": 8,  # bits per channel
     "pixels": "scale",
-    "conditional": False,  # a Gaussian for each class
+    "conditional": False,  # one Gaussian per class
 }
 
-# A cool-down is at most half of the run, so this is half of it, however long the run is.
+# A cool-down is capped at half of the run, so this value means half of a run of any length.
 HALF_OF_THE_RUN = 1e6
 
 # The paper's model: 3.35 bits/dim.
@@ -64,13 +64,13 @@ DATASETS: dict[str, dict] = {
     },
 }
 
-# --preset. A flag on the command line wins here, too: with --dataset and --data_dir the images can be your own.
+# --preset. Flags on the command line take precedence here as well: --dataset and --data_dir select your own images.
 #
-# cifar10-small and fashion_mnist-small are for hours, or minutes, of two CPU cores. The others are openai/glow's
-# published runs. Their batches are those of all its workers together, so one GPU needs a smaller --batch_size; its
-# warm-up is 10 "epochs" of 50,000 images counted as 32x32, here in epochs of the data set. It ran until stopped:
-# `epochs` is ours. ImageNet is TFDS's down-sampled one, its 64x64 not van den Oord's; CelebA-HQ and LSUN have to be
-# prepared by hand (TFDS says how).
+# cifar10-small takes hours and fashion_mnist-small minutes on two CPU cores. The others are openai/glow's published
+# runs. Batch sizes are totals over all of its workers, so one GPU needs a smaller --batch_size. Its warm-up is 10
+# "epochs" of 50,000 images counted as 32x32, converted here to epochs of the data set. Those runs had no fixed length:
+# `epochs` is our choice. ImageNet is TFDS's down-sampled version, whose 64x64 images are not van den Oord's; CelebA-HQ
+# and LSUN must be prepared by hand (TFDS explains how).
 PRESETS: dict[str, dict] = {
     "cifar10-small": {
         "dataset": "cifar10",
@@ -152,8 +152,8 @@ PRESETS: dict[str, dict] = {
     },
 }
 
-# A folder of images, or a TFDS data set that is not named above: the network and the schedule of cifar10-small, with
-# smaller batches for fewer images. 5 bits look as good as 8 and are learned sooner.
+# For a folder of images, or a TFDS data set that is not listed above: the network and the schedule of cifar10-small,
+# with smaller batches for fewer images. 5 bits look as good as 8 and are learned faster.
 OTHER: dict = {
     "k_glow": 8,
     "width": 128,

@@ -1,4 +1,4 @@
-"""What each mode of sample.py draws, from the flags that sample.py defines."""
+"""The drawings of sample.py, one function per mode; sample.py defines the flags."""
 
 import dataclasses
 import math
@@ -27,7 +27,7 @@ MAX_NAME_LENGTH = 12  # characters of an image's name over its column
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """What a mode draws.
+    """The content of a picture, before its layout.
 
     Attributes:
         images: uint8 [rows, columns, H, W, C], or [N, H, W, C] for a square grid.
@@ -35,7 +35,7 @@ class Drawing:
         row_labels, column_labels: one per row and column, or empty.
         marked_column: the column of the unchanged images.
         frames: the axis of `images` that an animation runs through.
-        scatter: draws a second picture, a scatter plot, with these notes in its caption.
+        scatter: takes the notes for a caption and returns a second picture, a scatter plot.
     """
 
     images: np.ndarray
@@ -49,7 +49,7 @@ class Drawing:
 
 
 def draw_samples(glow: "Glow") -> Drawing:
-    """A grid of samples; of a class-conditional model one row for each class."""
+    """A grid of samples; for a class-conditional model one row per class."""
     classes, label = glow.config.num_classes, chosen_label(glow)
     at, seed = f"at temperature {FLAGS.temp:g}", f"seed {FLAGS.seed}"
     if not classes or label is not None:
@@ -127,7 +127,7 @@ def draw_attribute(glow: "Glow") -> Drawing:
 
 
 def draw_levels(glow: "Glow") -> Drawing:
-    """What each level decides: in each row one level's latents are new samples."""
+    """The role of each level: in each row the latents of one level are resampled."""
     from glow_tf.evaluation import editing
 
     chosen, labels, names = chosen_images(glow, FLAGS.n or 2)
@@ -142,7 +142,7 @@ def draw_levels(glow: "Glow") -> Drawing:
 
 
 def draw_components(glow: "Glow") -> Drawing:
-    """The directions in which z varies most, and beside it a scatter plot of the images."""
+    """The directions in which z varies most, and a scatter plot of the images."""
     from glow_tf.evaluation import editing
 
     chosen, labels, source, names = images_for_components(glow)
@@ -185,7 +185,7 @@ DRAW = {
 }
 
 
-# What the flags name
+# Values of the flags
 
 
 def strengths_with_zero(largest: float, middle_label: str, unit: str = "") -> tuple[np.ndarray, list[str], int]:
@@ -218,7 +218,7 @@ def chosen_label(glow: "Glow") -> int | None:
 def common_labels(glow: "Glow", count: int) -> list[int] | None:
     """One label for all images of a class-conditional model, else None.
 
-    Under one label, whichever it is, the latents of all classes can be compared, and decode inverts encode.
+    With a single label, whichever it is, the latents of all classes are comparable and decode inverts encode.
     """
     return [chosen_label(glow) or 0] * count if glow.config.num_classes else None
 
@@ -231,12 +231,12 @@ def chosen_data(glow: "Glow") -> "ImageData":
 
 
 def chosen_images(glow: "Glow", count: int, at_least: int = 1) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
-    """(uint8 images, labels to encode them under, names) of --images, or the first `count` of the data set.
+    """(uint8 images, labels to encode them with, names) of --images, or of the first `count` of the data set.
 
     Args:
         glow: the model.
-        count: how many images to take without --images, and of folders.
-        at_least: with fewer test images, training images are taken.
+        count: the largest number of images without --images, or with folders.
+        at_least: with fewer test images than this, training images are used.
     """
     from glow_tf.data import image_data
     from glow_tf.evaluation import metrics
@@ -250,7 +250,9 @@ def chosen_images(glow: "Glow", count: int, at_least: int = 1) -> tuple[np.ndarr
         split, name = data.test, "test"
         if split.num_images < at_least:
             split, name = data.train, "train"
-            logging.warning("the test split has %s; training images are drawn", counted(data.test.num_images, "image"))
+            logging.warning(
+                "the test split has %s; training images are used instead", counted(data.test.num_images, "image")
+            )
         numbers = range(min(count, split.num_images))
         named = images.NamedImages(*image_data.pick(split, numbers), tuple(f"{name}:{number}" for number in numbers))
     label = chosen_label(glow)
@@ -264,7 +266,7 @@ def chosen_images(glow: "Glow", count: int, at_least: int = 1) -> tuple[np.ndarr
 
 
 def images_for_components(glow: "Glow") -> tuple[np.ndarray, np.ndarray, str, Sequence[str]]:
-    """(uint8 images, their labels, what they are, class names), training images included if there are few others."""
+    """(uint8 images, labels, a noun for them, class names); includes training images if there are few test images."""
     count = FLAGS.n or attribute.MAX_IMAGES
     names: Sequence[str] = ()
     if FLAGS.images:
@@ -280,7 +282,7 @@ def images_for_components(glow: "Glow") -> tuple[np.ndarray, np.ndarray, str, Se
             chosen, labels = np.concatenate([chosen, more]), np.concatenate([labels, their_labels])
             source = "test and training images"
     if len(chosen) < 2:
-        raise InputError(f"principal components need 2 or more images, and there is {len(chosen)}")
+        raise InputError(f"principal components need at least 2 images, not {len(chosen)}")
     return chosen, labels, source, names
 
 

@@ -9,7 +9,7 @@ Gaussian the latents are; for a class-conditional model also the accuracy of the
 argmax p(image | class). Weights that main.py wrote are averages over the last steps (EMA).
 
 For your own images, one line each: log-likelihood in nats, bits/dim, bits/dim minus those of a lossless PNG or
-WebP of the same image (the corrected score), and the share of training images that are as unusual (typicality).
+WebP of the same image (the corrected score), and the fraction of training images that are as unusual (typicality).
 
 A high likelihood alone is poor evidence that an image is like the training images: smooth and simple images (a
 blurred photograph, a grey wall) get a higher likelihood than the training images themselves, because a likelihood
@@ -38,15 +38,15 @@ flags.DEFINE_string("data_dir", None, app.DATA_DIR_HELP)
 flags.DEFINE_bool("download", False, "Download the TFDS data set that --dataset names if it is not prepared.")
 flags.DEFINE_integer("batch_size", 64, "Images per batch.", lower_bound=1)
 flags.DEFINE_integer("eval_images", None, "Number of test images, chosen at random. Default: all.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Seed of the dequantisation noise.", lower_bound=0, upper_bound=2**31 - 1)
+flags.DEFINE_integer("seed", 0, "Seed for the dequantisation noise.", lower_bound=0, upper_bound=2**31 - 1)
 flags.DEFINE_integer(
     "draws", 1, "Noise samples per image; more give a tighter bound on bits/dim.", lower_bound=1, upper_bound=10_000
 )
-flags.DEFINE_multi_string("images", None, f"Images to score one by one, instead of a split. {named_images.HELP}")
-flags.DEFINE_string("csv", None, "With --images: the table to write.")
+flags.DEFINE_multi_string("images", None, f"Images to score individually, instead of a split. {named_images.HELP}")
+flags.DEFINE_string("csv", None, "With --images: the table of scores to write.")
 flags.DEFINE_string("html", None, "With --images: the page of images and scores to write.")
 
-# Images behind the moments of the latents, all of which are held in memory.
+# Images from which the moments of the latents are computed; all of their latents are in memory at once.
 LATENT_IMAGES = 512
 
 # Rows of a table on the screen.
@@ -57,14 +57,14 @@ def main(arguments):
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; a weights file is named by --weights")
     if FLAGS.images is None and (FLAGS.csv or FLAGS.html):
-        raise InputError("--csv and --html hold scores of single images; name the images with --images")
+        raise InputError("--csv and --html are for scores of single images; name the images with --images")
     if FLAGS.csv and FLAGS.html and os.path.abspath(FLAGS.csv) == os.path.abspath(FLAGS.html):
         raise InputError(f"--csv and --html are both {FLAGS.csv}; name two files")
     if FLAGS.images is not None:
         named_images.check(FLAGS.images)
         reads_test_split = any(value.startswith(named_images.TEST) for value in FLAGS.images)
         if FLAGS.dataset is not None and not reads_test_split:
-            raise InputError("--dataset evaluates a whole split and --images scores single images; give one of them")
+            raise InputError("--dataset evaluates a whole split and --images scores single images; use one of them")
     if FLAGS.dataset is not None:
         registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
     path, _ = pretrained.find(FLAGS.weights, defaults.RUNS)
@@ -76,7 +76,7 @@ def main(arguments):
 
 
 def load_data(glow, path):
-    """The ImageData of --dataset, else of the data set that the weights name, which only may be a prepared one."""
+    """The ImageData of --dataset, or else of the data set in the weights' metadata, which must be a prepared one."""
     from glow_tf.data import image_data
 
     name = FLAGS.dataset or glow.metadata.get("dataset")
@@ -95,7 +95,7 @@ def load_data(glow, path):
 
 
 def report_conversion(glow, name):
-    """Prints that the images of a data set are not of the model's shape."""
+    """Prints a note if the images of a data set do not have the model's shape."""
     from glow_tf.data import tfds
 
     if name == glow.metadata.get("dataset"):
@@ -196,7 +196,7 @@ def print_levels(glow, bits, split):
 
 
 def check_classes(glow, data):
-    """InputError if the labels of the images are not those that the model was trained with."""
+    """Raises InputError unless the classes of the images are those of the model."""
     if not glow.config.num_classes:
         return
     known = list(glow.metadata.get("class_names") or [])
@@ -227,7 +227,7 @@ def score_images(glow, path):
     if any(registry.is_same_folder(glow.metadata.get("dataset"), folder) for folder in FLAGS.images):
         print("this model was trained on most of these images: new images of the same type would score worse")
     if "typicality_p" not in scores.columns:
-        print("no typicality: this weights file does not hold the bits/dim of its training images")
+        print("no typicality: this weights file does not contain the bits/dim of its training images")
     if not FLAGS.csv:
         print_scores(scores)
     for written in (FLAGS.csv, FLAGS.html):
@@ -237,7 +237,7 @@ def score_images(glow, path):
 
 
 def report_conversions(glow, names):
-    """Prints how many image files are not of the model's size and colours, and the largest of them."""
+    """Prints how many image files differ from the model's size or colours, and the largest of them."""
     from PIL import Image
 
     height, width, channels = glow.config.image_shape
@@ -247,7 +247,7 @@ def report_conversions(glow, names):
         try:
             with Image.open(name) as picture:  # reads the header only
                 size, mode = picture.size, picture.mode
-        except Exception:  # not a file (test:0), or gone since it was read
+        except Exception:  # not a file (test:0), or removed since it was read
             continue
         if (size, mode) != ((width, height), modes[channels - 1]):
             others[name] = size, mode

@@ -1,12 +1,12 @@
-"""A page to explore a model with, on this machine only: samples, mixtures of two images, attributes.
+"""Serves a page to explore a model, on this machine only: samples, mixtures of two images, attributes.
 
-    python3 -m glow_tf explore                              the newest weights under runs/, else bundled ones
+    python3 -m glow_tf explore                              the newest weights under runs/, or else bundled ones
     python3 -m glow_tf explore --weights weights.h5 --port 8000
     python3 -m glow_tf explore --direction smile=smile.npy  a file of sample.py --save_direction; may be repeated
 
-It prints its address and answers until Ctrl-C. It needs Gradio: pip install 'glow_tf[explore]'. The server listens on
-127.0.0.1 only, and no request can name a file. Nothing is downloaded: test images and the directions of classes need
-the data set of the weights on this machine.
+It prints its address and runs until Ctrl-C. It needs Gradio: pip install 'glow_tf[explore]'. The server listens on
+127.0.0.1 only, and no request can name a file. Nothing is downloaded: test images and class directions need the data
+set of the weights to be on this machine.
 """
 
 import importlib.util
@@ -72,7 +72,7 @@ def direction_files(values: Sequence[str]) -> dict[str, str]:
     for value in values:
         name, equals, file = value.partition("=")
         if not (name and equals and file):
-            raise InputError(f"--direction is {printable(value)!r}; it must be like NAME=FILE")
+            raise InputError(f"--direction is {printable(value)!r}; it must have the form NAME=FILE")
         if name in files:
             raise InputError(f"--direction {printable(name)!r} is used twice; names must differ")
         files[name] = file
@@ -80,11 +80,11 @@ def direction_files(values: Sequence[str]) -> dict[str, str]:
 
 
 def check_port(port: int | None) -> None:
-    """Raises InputError if a port is not free, before the seconds that a start takes."""
+    """Raises InputError if a port is not free, before the start, which takes seconds."""
     if port is None:
         return
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a page that ended moments ago does not count
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore a page that has just been closed
         try:
             probe.bind((HOST, port))
         except OSError as error:
@@ -92,7 +92,7 @@ def check_port(port: int | None) -> None:
 
 
 def data_of(glow: "Glow") -> "ImageData | None":
-    """The data set of --dataset or of the weights; None if the latter is not on this machine."""
+    """The data set of --dataset or of the weights; None if that of the weights is not on this machine."""
     from glow_tf.data import image_data
 
     try:
@@ -105,5 +105,5 @@ def data_of(glow: "Glow") -> "ImageData | None":
 
 
 def run() -> None:
-    """The command, from the command line; does not return."""
+    """Runs the command with the arguments of the command line; does not return."""
     app.run(main, __doc__ or "")

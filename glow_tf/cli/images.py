@@ -19,7 +19,7 @@ HELP = "An image file, a folder of images, or images of the test split such as t
 
 TEST = "test:"
 
-UNKNOWN = -1  # the label of an image that no data set labels
+UNKNOWN = -1  # the label of an unlabelled image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ def check(values: Sequence[str]) -> None:
     """Checks the values of `--images` without importing TensorFlow.
 
     Raises:
-        InputError: a file or folder does not exist, or what follows `test:` is not a list of numbers.
+        InputError: a file or folder does not exist, or `test:` is not followed by a list of numbers.
     """
     for value in values:
         if value.startswith(TEST):
@@ -57,10 +57,10 @@ def read(values: Sequence[str], config: "GlowConfig", data: Callable[[], "ImageD
 
     Args:
         values: the flag's values.
-        config: of the model.
+        config: the configuration of the model.
         data: returns the data set whose test split `test:` refers to; called only if it is needed.
     Raises:
-        InputError: an image cannot be read, or the test split has no image of that number.
+        InputError: an image cannot be read, or the test split has no image with that number.
     """
     groups = [_read(value, config, data) for value in values]
     images, labels = (np.concatenate([getattr(group, part) for group in groups]) for part in ("images", "labels"))
@@ -89,7 +89,7 @@ def _read(value: str, config: "GlowConfig", data: Callable[[], "ImageData"]) -> 
 
 
 def read_file(path: str | os.PathLike, config: "GlowConfig") -> np.ndarray:
-    """uint8 [H, W, C], an image file cropped and resized for a model.
+    """Reads an image file as uint8 [H, W, C], cropped and resized for a model.
 
     Raises:
         InputError: the file does not exist or cannot be read as an image.
@@ -106,12 +106,12 @@ def read_file(path: str | os.PathLike, config: "GlowConfig") -> np.ndarray:
 
 
 def indices(value: str) -> list[int]:
-    """The numbers of a value of `--images`.
+    """The numbers in a `test:` value of `--images`.
 
     >>> indices("test:0,5,17")
     [0, 5, 17]
     """
     words = [word.strip() for word in value.removeprefix(TEST).split(",")]
     if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
-        raise InputError(f"--images is {printable(value)!r}; images of the test split are named like test:0,5,17")
+        raise InputError(f"--images is {printable(value)!r}; images of the test split are named as in test:0,5,17")
     return [int(word) for word in words]

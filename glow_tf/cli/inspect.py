@@ -3,8 +3,8 @@
     python3 -m glow_tf inspect weights.h5           a file, a run's folder, or the name of bundled weights
     python3 -m glow_tf inspect                      the newest weights under runs/, or else bundled ones
 
-The checksum is verified and every number read, so a file that is shown can be loaded. Exit status: 0, or 2 with one
-line if the file is missing, damaged, or something else.
+The checksum is verified and every number is read, so a file that passes can be loaded. Exit status: 0, or 2 with one
+line if the file is missing, damaged, or not a weights file.
 """
 
 import os
@@ -92,12 +92,12 @@ def _text(value: object) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:
-        raise InputError(f"{len(arguments)} files were named; name one")
+        raise InputError(f"expected one file, not {len(arguments)}")
     path, _ = pretrained.find(arguments[0] if arguments else None, defaults.RUNS)
     for title, text in describe(path).items():
         print(f"{title:<11} {text}")
 
 
 def run() -> NoReturn:
-    """Runs the command with the command line's arguments; does not return."""
+    """Runs the command with the arguments of the command line; does not return."""
     app.run(main, __doc__)

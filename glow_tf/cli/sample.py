@@ -1,6 +1,6 @@
-"""Draws images from trained weights, and edits images through their latents.
+"""Samples images from trained weights, and edits images through their latents.
 
-    python3 sample.py --temp 0.7                            the newest weights under runs/, else bundled ones
+    python3 sample.py --temp 0.7                            the newest weights under runs/, or else bundled ones
     python3 sample.py --label cat --n 16                    one class of a class-conditional model
     python3 sample.py --mode temperature                    the same noise at rising temperatures
     python3 sample.py --mode reconstruct --images test:0,5,17
@@ -8,7 +8,7 @@
     python3 sample.py --mode attribute --positive smiling/ --negative serious/ --save_direction smile.npy
     python3 sample.py --mode attribute --dataset celeb_a --attribute Smiling --images me.png
     python3 sample.py --mode attribute --direction smile.npy --images me.png --gif
-    python3 sample.py --mode levels --images test:3         what each level of the model decides
+    python3 sample.py --mode levels --images test:3         the role of each level of the model
     python3 sample.py --mode pca                            where the latents of the test images vary most
 
 Each mode writes a picture; docs/pictures.md shows one of each.
@@ -31,7 +31,7 @@ FLAGS = flags.FLAGS
 _DATA = {"images", "dataset", "data_dir", "download"}
 _ROWS = {"columns", "steps", "gif"}
 
-# The flags that each mode uses, beside those that all modes use.
+# The flags that each mode uses, in addition to those that all modes use.
 MODES = {
     "samples": {"temp", "seed"},
     "temperature": {"seed", "gif"},
@@ -44,7 +44,7 @@ MODES = {
 
 flags.DEFINE_enum("mode", "samples", [*MODES], "The picture to draw.")
 flags.DEFINE_string("weights", None, app.WEIGHTS_HELP)
-flags.DEFINE_float("temp", defaults.TEMPERATURE, "Temperature: 0 gives the mode, 1 the model itself.")
+flags.DEFINE_float("temp", defaults.TEMPERATURE, "Temperature: 0 draws the mode, 1 samples the model itself.")
 flags.DEFINE_integer(
     "n", None, "The number of images, or of pairs. Default: as many as fit.", lower_bound=1, upper_bound=10_000
 )
@@ -57,24 +57,28 @@ flags.DEFINE_string("dataset", None, "The data set of test: and class:. Default:
 flags.DEFINE_string("data_dir", None, app.DATA_DIR_HELP)
 flags.DEFINE_bool("download", False, app.DOWNLOAD_HELP)
 flags.DEFINE_integer(
-    "columns", 9, "The number of columns; attribute and pca take the next odd number.", lower_bound=2, upper_bound=1000
+    "columns", 9, "The number of columns; attribute and pca use the next odd number.", lower_bound=2, upper_bound=1000
 )
 flags.DEFINE_alias("steps", "columns")
-flags.DEFINE_bool("spherical", False, "interpolate: Along a great circle instead of a straight line.")
-flags.DEFINE_string("positive", None, "attribute: A folder of images with it, or class:NAME of the data set.")
-flags.DEFINE_string("negative", None, "attribute: The same for images without it.")
+flags.DEFINE_bool("spherical", False, "interpolate: Follow a great circle instead of a straight line.")
+flags.DEFINE_string(
+    "positive", None, "attribute: A folder of images with the attribute, or class:NAME of the data set."
+)
+flags.DEFINE_string("negative", None, "attribute: The same for images without the attribute.")
 flags.DEFINE_string("csv", None, "attribute: A table whose first column names image files, instead of two folders.")
 flags.DEFINE_string(
     "attribute",
     None,
-    "attribute: The column of the table that says 1, or 0 or -1. Without --csv a feature of the TFDS data set.",
+    "attribute: The column of the table that holds 1, or 0 or -1. Without --csv, a feature of the TFDS data set.",
 )
 flags.DEFINE_string("direction", None, "attribute: A file that --save_direction wrote.")
 flags.DEFINE_string("save_direction", None, "attribute: The file to save the direction in.")
-flags.DEFINE_float("strength", 1.0, "attribute: The rows go from minus to plus this; pca: times 3 deviations.")
+flags.DEFINE_float(
+    "strength", 1.0, "attribute: Rows go from minus to plus this strength; pca: three standard deviations times this."
+)
 flags.DEFINE_integer("components", 4, "pca: The number of components.", lower_bound=2, upper_bound=1000)
 
-HIGH_TEMPERATURE = 1.5  # above it few images are like those of the data
+HIGH_TEMPERATURE = 1.5  # above this, few samples look like the data
 
 
 def main(arguments: list[str]) -> None:
@@ -113,7 +117,7 @@ def main(arguments: list[str]) -> None:
 
 
 def check_flags(arguments: Sequence[str]) -> None:
-    """Raises InputError for flags that are wrong in themselves or together, and then for names of nothing."""
+    """Raises InputError for invalid flags and combinations, and then for files and data sets that do not exist."""
     if arguments:
         raise InputError(f"unexpected argument {printable(arguments[0])!r}; a weights file is named by --weights")
     for name in sorted(set().union(*MODES.values()) - MODES[FLAGS.mode]):
@@ -121,11 +125,13 @@ def check_flags(arguments: Sequence[str]) -> None:
             users = ", ".join(mode for mode, used in MODES.items() if name in used)
             raise InputError(f"--mode {FLAGS.mode} does not use --{name}; modes that use it: {users}")
     if FLAGS["steps"].present:
-        logging.warning("--steps is now called --columns; the old name will go")
+        logging.warning("--steps is deprecated; use --columns")
     if not 0 <= FLAGS.temp <= 100:
         raise InputError(f"--temp is {FLAGS.temp}; it must be from 0 to 100, 0.7 is usual")
     if FLAGS.temp > HIGH_TEMPERATURE:
-        logging.warning("--temp %g is far above 1, the model itself; lower --temp if images are noise", FLAGS.temp)
+        logging.warning(
+            "--temp %g is far above 1, the model itself; lower --temp if the samples look like noise", FLAGS.temp
+        )
     if not -1000 <= FLAGS.strength <= 1000:
         raise InputError(f"--strength is {FLAGS.strength}; it must be from -1000 to 1000, 1 is usual")
     if FLAGS.out is not None:
@@ -142,7 +148,7 @@ def check_flags(arguments: Sequence[str]) -> None:
 
 
 def frames_of(drawing: drawings.Drawing, caption: str) -> list[np.ndarray]:
-    """The pictures of an animation: one per column, or per row if the columns are different images."""
+    """The frames of an animation: one per column, or one per row if the columns are different images."""
     from glow_tf.evaluation import visualization
 
     along, across = drawing.column_labels, drawing.row_labels
@@ -164,5 +170,5 @@ def _gif_path(out: str) -> str:
 
 
 def run() -> None:
-    """The command, from the command line; does not return."""
+    """Runs the command with the arguments of the command line; does not return."""
     app.run(main, __doc__ or "")

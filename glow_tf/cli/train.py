@@ -10,7 +10,7 @@
 
 The same command resumes a run that was stopped, from its last state. Ctrl-C, SIGTERM and SIGHUP finish the step and
 save the state. Exit status: 0 trained to the end; 130, 143 or 129 stopped by that signal; 1 the last save failed, the
-result is not finite, or gradients were not finite although the learning rate was halved; 2 invalid input; 75 another
+result is not finite, or gradients were not finite even after halving the learning rate; 2 invalid input; 75 another
 worker is gone and all must be restarted.
 """
 
@@ -47,30 +47,32 @@ flags.DEFINE_string("data_dir", None, app.DATA_DIR_HELP)
 flags.DEFINE_bool("download", True, app.DOWNLOAD_HELP)
 flags.DEFINE_integer("img_size", None, "Height and width of the images. Default: the data set's own.", 1, MAX_SIDE)
 flags.DEFINE_integer("channel_size", None, "Channels of the images. Default: the data set's own.", 1, MAX_CHANNELS)
-flags.DEFINE_float("max_bad", 0.05, "Share of unreadable files above which a folder of images is refused.", 0, 1)
+flags.DEFINE_float("max_bad", 0.05, "Largest fraction of unreadable files in a folder of images.", 0, 1)
 flags.DEFINE_integer("k_glow", None, "K, flow steps per level. Default: see the table.")
 flags.DEFINE_integer("l_glow", None, "L, levels. Default: see the table.")
 flags.DEFINE_integer("width", None, "Hidden channels of the coupling networks. Default: see the table.")
 flags.DEFINE_enum("coupling", None, COUPLINGS, "Coupling layers. Default: see the table.")
-flags.DEFINE_enum("permutation", None, PERMUTATIONS, "Permutation of the channels between couplings. Default: conv1x1.")
+flags.DEFINE_enum("permutation", None, PERMUTATIONS, "Channel permutation between couplings. Default: conv1x1.")
 flags.DEFINE_integer("n_bits", None, "Bits per channel, 1 to 8. Default: see the table.")
 flags.DEFINE_enum(
     "pixels", None, PIXELS, "Transform of the pixels: none (the paper's) or RealNVP's logit. Default: scale."
 )
-flags.DEFINE_bool("conditional", None, "Learn a Gaussian for each class; the images need labels or class folders.")
-flags.DEFINE_string("weights", None, "Continue from this weights file or run's folder, which also defines the model.")
+flags.DEFINE_bool("conditional", None, "Learn one Gaussian per class; the images need labels or class folders.")
+flags.DEFINE_string("weights", None, "Start from this weights file or run's folder, which also defines the model.")
 flags.DEFINE_enum("preset", None, [*defaults.PRESETS], "Settings of a known run.")
-flags.DEFINE_enum("strategy", "mirrored", ["mirrored", "multi_worker"], "This machine's devices, or several processes.")
+flags.DEFINE_enum(
+    "strategy", "mirrored", ["mirrored", "multi_worker"], "Train on this machine's devices, or in several processes."
+)
 flags.DEFINE_enum("communication", "auto", ["auto", "ring", "nccl"], "Protocol between the workers of multi_worker.")
 flags.DEFINE_string("run_dir", None, "Folder of the run. Default: runs/<preset or data set>.")
 flags.DEFINE_bool("fresh", False, "Start over; an earlier run in the same folder is archived.")
 
 OPTIONS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
-# Options with other defaults for some data set or preset; `--help` shows them in a table.
+# Options whose defaults a data set or preset overrides; `--help` shows them in a table.
 REPLACED = {name for row in (*defaults.DATASETS.values(), defaults.OTHER, *defaults.PRESETS.values()) for name in row}
 
-# Do not change a weight: equal runs in two folders write equal weights files.
+# Flags that change no weight: equal runs in two folders write equal weights files.
 NOT_RECORDED = ("data_dir", "download", "evaluate_every", "fresh", "keep", "run_dir")
 
 # Fewer test images than this give a large standard error.
@@ -99,10 +101,10 @@ _define_options()
 
 
 def usage() -> str:
-    """The text that `--help` shows before the flags."""
+    """The text that `--help` prints before the flags."""
     data_sets = {"every data set": _standard(), **defaults.DATASETS, "others, folders": defaults.OTHER}
     names = [name for name in _standard() if name in REPLACED]
-    lines = ["Defaults, of which a data set replaces some:", *_table(data_sets, names), ""]
+    lines = ["Defaults, some of which a data set overrides:", *_table(data_sets, names), ""]
     return "\n".join([__doc__, *lines, "Presets:", *_table(defaults.PRESETS, names)])
 
 
@@ -127,7 +129,7 @@ def _shown(value: Any) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """The command."""
+    """Trains the model that the flags describe; returns the exit status."""
     with _naming_flags():
         model, config = _check_flags(arguments)
         weights = pretrained.find(FLAGS.weights, defaults.RUNS)[0] if FLAGS.weights else None
@@ -135,7 +137,7 @@ def main(arguments: list[str]) -> int:
         run = _run_directory()
         tf = app.import_tensorflow(starts_devices=FLAGS.strategy != "multi_worker")
         if config.jit_compile and not tf.config.list_physical_devices("GPU"):
-            raise InputError("--jit_compile needs a GPU: on CPUs steps take many times longer")
+            raise InputError("--jit_compile needs a GPU: on CPUs it makes steps many times slower")
         trainer, images = _build(model, config, weights)
         if FLAGS.fresh and trainer.workers.is_chief:
             archived = run.archive()
@@ -159,7 +161,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _check_flags(arguments: list[str]) -> tuple[dict[str, Any], TrainConfig]:
-    """(settings of the model, training options): everything that can be checked without data and TensorFlow."""
+    """(settings of the model, training options), checked as far as possible without data and TensorFlow."""
     if arguments:
         raise InputError(f"unexpected argument {printable(arguments[0])}; --dataset names the data set")
     for name in ("dataset", "data_dir", "weights", "run_dir"):
@@ -182,7 +184,7 @@ def _check_flags(arguments: list[str]) -> tuple[dict[str, Any], TrainConfig]:
     else:
         if config.weight_y and not model["conditional"]:
             raise InputError(f"--weight_y is {config.weight_y:g}, which needs --conditional")
-        # Where the size is not known yet, one that all levels divide.
+        # If the image size is still unknown, use one that is divisible at every level.
         side = FLAGS.img_size or named.get("img_size", 2**MAX_LEVELS)
         model_config(model, (side, side, FLAGS.channel_size or 1), num_classes=2)
     return model, config
@@ -196,7 +198,7 @@ def _check_utf8(name: str, value: str) -> None:
 
 
 def _run_directory() -> RunDirectory:
-    """The run's directory; one that another trainer uses is refused before the seconds of TensorFlow's import."""
+    """The run's directory; refuses one that another trainer uses before TensorFlow is imported, which takes seconds."""
     run = RunDirectory(FLAGS.run_dir or os.path.join(defaults.RUNS, FLAGS.preset or run_name(FLAGS.dataset)))
     if FLAGS.strategy != "multi_worker":
         if FLAGS.fresh:
@@ -207,14 +209,14 @@ def _run_directory() -> RunDirectory:
 
 
 def _build(model: Mapping[str, Any], config: TrainConfig, weights: Any) -> tuple["Trainer", "ImageData"]:
-    """Loads the images and makes the model and its trainer."""
+    """Loads the images and creates the trainer with its model."""
     from glow_tf.data import image_data
     from glow_tf.glow import Glow
     from glow_tf.training import distributed, hardware
     from glow_tf.training.schedule import Schedule
     from glow_tf.training.trainer import Trainer, default_strategy
 
-    # Before TensorFlow does anything else.
+    # The strategy must be created before TensorFlow does anything else.
     has_workers = FLAGS.strategy == "multi_worker"
     strategy = distributed.multi_worker_strategy(FLAGS.communication) if has_workers else default_strategy()
     images = image_data.load(
@@ -228,7 +230,7 @@ def _build(model: Mapping[str, Any], config: TrainConfig, weights: Any) -> tuple
     if config.flip and not images.flippable:
         raise InputError(f"--flip would change the meaning of the images of {images.name}; leave it out")
     if model["conditional"] and not images.class_names:
-        raise InputError(f"--conditional needs classes; {images.name} has no labels and no folder for each class")
+        raise InputError(f"--conditional needs classes; {images.name} has neither labels nor one folder per class")
     with strategy.scope():
         if weights is not None:
             glow = Glow.load(weights)
@@ -242,7 +244,7 @@ def _build(model: Mapping[str, Any], config: TrainConfig, weights: Any) -> tuple
 
 
 def model_config(model: Mapping[str, Any], image_shape: tuple[int, int, int], num_classes: int) -> GlowConfig:
-    """The GlowConfig of a new model, from settings named as the flags."""
+    """The GlowConfig of a new model, from settings that are named like the flags."""
     return GlowConfig(
         image_shape=image_shape,
         num_levels=model["l_glow"],
@@ -258,15 +260,16 @@ def model_config(model: Mapping[str, Any], image_shape: tuple[int, int, int], nu
 
 
 def check_data_fits(images: "ImageData", config: GlowConfig) -> None:
-    """Raises InputError if the model was made for other images."""
+    """Raises InputError if the images do not fit the model."""
     if images.image_shape != config.image_shape:
         have, need = ("x".join(map(str, shape)) for shape in (images.image_shape, config.image_shape))
         raise InputError(
-            f"the images of {images.name} are {have}, those of the model {need}; see --img_size and --channel_size"
+            f"the images of {images.name} are {have}, but the model expects {need}; see --img_size and --channel_size"
         )
     if config.num_classes and config.num_classes < len(images.class_names):
         raise InputError(
-            f"{images.name} has {len(images.class_names)} classes, the model {config.num_classes}; name other data"
+            f"{images.name} has {len(images.class_names)} classes, but the model has {config.num_classes}; "
+            "name other data"
         )
 
 
@@ -295,7 +298,7 @@ def _finish(result: "FitResult", config: TrainConfig, run: RunDirectory, *, is_c
     if not is_chief:
         return 0
     if result.new_steps == 0:
-        print(f"this run has reached its end, step {result.steps}; to train further, give {_longer(result, config)}")
+        print(f"this run has reached its end, step {result.steps}; to train further, use {_longer(result, config)}")
     if result.bits_per_dim is not None:
         error = "" if result.standard_error is None else f", standard error {result.standard_error:.4f}"
         print(f"test: {result.bits_per_dim:.4f} bits/dim{error}")
@@ -321,7 +324,7 @@ def _longer(result: "FitResult", config: TrainConfig) -> str:
 
 @contextlib.contextmanager
 def _naming_flags() -> Iterator[None]:
-    """Options are called by the names of their flags in error messages."""
+    """Replaces option names by flag names in error messages."""
     try:
         yield
     except InputError as error:
@@ -331,17 +334,17 @@ def _naming_flags() -> Iterator[None]:
 
 
 def recorded_command() -> str:
-    """The command for the weights file: the flags in use, by name, without those that change no weight."""
+    """The command to record in weights files: the flags in use, sorted, without those that change no weight."""
     present = [flag for flag in FLAGS.get_flags_for_module(__name__) if flag.present and flag.name not in NOT_RECORDED]
     return shlex.join(["python3", "main.py", *(flag.serialize() for flag in sorted(present, key=lambda f: f.name))])
 
 
 def run_name(dataset: str) -> str:
-    """The run directory's name for a data set: its own, or the folder's."""
+    """The name of the run directory: that of the data set, or of the folder of images."""
     name = os.path.basename(os.path.normpath(dataset)) if os.path.isdir(dataset) else dataset
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "images"
 
 
 def run() -> None:
-    """Runs the command; does not return."""
+    """Runs the command with the arguments of the command line; does not return."""
     app.run(main, usage())

@@ -1,7 +1,7 @@
-"""A model behind the page of `python3 -m glow_tf explore`, independent of how the page looks.
+"""The model of the page of `python3 -m glow_tf explore`, independent of the page's layout.
 
-Values come from a browser, so each is checked and refused by an InputError of one line. Images are uint8 [H, W, C] in
-the model's shape; grids are ready to be shown.
+Values come from a browser, so each is validated, and an invalid one raises a one-line InputError. Images are uint8
+[H, W, C] in the model's shape; grids are complete pictures with captions.
 """
 
 import base64
@@ -23,17 +23,17 @@ NUM_SAMPLES = 16
 
 MAX_TEMPERATURE = 1.5
 MAX_SEED = 2**31 - 1
-MAX_STRENGTH = 2.0  # beyond it images leave what the model knows (docs/results.md, "An attribute")
+MAX_STRENGTH = 2.0  # beyond this, images become implausible (docs/results.md, "Attributes")
 
-# The limit of an uploaded file; image_file limits the pixels that its header may claim.
+# The largest upload; image_file limits the number of pixels that its header may claim.
 MAX_UPLOAD_BYTES = 10_000_000
 
 NUM_TEST_IMAGES = 256  # that can be picked by number
 
-# Training images whose latents give the directions of classes, if they are 32x32; fewer of larger ones.
+# The number of 32x32 training images from which class directions are computed; fewer if they are larger.
 NUM_TRAINING_IMAGES = 512
 
-MAX_CLASSES = 10  # with a slider and a mean
+MAX_CLASSES = 10  # that get a slider and a mean
 
 
 class Explorer:
@@ -41,15 +41,15 @@ class Explorer:
 
     Args:
         glow: the model.
-        data: the data set of the test images and of the classes' directions. Default: none, and the images are
+        data: the data set that provides test images and class directions. Default: none; the images are then
             samples.
-        directions: {name: [H, W, C]}, more directions in z.
+        directions: {name: [H, W, C]}, additional directions in z.
 
     Attributes:
         class_names: the names of a class-conditional model's classes, otherwise empty.
         images: uint8 [N, H, W, C], the images to pick by number.
-        images_name: the noun for one of `images`.
-        directions: those of the argument, and for each class its mean z minus the mean over classes.
+        images_name: a noun for one of `images`.
+        directions: those of the argument, and for each class its mean z minus the mean of all class means.
         class_means: {name: [H, W, C]}.
     """
 
@@ -71,13 +71,13 @@ class Explorer:
         if len(self.class_means) > 1:
             middle = np.mean(list(self.class_means.values()), axis=0)
             self.directions |= {name: mean - middle for name, mean in self.class_means.items()}
-        # Traces the compiled functions, for which the first answers would take seconds.
+        # Trace the compiled functions now; otherwise the first answers would take seconds.
         self.samples(0.7, 0)
         self.mix(self.images[0], self.images[-1], 0.5)
 
     @property
     def description(self) -> str:
-        """What the model sees of an image."""
+        """A sentence about the images that the model takes."""
         height, width, channels = self.glow.config.image_shape
         colours = {1: "grey", 3: "RGB"}.get(channels, f"{channels}-channel")
         bits = self.glow.config.num_bits
@@ -91,21 +91,21 @@ class Explorer:
         Args:
             temperature: from 0 to MAX_TEMPERATURE.
             seed: an integer from 0 to MAX_SEED.
-            label: the index of a class. Default: one class after another, if there are any.
+            label: the index of a class. Default: each class in turn, if the model has classes.
         """
         temperature = _number(temperature, "temperature", 0, MAX_TEMPERATURE)
         seed = _whole(seed, "seed", MAX_SEED)
         title, labels = f"{NUM_SAMPLES} samples at temperature {temperature:g}", None
         if label is not None:
             if not self.class_names:
-                raise InputError("a class was chosen, but this model has none")
+                raise InputError("a class was chosen, but this model has no classes")
             label = _whole(label, "class", len(self.class_names) - 1)
             labels, title = np.full(NUM_SAMPLES, label), f"{title}, class {self.class_names[label]}"
         samples = self.glow.sample(NUM_SAMPLES, temperature, seed, labels).numpy()
         return visualization.labelled_grid(samples, caption=f"{title}\nseed {seed}")
 
     def test_image(self, number: Any) -> np.ndarray:
-        """The image of this number."""
+        """The image with this number."""
         return self.images[_whole(number, "image number", len(self.images) - 1)]
 
     def uploaded(self, address: Any) -> np.ndarray:
@@ -128,7 +128,7 @@ class Explorer:
     def mix(self, first: np.ndarray, second: np.ndarray, share: Any, spherical: bool = False) -> np.ndarray:
         """The image at `share`, from 0 to 1, of the way from the first image to the second through z.
 
-        A class-conditional model encodes both under the likeliest class of the first.
+        A class-conditional model encodes both with the most likely class of the first.
         """
         share = _number(share, "share", 0, 1)
         pair = np.stack([first, second])
@@ -141,10 +141,10 @@ class Explorer:
 
         Args:
             image: the image.
-            strengths: one per entry of `directions`, each at most MAX_STRENGTH in size.
+            strengths: one per entry of `directions`, from -MAX_STRENGTH to MAX_STRENGTH.
         """
         if len(strengths) != len(self.directions):
-            raise InputError(f"{len(strengths)} strengths were given for {len(self.directions)} directions")
+            raise InputError(f"there are {len(strengths)} strengths for {len(self.directions)} directions")
         return self._moved(
             image,
             sum(
@@ -167,14 +167,14 @@ class Explorer:
         return self._decode((z + offset).astype(z.dtype), labels)
 
     def _decode(self, z: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-        """The image of z [1, H, W, C], refused if pixels overflowed, which would be shown as black."""
+        """The image of z [1, H, W, C]; raises InputError if pixels overflow, which would otherwise appear black."""
         values = self.glow.decode(z, labels)
         if not np.isfinite(values).all():
-            raise InputError("these latents give no finite pixels; choose smaller strengths")
+            raise InputError("these latents decode to non-finite pixels; choose smaller strengths")
         return self.glow.dequantizer.quantize(values).numpy()[0]
 
     def _class_means(self, data: image_data.ImageData) -> dict[str, np.ndarray]:
-        """{name: mean z} of the first classes, from a few training images."""
+        """{name: mean z} of the first classes, from a subset of the training images."""
         if len(data.class_names) < 2:
             return {}
         height, width, _ = self.glow.config.image_shape
@@ -188,7 +188,7 @@ class Explorer:
         return {data.class_names[label]: z[labels == label].mean(axis=0) for label in np.unique(labels)}
 
     def _common_labels(self, count: int) -> np.ndarray | None:
-        # Under one label, whichever it is, the latents of all classes can be compared, and decode inverts encode.
+        # With a single label, whichever it is, the latents of all classes are comparable and decode inverts encode.
         return np.zeros(count, np.int32) if self.class_names else None
 
 
@@ -198,7 +198,7 @@ def encoded_length(count: int) -> int:
 
 
 def too_large(size: int) -> str:
-    """The message about an upload of `size` bytes."""
+    """The message for an upload of `size` bytes, which is too large."""
     return f"the file has {size:,} bytes; the limit is {MAX_UPLOAD_BYTES:,}"
 
 

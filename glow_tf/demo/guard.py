@@ -1,8 +1,8 @@
-"""The requests that the page's server answers.
+"""Restricts the requests that the page's server answers.
 
-No request can name a file of this machine or an address of another one: images leave and uploads arrive as `data:`
-addresses, only the addresses that the page itself requests are allowed, and only with numbers and texts as values. So
-none of Gradio's ways of serving, fetching and storing files can be reached.
+No request can name a file on this machine or a URL on another one: images and uploads are sent as `data:` URLs, only
+the paths that the page itself requests are allowed, and only numbers and strings are accepted as values. Gradio's
+endpoints for serving, fetching and storing files are therefore unreachable.
 """
 
 import json
@@ -11,10 +11,10 @@ from typing import Any
 
 from glow_tf.demo.explorer import MAX_UPLOAD_BYTES, encoded_length
 
-# The largest body of a request: an upload in base64 and the other values.
+# The largest request body: an upload in base64, and the other values.
 MAX_BODY_BYTES = encoded_length(MAX_UPLOAD_BYTES) + 100_000
 
-# The addresses that the page requests; a trailing slash stands for everything below.
+# The paths that the page requests; a trailing slash includes everything below it.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "GET": ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/assets/", "/static/", "/svelte/")
     + tuple(f"/gradio_api/{name}" for name in ("info", "queue/data", "heartbeat/", "startup-events", "theme.css")),
@@ -28,7 +28,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class AllowlistMiddleware:
-    """ASGI middleware that passes on what the page needs and answers 403, 404 or 413 to everything else.
+    """ASGI middleware that forwards the requests that the page makes and answers all others with an error status.
 
     Args:
         app: the ASGI application to protect.
@@ -60,7 +60,8 @@ class AllowlistMiddleware:
         await self._app(scope, replay if scope["method"] == "POST" else receive, send)
 
     def _status(self, scope: Message) -> int:
-        # Under another host name this is another site, whose scripts must not reach the page (DNS rebinding).
+        # Under another host name the request may come from another site's script, which must not reach the page (DNS
+        # rebinding).
         hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         if len(hosts) != 1 or hosts[0].rpartition(":")[0] not in self._hosts:
             return 403
@@ -88,8 +89,8 @@ async def _checked_body(receive: Receive) -> tuple[int, bytes]:
     except (ValueError, RecursionError):
         return 403, b""
     values = request.get("data") or [] if isinstance(request, dict) else None
-    # Gradio fetches or opens what values of other types name.
+    # Values of other types can name files or URLs, which Gradio would open or fetch.
     if not isinstance(values, list) or not all(v is None or isinstance(v, (int, float, str)) for v in values):
         return 403, b""
-    # Serialised from what was checked, so that Gradio's parser cannot read anything else in it.
+    # Serialise the checked values, so that Gradio's parser cannot read the original bytes differently.
     return 200, json.dumps(request).encode()

@@ -15,15 +15,15 @@ from glow_tf.demo.guard import AllowlistMiddleware
 from glow_tf.errors import InputError
 from glow_tf.evaluation import visualization
 
-# Gradio's usual first port, and how many ports are tried.
+# Gradio's default port, and the number of ports to try from there.
 FIRST_PORT, PORTS = 7860, 100
 
-# Sessions whose images are stored, and requests that may wait.
+# The number of sessions whose state is stored, and of requests that may queue.
 MAX_SESSIONS, MAX_WAITING = 32, 64
 
 GRID_WIDTH, IMAGE_WIDTH, COLUMN_WIDTH = 560, 200, 240  # pixels
 
-# Makes the chosen file's name and content the widget's value; of a file that is too large only its size.
+# Sets the widget's value to the name and content of the chosen file, or only to its size if it is too large.
 _READ_FILE = """
 const input = element.querySelector('input');
 const give = text => { props.value = text; trigger('input'); };
@@ -42,7 +42,7 @@ _CSS = """
 .glow figcaption {font-weight: 600; overflow-wrap: anywhere}
 """
 
-# Every answer waits for the model, one at a time, and is the page's alone.
+# Requests run through the model one at a time, and are not part of Gradio's public API.
 _MODEL = {"show_progress": "hidden", "concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 
 
@@ -60,7 +60,7 @@ def serve(explorer: Explorer, title: str, host: str, port: int | None = None) ->
         InputError: if the port is taken.
     """
     gradio = import_gradio()
-    # Gradio asks its own server once whether it is there; a proxy would not know.
+    # Gradio checks once whether its own server responds; that request must not go through a proxy.
     os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), host]))
     from starlette.middleware import Middleware  # installed with Gradio
 
@@ -109,7 +109,7 @@ def _samples(gradio: Any, page: Any, explorer: Explorer) -> None:
     with gradio.Row():
         with gradio.Column(scale=1):
             temperature = gradio.Slider(0, MAX_TEMPERATURE, 0.7, step=0.05, label="Temperature", elem_id="temperature")
-            # The values of a drop-down list cannot be None, so -1 stands for all classes.
+            # A drop-down value cannot be None, so -1 stands for all classes.
             choices = [("all", -1), *((name, index) for index, name in enumerate(explorer.class_names))]
             label = gradio.Dropdown(choices, value=-1, label="Class", visible=len(choices) > 1, elem_id="label")
             seed = gradio.Number(0, label="Seed", precision=0, elem_id="seed")
@@ -144,7 +144,7 @@ def _mix(gradio: Any, page: Any, explorer: Explorer) -> None:
 
 def _attributes(gradio: Any, page: Any, explorer: Explorer) -> None:
     if not explorer.directions:
-        gradio.Markdown("There are no directions: name some with --direction, or the data set with --dataset.")
+        gradio.Markdown("There are no directions: add some with --direction, or name the data set with --dataset.")
         return
     slider = functools.partial(gradio.Slider, -MAX_STRENGTH, MAX_STRENGTH, 0, step=0.1)
     with gradio.Row():
@@ -184,7 +184,7 @@ def _attributes(gradio: Any, page: Any, explorer: Explorer) -> None:
 
 
 def _chooser(gradio: Any, explorer: Explorer, title: str, name: str, number: int) -> tuple[Any, Any]:
-    """Widgets that choose an image by its number or by upload.
+    """Widgets that select an image by its number or by upload.
 
     Returns:
         The gr.State of the image, and the gr.State that counts its changes.
@@ -204,7 +204,7 @@ def _chooser(gradio: Any, explorer: Explorer, title: str, name: str, number: int
         changed = gradio.State(0)
 
     def take(read: Callable, value: Any, image: np.ndarray, count: int) -> tuple[np.ndarray, str, int]:
-        """The new image, its HTML, and a count that says that it changed; the old image if the new one is refused."""
+        """(image, its HTML, number of changes); the previous image if the new one is refused."""
         try:
             new, description = read(value)
             return new, picture(new, f"{title}: {description}"), count + 1
@@ -226,7 +226,7 @@ def _chooser(gradio: Any, explorer: Explorer, title: str, name: str, number: int
 
 
 def read_upload(explorer: Explorer, text: str | None) -> tuple[np.ndarray, str]:
-    """(the image of an upload, the file's name), from what `_READ_FILE` sends."""
+    """(the uploaded image, the file's name), from the text that `_READ_FILE` sends."""
     size = re.fullmatch(r"size:(\d{1,18})", text or "")
     if size:
         raise InputError(too_large(int(size[1])))
@@ -243,7 +243,7 @@ def _on_change(
     output: Any,
     changed: Sequence[Any] = (),
 ) -> None:
-    """Shows draw(values of the widgets, values of the states) at the start and whenever one of them changes."""
+    """Displays draw(widget values, state values) when the page loads and whenever one of them changes."""
 
     def shown(*values: Any) -> str:
         try:
@@ -256,12 +256,12 @@ def _on_change(
 
 
 def picture(image: np.ndarray, title: str = "", width: int = IMAGE_WIDTH) -> str:
-    """HTML of uint8 [H, W, C] under a title, enlarged without smoothing."""
+    """The HTML of an image, uint8 [H, W, C], under a title, enlarged without smoothing."""
     heading = f"<figcaption>{html.escape(title)}</figcaption>" if title else ""
     source = visualization.data_uri(image)
     return f'<figure class="glow">{heading}<img alt="" width="{width}" src="{source}"></figure>'
 
 
 def refusal(error: Exception) -> str:
-    """HTML of an error message, on one line."""
+    """The HTML of an error message, on one line."""
     return f'<div class="glow-error">error: {html.escape(" ".join(str(error).split()))}</div>'

@@ -12,15 +12,15 @@ from glow_tf.glow import Glow
 from glow_tf.importers import openai
 
 WRONG_FLAGS = [
-    ((), "give either --from"),
-    (("--from", "openai", "--to", "openai", "x"), "give either --from"),
+    ((), "use either --from"),
+    (("--from", "openai", "--to", "openai", "x"), "use either --from"),
     (("--from", "torch", "x"), "should be one of"),
-    (("--from", "openai", "--out", "w"), "give one path to read; 0"),
-    (("--from", "openai", "x", "y", "--out", "w"), "give one path to read; 2"),
+    (("--from", "openai", "--out", "w"), "expected one path to read, not 0"),
+    (("--from", "openai", "x", "y", "--out", "w"), "expected one path to read, not 2"),
     (("--from", "openai", "x"), "--out"),
-    (("--from", "openai", "x", "--out", "w"), "give --img_size"),
-    (("--from", "rosinality", "x", "--out", "w"), "give --img_size"),
-    (("--from", "glow-tf2", "x", "--n_bits", "5", "--out", "w"), "--n_bits does not go with"),
+    (("--from", "openai", "x", "--out", "w"), "set it with --img_size"),
+    (("--from", "rosinality", "x", "--out", "w"), "set it with --img_size"),
+    (("--from", "glow-tf2", "x", "--n_bits", "5", "--out", "w"), "--n_bits cannot be combined with"),
     (("--from", "glow-tf2", "x", "--ema", "--out", "w"), "--ema is for"),
     (("--from", "openai", "x", "--n_bits", "9", "--out", "w"), "n_bits"),
 ]

@@ -21,7 +21,7 @@ WRONG = {
     "--weights weights.h5 --images folder --csv new/s --html new/./s": "--csv and --html are both new/s",
     "--weights weights.h5 --images folder --csv empty": "error: empty: is a folder, not a regular file",
     "--weights weights.h5 --images pipe": "pipe",
-    "--weights weights.h5 --images folder --dataset digits": "give one of them",
+    "--weights weights.h5 --images folder --dataset digits": "use one of them",
     "--weights weights.h5 --images ./missing": "./missing does not exist",
     "--weights weights.h5 --images test:0": "does not record its training data; name the data with --dataset",
     "--weights weights.h5 --dataset digits --images test:0,256": "the test split has 256 images",
@@ -153,7 +153,7 @@ def test_images_are_scored_one_by_one(answers):
 def test_without_files_the_scores_are_shown(answers):
     status, output, error = answers[SHOWN]
     assert status == 0, error
-    assert "no typicality: this weights file does not hold" in output
+    assert "no typicality: this weights file does not contain" in output
     assert "folder/a b.png" in output and "trained on" not in output
     assert "3 of 3 images are converted to 8x8 grey, the input of this model; the largest is 10x10 L" in output
 

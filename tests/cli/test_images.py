@@ -44,9 +44,9 @@ def test_files_folders_and_test_images_keep_their_order(folder, data, small_glow
     [
         ("missing.png", "missing.png does not exist"),
         ("pipe.png", "pipe.png is"),
-        ("test:", "named like test:0,5,17"),
-        ("test:1,x", "named like test:0,5,17"),
-        ("test:-1", "named like test:0,5,17"),
+        ("test:", "named as in test:0,5,17"),
+        ("test:1,x", "named as in test:0,5,17"),
+        ("test:-1", "named as in test:0,5,17"),
     ],
 )
 def test_names_are_checked_before_tensorflow_is_needed(folder, value, message):

@@ -115,4 +115,4 @@ def test_bad_files_are_one_line(file, kind):
 
 def test_one_file_at_a_time(tmp_path):
     done = started("a.h5", "b.h5", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, "error: 2 files were named; name one\n")
+    assert (done.returncode, done.stderr) == (2, "error: expected one file, not 2\n")

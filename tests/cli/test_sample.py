@@ -86,7 +86,7 @@ MODES = {
 # What works with a warning.
 WARNED_MODES = {
     "--temp 3 --n 10 --out hot.png": "--temp 3 is far above 1, the model itself; lower --temp",
-    "--mode interpolate --images test:3 --images test:4 --steps 3 --out steps.png": "--steps is now called --columns",
+    "--mode interpolate --images test:3 --images test:4 --steps 3 --out steps.png": "--steps is deprecated; use",
     "--mode interpolate --images test:1,2,3 --columns 3 --out odd.png": "the number of images, 3, is odd; test:3 is",
     "--mode interpolate --dataset faces --data_dir . --columns 3 --out few.png": "the test split has 1 image; training",
     "--mode pca --dataset faces --data_dir . --columns 3 --out small.png": "the test split has 1 image; training",
@@ -107,11 +107,11 @@ WRONG_MODES = {
     "--mode attribute --direction pipe": "pipe is",
     "--mode reconstruct --images test:999999": "from 0 to 255",
     "--mode reconstruct --images table.csv": "table.csv cannot be read",
-    "--mode reconstruct --images test:1,x": "named like test:0,5,17",
+    "--mode reconstruct --images test:1,x": "named as in test:0,5,17",
     "--mode interpolate --images test:1": "an interpolation needs pairs of images; name two of them with --images",
     "--mode interpolate --columns 1": "flag --columns=1",
     "--mode attribute": "an attribute needs examples",
-    "--mode attribute --positive class:1": "--positive and --negative belong together",
+    "--mode attribute --positive class:1": "--positive and --negative must be used together",
     "--mode attribute --positive class:1 --negative class:horse": "--negative is 'horse'; the classes are 0",
     "--mode attribute --positive ./none --negative ./none": "the folder './none' does not exist",
     "--mode attribute --csv table.csv": "--attribute NAME",
@@ -120,12 +120,12 @@ WRONG_MODES = {
     "--mode attribute --attribute dark": "'digits' has no attributes: it is not a data set of tensorflow_datasets",
     "--mode attribute --dataset faces --data_dir . --attribute Hat": "it has attributes/Smiling",
     "--mode attribute --dataset celeb_a --data_dir . --attribute Smiling": "tfds build celeb_a",
-    "--mode attribute --attribute dark --positive x": "--positive and --attribute each say what the attribute is",
+    "--mode attribute --attribute dark --positive x": "--positive and --attribute each define the attribute",
     "--mode attribute --direction table.csv": "table.csv is not a",
     "--mode attribute --direction new/d.npy --strength nan": "--strength is nan",
     "--weights plain.h5 --mode pca": "name the data with --dataset",
-    "--mode attribute --csv missing.csv --attribute x --direction missing.npy": "--direction and --attribute each say",
-    "--weights plain.h5 --mode pca --images a.png": "principal components need 2 or more images, and there is 1",
+    "--mode attribute --csv missing.csv --attribute x --direction missing.npy": "--direction and --attribute each",
+    "--weights plain.h5 --mode pca --images a.png": "principal components need at least 2 images, not 1",
 }
 
 

@@ -97,7 +97,7 @@ REFUSED = {
     "a class was chosen": lambda e: e.samples(0.7, 0, 1),
     "image number is 256; it must be a whole number from 0 to 255": lambda e: e.test_image(256),
     "share is 1.5": lambda e: e.mix(e.images[0], e.images[1], 1.5),
-    "3 strengths were given for 10": lambda e: e.move(e.images[0], [0, 0, 0]),
+    "there are 3 strengths for 10": lambda e: e.move(e.images[0], [0, 0, 0]),
     "3 is 2.5; it must be a number from -2 to 2": lambda e: e.move(e.images[0], [0, 0, 0, 2.5] + 6 * [0]),
     "'x' is not one of the classes 0, 1": lambda e: e.change_class(e.images[0], "x", "1", 1),
     "no image was uploaded": lambda e: e.uploaded("/etc/passwd"),
@@ -105,7 +105,7 @@ REFUSED = {
     "the content is none of PNG, JPEG": lambda e: e.uploaded(address(b"text")),
     "cannot be read: 8001x8001 pixels are more": lambda e: e.uploaded(address(png(8001, 8001))),
     "the limit is 10,000,000": lambda e: e.uploaded(address(bytes(explorer.MAX_UPLOAD_BYTES + 3))),
-    "no finite pixels": lambda e: e._decode(np.full([1, 8, 8, 1], np.inf, np.float32), None),
+    "non-finite pixels": lambda e: e._decode(np.full([1, 8, 8, 1], np.inf, np.float32), None),
 }
 
 
@@ -258,7 +258,7 @@ def started(tmp_path):
     [
         (["--port", "0"], "flag --port=0"),
         (["weights.h5"], "unexpected argument 'weights.h5'; a weights file is named by --weights"),
-        (["--direction", "smile.npy"], "--direction is 'smile.npy'; it must be like NAME=FILE"),
+        (["--direction", "smile.npy"], "--direction is 'smile.npy'; it must have the form NAME=FILE"),
         (["--direction", "a=b", "--direction", "a=c"], "--direction 'a' is used twice"),
     ],
 )
