@@ -1,4 +1,4 @@
-"""Compiled functions of images: traced once for any batch size, applied to bounded parts of a batch."""
+"""Compiled functions of images: traced once for all batch sizes, applied to a batch in chunks of bounded size."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,19 +6,19 @@ import tensorflow as tf
 
 from glow_tf._gc import paused
 
-# 64 images of 32x32, or of larger images as many as have the same number of pixels.
+# 64 images of 32x32, or fewer larger ones with the same total number of pixels.
 MAX_IMAGES = 64
 MAX_PIXELS = MAX_IMAGES * 32 * 32
 
 
 class CompiledFunction:
-    """A function of tensors [B, ...] whose result is a tensor [B, ...].
+    """A compiled function from tensors [B, ...] to a tensor [B, ...].
 
-    In eager code a large batch is cut into chunks, which bounds the memory. Inside another `tf.function` the whole
+    In eager code a large batch is split into chunks, which bounds the memory. Inside another `tf.function` the whole
     batch runs at once, as part of that function.
 
     Args:
-        function: takes one tensor for each spec.
+        function: takes one tensor per spec.
         *specs: `tf.TensorSpec`s [None, ...], that of images [None, H, W, C] first.
     """
 
@@ -28,7 +28,7 @@ class CompiledFunction:
     def __call__(self, images: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
         """The function's result for all images."""
         count = images.shape[0]
-        if not count:  # none, or a number that is known when the graph runs
+        if not count:  # zero, or unknown until the graph runs
             # With oneDNN, a convolution of an empty batch has the wrong shape: the function runs on one image of zeros.
             return self._function(*map(_pad_empty, (images, *others)))[: tf.shape(images)[0]]
         if not tf.executing_eagerly():
@@ -40,19 +40,19 @@ class CompiledFunction:
 
 
 def _pad_empty(values: tf.Tensor) -> tf.Tensor:
-    """An empty batch [0, ...] as one row of zeros [1, ...]; other values as they are."""
+    """Pads an empty batch [0, ...] to one row of zeros [1, ...]; returns other batches unchanged."""
     missing = tf.cast(tf.equal(tf.shape(values)[0], 0), tf.int32)
     return tf.pad(values, [[0, missing], *([[0, 0]] * (values.shape.rank - 1))])
 
 
 def images_per_chunk(image_shape: Sequence[int]) -> int:
-    """The number of images [H, W, C] that one call works on at once."""
+    """The number of images [H, W, C] per chunk."""
     height, width, _ = image_shape
     return max(1, min(MAX_IMAGES, MAX_PIXELS // (height * width)))
 
 
 def chunks(values: tf.Tensor, size: int) -> list[tf.Tensor]:
-    """The values [N, ...] in parts of at most `size`.
+    """Splits values [N, ...] into chunks of at most `size`.
 
     >>> [len(part) for part in chunks(tf.zeros([7, 2]), 3)]
     [3, 3, 1]

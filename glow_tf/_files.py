@@ -1,4 +1,4 @@
-"""Files: replaced atomically, opened only if they are regular, and shown in messages in a printable form."""
+"""Helpers for files: replace them atomically, open only regular ones, and print their names safely in messages."""
 
 import contextlib
 import difflib
@@ -14,10 +14,10 @@ import numpy as np
 
 from glow_tf.errors import InputError
 
-# Larger folders are not searched for similar names: listing this many takes a tenth of a second.
+# Larger folders are not searched for similar names; listing this many entries takes a tenth of a second.
 MOST_ENTRIES = 2000
 
-MAX_FILE_BYTES = 4_400_000_000  # 1e9 parameters in float32 and a tenth for tables; bounds the time of a digest
+MAX_FILE_BYTES = 4_400_000_000  # 1e9 parameters in float32 plus 10 % for tables; bounds the time of a digest
 
 MAX_PRINTED = 300  # characters of untrusted text in a message
 
@@ -26,13 +26,13 @@ MAX_PRINTED = 300  # characters of untrusted text in a message
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | memoryview) -> None:
-    """Replaces the file at `path` by `data`, durably: a reader sees the old file or the new one at any moment.
+    """Replaces the content of a file atomically and durably: a reader sees either the old content or the new.
 
     The data is first written to `<name>.tmp-<pid>` in the same folder.
 
     Raises:
-        OSError: the file cannot be written, or `path` is a folder, a pipe or a device. The old file stays, and the
-            temporary one is removed.
+        OSError: the file cannot be written, or `path` is a folder, a pipe or a device. The old file remains, and the
+            temporary file is removed.
     """
     path = Path(path)
     with contextlib.suppress(FileNotFoundError):
@@ -57,7 +57,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # file systems without it: FUSE, CIFS
+        if error.errno != errno.EINVAL:  # not supported by some file systems: FUSE, CIFS
             raise
     finally:
         os.close(descriptor)
@@ -67,17 +67,17 @@ def _sync_folder(folder: Path) -> None:
 
 
 def check_file(path: str | os.PathLike, what: str = "file") -> None:
-    """Raises InputError unless `path` is a regular file that can be opened; the arguments are `open_regular`'s."""
+    """Raises InputError unless `path` is a regular file that can be opened; for the arguments see `open_regular`."""
     open_regular(path, what).close()
 
 
 def open_regular(path: str | os.PathLike, what: str = "file", limit: int = MAX_FILE_BYTES) -> io.FileIO:
-    """Opens a regular file for reading. A pipe would block, and a device might never end.
+    """Opens a regular file for reading, and nothing else: a pipe would block, and a device might never end.
 
     Args:
         path: the file.
-        what: the noun for the file in messages, such as "weights file".
-        limit: the most bytes that a file may have.
+        what: a noun for the file in messages, such as "weights file".
+        limit: the largest allowed size in bytes.
     Raises:
         InputError: the file is missing, too large, not readable, or not a regular file.
     """
@@ -88,11 +88,11 @@ def open_regular(path: str | os.PathLike, what: str = "file", limit: int = MAX_F
         raise InputError(f"{printable(path)} does not exist{suggestion(path)}") from error
     except OSError as error:
         raise InputError(f"{printable(path)} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # a name with a zero byte
+    except ValueError as error:  # a name that contains a null byte
         raise error if isinstance(error, InputError) else InputError(f"{printable(path)} is not a file name") from error
     file = io.FileIO(descriptor, "rb")
     try:
-        _check_regular(path, os.fstat(descriptor), what, limit)  # another file may have taken its place
+        _check_regular(path, os.fstat(descriptor), what, limit)  # the file may have been replaced since
     except InputError:
         file.close()
         raise
@@ -112,7 +112,7 @@ def _kind(status: os.stat_result) -> str:
 
 
 def read_text(path: str | os.PathLike, what: str = "text file", limit: int = 100_000_000) -> str:
-    """The text of a regular UTF-8 file of at most `limit` bytes, for readers of CSV and JSON.
+    """Reads a regular UTF-8 file of at most `limit` bytes, such as CSV or JSON.
 
     Raises:
         InputError: as `open_regular`, or the file is not UTF-8.
@@ -125,10 +125,10 @@ def read_text(path: str | os.PathLike, what: str = "text file", limit: int = 100
 
 
 def load_npy(path: str | os.PathLike, what: str = "NumPy file (.npy)") -> np.ndarray:
-    """The array of floats or integers in a `.npy` file, whose header is checked against the file's size first.
+    """Reads floats or integers from a `.npy` file, after checking its header against the file's size.
 
     Raises:
-        InputError: as `open_regular`, or the file is not a `.npy` file of numbers, or it is damaged.
+        InputError: as `open_regular`, or the file is damaged or not a `.npy` file of numbers.
     """
     with open_regular(path, what) as file:
         size = os.fstat(file.fileno()).st_size
@@ -136,7 +136,7 @@ def load_npy(path: str | os.PathLike, what: str = "NumPy file (.npy)") -> np.nda
             version = np.lib.format.read_magic(file)
             reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             shape, is_fortran, dtype = reader[version](file)
-        except Exception as error:  # the header is a Python literal: parsing one raises nearly anything
+        except Exception as error:  # the header is a Python literal, and parsing it can raise nearly anything
             raise InputError(f"{printable(path)} is not a {what}") from error
         count, left = 1, size - file.tell()
         for side in shape:
@@ -154,13 +154,13 @@ def load_npy(path: str | os.PathLike, what: str = "NumPy file (.npy)") -> np.nda
 
 
 def suggestion(path: str | os.PathLike) -> str:
-    """The end of a message about a path that does not exist: a similar path that does, or an empty string."""
+    """A hint for the message about a missing path: a similar path that exists, or an empty string."""
     close = nearest(path)
     return "" if close is None else f"; did you mean {printable(close)}?"
 
 
 def nearest(path: str | os.PathLike) -> str | None:
-    """An existing path that is spelt like `path`, folder by folder, or None."""
+    """An existing path that is spelled like `path`, folder by folder, or None."""
     if not os.fspath(path):
         return None
     result = ""
@@ -176,7 +176,7 @@ def nearest(path: str | os.PathLike) -> str | None:
 
 
 def _entries(folder: str) -> list[str]:
-    """The names in a folder; none if it is too full to compare them all."""
+    """The names in a folder; empty if there are too many to compare."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in itertools.islice(entries, MOST_ENTRIES + 1)]
@@ -189,10 +189,10 @@ def _entries(folder: str) -> list[str]:
 
 
 def printable(value: object, limit: int = MAX_PRINTED) -> str:
-    r"""Untrusted text as part of a one-line message: at most `limit` characters, everything else escaped.
+    r"""Formats untrusted text for a one-line message: truncated to `limit` characters, unprintable ones escaped.
 
-    Line ends, terminal escapes, bidirectional controls and bytes that are not UTF-8 are written as Python writes
-    them in a string.
+    Line feeds, terminal escapes, bidirectional controls and bytes that are not UTF-8 are escaped as in a Python
+    string.
 
     >>> printable("a\x1b[2J\nb"), printable("x" * 9, limit=4)
     ('a\\x1b[2J\\nb', 'xxxx...')
@@ -206,7 +206,7 @@ def printable(value: object, limit: int = MAX_PRINTED) -> str:
 
 
 def format_names(names: Iterable[object]) -> str:
-    """Up to 3 names in a printable form, and how many more there are.
+    """Lists up to 3 names in a printable form, and counts the rest.
 
     >>> format_names("abcde")
     'a, b, c and 2 more'
@@ -217,7 +217,7 @@ def format_names(names: Iterable[object]) -> str:
 
 
 def spreadsheet_safe(text: str) -> str:
-    """Text for a CSV cell: a leading apostrophe keeps a spreadsheet from taking it for a formula.
+    """Escapes text for a CSV cell: a leading apostrophe keeps a spreadsheet from evaluating it as a formula.
 
     >>> spreadsheet_safe("=1+1"), spreadsheet_safe("cat.png")
     ("'=1+1", 'cat.png')

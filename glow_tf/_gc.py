@@ -1,7 +1,7 @@
-"""Python's collector of cyclic garbage, held back where everything that is made stays.
+"""Pauses Python's cyclic garbage collector where nearly all new objects stay alive.
 
-Importing TensorFlow and tracing a function make hundreds of thousands of objects, of which nearly none is garbage.
-Looking through all of them again and again is a quarter of the import's time and a seventh of the tracing's.
+Importing TensorFlow and tracing a function create hundreds of thousands of objects, hardly any of them garbage.
+Scanning them repeatedly takes a quarter of the import's time and a seventh of the tracing's.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def paused() -> Iterator[None]:
-    """While it lasts nothing is collected; also a decorator, `paused()(function)`.
+    """Disables garbage collection inside the context; also a decorator, `paused()(function)`.
 
     >>> import gc
     >>> with paused():
@@ -32,17 +32,17 @@ def paused() -> Iterator[None]:
 
 @contextlib.contextmanager
 def importing(module: str) -> Iterator[None]:
-    """`paused` while a module is first imported, and what is there then is not looked through later either.
+    """Like `paused`, for the first import of a module; also excludes its objects from later collections.
 
-    The latter is for good, so where the module has been imported already nothing is done.
+    The exclusion is permanent, so nothing happens if the module is already imported.
 
     Args:
-        module: its full name.
+        module: the full name of the module.
     """
     if module in sys.modules:
         yield
         return
-    gc.collect()  # what is garbage now would stay otherwise
+    gc.collect()  # otherwise current garbage would never be freed
     with paused():
         yield
         gc.freeze()

@@ -1,6 +1,6 @@
-"""HDF5 files that nobody vouches for: their checksum, their contents, and the arrays in them.
+"""Reads untrusted HDF5 files: their checksum, their contents, and their arrays.
 
-The HDF5 library reads only the tables of a file, in a child process; see `_hdf5_contents`.
+The HDF5 library reads only a file's tables, in a child process; see `_hdf5_contents`.
 """
 
 import functools
@@ -17,14 +17,14 @@ from glow_tf._files import printable
 from glow_tf._hdf5_contents import Contents
 from glow_tf.errors import InputError
 
-# The line behind the HDF5 data: the SHA-256 of every byte before it.
+# The line after the HDF5 data: the SHA-256 of every byte before it.
 SEAL = b"glow_tf sha256 "
-SEAL_BYTES = len(SEAL) + 64 + 1  # 64 hex digits and the end of the line
+SEAL_BYTES = len(SEAL) + 64 + 1  # 64 hex digits and a line feed
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _CHUNK_BYTES = 1 << 20
 
-# The contents of sealed files by their digest: a command opens its file several times.
+# The contents of sealed files by digest, since a command opens its file several times.
 _remembered: dict[str, Contents] = {}
 
 
@@ -34,9 +34,9 @@ def seal(digest: str) -> bytes:
 
 
 def remember(digest: str, contents: Contents) -> None:
-    """Keeps the contents of a sealed file, which its digest identifies; 16 at most."""
+    """Caches the contents of a sealed file by its digest; holds at most 16."""
     if len(_remembered) >= 16:
-        _remembered.clear()  # one call, since other threads read and write, too
+        _remembered.clear()  # a single call, since other threads also read and write
     _remembered[digest] = contents
 
 
@@ -50,7 +50,7 @@ class H5File:
         digest: the verified SHA-256 of a sealed file, 64 hex digits; empty for other files.
         contents: attributes, names, groups and arrays.
     Raises:
-        InputError: the file is not HDF5, does not match its digest, or holds what is not read; every method raises it.
+        InputError: the file is not HDF5, does not match its digest, or has unsupported contents; from any method.
     """
 
     def __init__(self, path: str | os.PathLike, file: io.FileIO) -> None:
@@ -65,7 +65,7 @@ class H5File:
         self.digest = self._verified_digest()
 
     def error(self, what: str) -> InputError:
-        """The error of this file; `what` completes a sentence that begins with its name."""
+        """Creates an error for this file; `what` continues a sentence that begins with its name."""
         return InputError(f"{printable(self.path)} {what}")
 
     @functools.cached_property
@@ -81,14 +81,14 @@ class H5File:
         return contents
 
     def shape_and_dtype(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
-        """The shape and dtype of an array that lies in this file as plain numbers."""
+        """The shape and dtype of an array that is stored as plain numbers in this file."""
         array = self.contents["arrays"][name]
         if isinstance(array, str):
             raise self.error(f"has {printable(name)}, which is {array}")
         return tuple(array[2]), np.dtype(array[1])
 
     def load(self, names: list[str]) -> dict[str, np.ndarray]:
-        """Reads arrays; together they are no larger than the file."""
+        """Reads arrays; refuses them if together they are larger than the file."""
         kinds = {name: self.shape_and_dtype(name) for name in names}
         total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in kinds.values())
         if total > self._size:
@@ -96,7 +96,7 @@ class H5File:
         arrays = {name: self._load_one(name, *kinds[name]) for name in names}
         after = os.fstat(self._file.fileno())
         if (after.st_size, after.st_mtime_ns) != (self._before.st_size, self._before.st_mtime_ns):
-            raise self.error("was changed while it was read")
+            raise self.error("changed while it was being read")
         return arrays
 
     def _load_one(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -106,7 +106,7 @@ class H5File:
             raise self.error(f"has NaN or infinite values in {printable(name)}")
         try:
             return flat.reshape(shape)
-        except ValueError as error:  # no values, and sides that NumPy cannot count
+        except ValueError as error:  # an empty array whose other sides overflow in NumPy
             raise self.error(f"has {printable(name)} of shape {printable(shape)}") from error
 
     def _bytes(self, offset: int, count: int) -> bytes:

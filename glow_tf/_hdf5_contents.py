@@ -1,9 +1,9 @@
-"""Tables of contents of HDF5 files, read with h5py in a child process of limited time and memory.
+"""Reads the table of contents of HDF5 files with h5py, in a child process of limited time and memory.
 
-A crafted file makes the HDF5 library loop, take gigabytes, or open other files, whatever its checksum says. So the
-library runs in a child, reads no array there and follows no link. It answers where each array lies and what it is
-made of; `weights` then reads the arrays itself. A child costs 0.2 s, and the contents of a verified file are
-remembered by its SHA-256.
+A crafted file can make the HDF5 library loop, take gigabytes, or open other files, even if its checksum is valid. The
+library therefore runs in a child, which reads no array and follows no link. It reports the offset, type and shape of
+each array, and `_hdf5` reads the arrays itself. A child costs 0.2 s, so the contents of a verified file are cached by
+its SHA-256.
 
 The child runs this file as a program, without the package.
 """
@@ -21,17 +21,17 @@ from typing import Any, BinaryIO, TypedDict
 import h5py
 import numpy as np
 
-MAX_OBJECTS = 20_000  # groups and data sets; the largest model of another program has about 1,500
-MAX_DEPTH = 8  # groups inside groups; Keras nests 5 deep
+MAX_OBJECTS = 20_000  # groups and data sets; the largest supported model of another program has about 1,500
+MAX_DEPTH = 8  # nested groups; Keras nests 5 deep
 MAX_NAME_BYTES = 512
 MAX_TEXT_BYTES = 64_000  # an HDF5 attribute holds at most 64 KiB
 MAX_ATTRIBUTES = 64
 
 _CPU_SECONDS = 2
-_WALL_SECONDS = 60  # for a machine that is busy
+_WALL_SECONDS = 60  # generous, for a busy machine
 _MEMORY = 128 << 20  # beyond the imports
 
-# Whatever is not one of these is not read.
+# The supported types; arrays of any other type are refused.
 TYPES = {
     **{f"<f{size}": getattr(h5py.h5t, f"IEEE_F{8 * size}LE") for size in (2, 4, 8)},
     **{f"<i{size}": getattr(h5py.h5t, f"STD_I{8 * size}LE") for size in (1, 2, 4, 8)},
@@ -40,15 +40,15 @@ TYPES = {
 
 
 class ContentsError(ValueError):
-    """A file is damaged or holds what is not read; the message goes on after the file's name."""
+    """A file is damaged or has unsupported contents; the message continues a sentence that begins with its name."""
 
 
 class Contents(TypedDict):
-    """What an HDF5 file holds, in plain JSON values.
+    """The contents of an HDF5 file as plain JSON values.
 
-    `attributes` are the root group's: a text, an integer, or None for anything else. `names` are the lists of names
-    that Keras 2 keeps in the attributes layer_names and weight_names, by the path of their group. An array is
-    (offset, dtype, shape), or a text that says why it is not read.
+    `attributes` are those of the root group: a string, an integer, or None for anything else. `names` holds the lists
+    in Keras 2's attributes layer_names and weight_names, by the path of their group. An array is
+    (offset, dtype, shape), or a string that says why it cannot be read.
     """
 
     attributes: dict[str, Any]
@@ -58,10 +58,10 @@ class Contents(TypedDict):
 
 
 def read(file: BinaryIO) -> Contents:
-    """The contents of a file that this program wrote itself; others are read by `read_in_child`.
+    """Reads the contents of a trusted file, in this process; for others see `read_in_child`.
 
     Raises:
-        ContentsError: the file is damaged or holds too much; the message says of what.
+        ContentsError: the file is damaged or has too many objects; the message says which.
     """
     try:
         with h5py.File(file, "r") as h5:
@@ -88,7 +88,7 @@ def _read(h5: h5py.File) -> Contents:
             if address is None:
                 contents["arrays"][full] = "a link to another object or file"
             elif address in seen:
-                contents["arrays"][full] = "another name of an object that has one already"
+                contents["arrays"][full] = "a second name of the same object"
             elif kind == h5py.h5o.TYPE_GROUP:
                 contents["groups"].append(full)
                 pending.append((full, group[name]))
@@ -112,7 +112,7 @@ def _attributes(h5: h5py.File) -> dict[str, Any]:
 
 
 def _names(group: h5py.Group) -> list[str] | None:
-    """Keras' list in an attribute of a group, of fixed or, since h5py 3, varying length; None if there is none."""
+    """Keras' list of names in a group's attribute (fixed-length strings, or variable-length since h5py 3), or None."""
     for attribute in ("layer_names", "weight_names"):
         if attribute in group.attrs:
             value = group.attrs[attribute]
@@ -124,7 +124,7 @@ def _names(group: h5py.Group) -> list[str] | None:
 
 
 def _text(value: Any, limit: int = MAX_NAME_BYTES) -> str | None:
-    """A text of at most `limit` bytes of UTF-8, or None."""
+    """A value as a string of at most `limit` bytes in UTF-8, or None."""
     try:
         data = value.encode() if isinstance(value, str) else value
         return data.decode() if isinstance(data, bytes) and len(data) <= limit else None
@@ -142,7 +142,7 @@ def _members(group: h5py.Group, count: int) -> list[str]:
 
 
 def _link(group: h5py.Group, name: str) -> tuple[int | None, int | None]:
-    """(address, kind) of what a hard link leads to; (None, None) for every other link."""
+    """(address, type) of a hard link's target; (None, None) for any other link."""
     if group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
         return None, None
     info = h5py.h5o.get_info(group.id, name.encode())
@@ -150,7 +150,7 @@ def _link(group: h5py.Group, name: str) -> tuple[int | None, int | None]:
 
 
 def _array(data_set: h5py.h5d.DatasetID) -> tuple[int, str, tuple[int, ...]] | str:
-    """(offset, dtype, shape) of a plain array, or why it is not read."""
+    """(offset, dtype, shape) of a plain array, or why it cannot be read."""
     properties, space, kind = data_set.get_create_plist(), data_set.get_space(), data_set.get_type()
     if properties.get_layout() != h5py.h5d.CONTIGUOUS or properties.get_nfilters():
         return "in chunks, compressed, compact or virtual: only plain arrays are read"
@@ -171,12 +171,12 @@ def _array(data_set: h5py.h5d.DatasetID) -> tuple[int, str, tuple[int, ...]] | s
 
 
 def read_in_child(file: BinaryIO) -> Contents:
-    """The contents of an untrusted file.
+    """Reads the contents of an untrusted file, in a child process.
 
     Args:
         file: an open regular file; its position may change.
     Raises:
-        ContentsError: the library fails on the file or takes too long, or the file holds too much.
+        ContentsError: the library fails on the file or takes too long, or the file has too many objects.
     """
     paths = filter(os.path.isabs, sys.path)  # without the working directory
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"}
@@ -187,7 +187,7 @@ def read_in_child(file: BinaryIO) -> Contents:
             capture_output=True,
             timeout=_WALL_SECONDS,
             env=environment,
-            start_new_session=True,  # Ctrl-C in a terminal is for the parent
+            start_new_session=True,  # so that Ctrl-C in a terminal reaches only the parent
             check=False,
         )
         answer = json.loads(done.stdout)

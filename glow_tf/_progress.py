@@ -1,4 +1,4 @@
-"""Progress of the phases of a command: a bar on a terminal, a line every ten seconds elsewhere.
+"""Displays the progress of a command's phases: a bar on a terminal, a line every ten seconds elsewhere.
 
     with _progress.phase("evaluating", total=10_000) as advance:
         for batch in batches:
@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TextIO
 
-# Seconds between two lines where the output is not a terminal, and between two refreshes where it is one.
+# Seconds between two lines if the output is not a terminal, and between two refreshes if it is.
 LINE_SECONDS = 10.0
 REFRESH_SECONDS = 0.2
 
@@ -31,7 +31,7 @@ class Advance(Protocol):
 
 
 def show(is_shown: bool = True) -> None:
-    """Switches the display of phases on, or off."""
+    """Switches the display of phases on or off."""
     _state["shown"] = is_shown
 
 
@@ -46,8 +46,8 @@ def phase(name: str, total: int | None = None, unit: str = "images") -> Iterator
 
     Args:
         name: what the block does, as a participle: "evaluating".
-        total: number of items, or None if it is unknown.
-        unit: plural of the items.
+        total: the number of items, or None if it is unknown.
+        unit: a plural noun for the items.
     """
     if not is_shown():
         yield lambda count=1, /: None
@@ -57,11 +57,11 @@ def phase(name: str, total: int | None = None, unit: str = "images") -> Iterator
 
 
 def line(text: str, stream: TextIO | None = None) -> None:
-    """Writes a line that stays, above the bar that is on display.
+    """Writes a permanent line above the current bar.
 
     Args:
-        text: one line.
-        stream: where to write; default: the error stream.
+        text: the line.
+        stream: the output. Default: the error stream.
     """
     for bar in _bars[-1:]:
         bar.clear()
@@ -73,15 +73,15 @@ def line(text: str, stream: TextIO | None = None) -> None:
 
 
 class Bar:
-    """The display of one phase. A bar that opens hides the one before, which returns when it closes.
+    """The display of one phase. A new bar hides the previous one, which reappears when the new one closes.
 
     Args:
         name: see `phase`.
         total: see `phase`.
         unit: see `phase`.
-        stream: where to write; default: the error stream.
-        layout: tqdm's `bar_format` on a terminal; default: name, bar, count and time left.
-        line_layout: the same elsewhere.
+        stream: the output. Default: the error stream.
+        layout: tqdm's `bar_format` on a terminal. Default: name, bar, count and time left.
+        line_layout: the same for other outputs.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Bar:
             bar_format=(layout if is_terminal else line_layout) or _layout(total, is_terminal),
             mininterval=REFRESH_SECONDS if is_terminal else LINE_SECONDS,
             miniters=1,
-            delay=0 if is_terminal else 1e-9,  # without a delay tqdm writes a first line at once
+            delay=0 if is_terminal else 1e-9,  # without a delay tqdm writes its first line at once
             dynamic_ncols=is_terminal and output.has_size(),
             position=0,
             leave=False,
@@ -131,7 +131,7 @@ class Bar:
         self._tqdm.clear()
 
     def refresh(self) -> None:
-        """Draws the bar on a terminal; lines elsewhere only follow the clock."""
+        """Redraws the bar on a terminal; other outputs get a line only at fixed intervals."""
         if self._is_terminal:
             self._tqdm.refresh()
 
@@ -153,10 +153,10 @@ def _layout(total: int | None, is_terminal: bool) -> str:
 
 @functools.cache
 def _tqdm_class() -> Any:
-    from tqdm import tqdm  # takes a twentieth of a second, which `--help` can do without
+    from tqdm import tqdm  # takes a twentieth of a second, which would slow down `--help`
 
     class Tqdm(tqdm):
-        """A tqdm without its monitor thread and its lock between processes, which bars of one thread do not need."""
+        """A tqdm without its monitor thread and its inter-process lock, which bars of a single thread do not need."""
 
         monitor_interval = 0
 
@@ -180,7 +180,7 @@ class _QuietStream:
         return bool(self._attempt(self._stream.isatty))
 
     def has_size(self) -> bool:
-        """Whether this is a terminal of a known size; tqdm draws nothing on one of 0 columns, as `script` makes."""
+        """Whether this is a terminal of a known size; on one of 0 columns, as under `script`, tqdm draws nothing."""
         with contextlib.suppress(OSError, ValueError, AttributeError):
             return os.get_terminal_size(self._stream.fileno()).columns > 0
         return False
@@ -195,7 +195,7 @@ class _QuietStream:
 
 
 class _LineStream:
-    """Turns the carriage returns that tqdm draws with into lines."""
+    """Turns tqdm's redraws, which use carriage returns, into lines."""
 
     def __init__(self, stream: _QuietStream) -> None:
         self._stream = stream

@@ -4,8 +4,8 @@
 class InputError(ValueError):
     """A flag, a file, an array or a configuration is invalid.
 
-    The message is one line that names the input and the valid values. The scripts print it as
-    `error: <message>` and exit with status 2; anything else that is raised is a fault of the program.
+    The message is one line that names the input and the valid values. The commands print it as
+    `error: <message>` and exit with status 2; any other exception is a bug.
 
     >>> from glow_tf import Glow
     >>> Glow.load("missing.h5")

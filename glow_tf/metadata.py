@@ -1,6 +1,6 @@
-"""The JSON of a weights file: the model's configuration, and where its weights come from.
+"""The JSON of a weights file: the model's configuration, and metadata about its weights.
 
-Both are checked before they are written and after they are read: a file that nobody vouches for can hold any type.
+Both are validated before writing and after reading, since an untrusted file can contain any type.
 """
 
 import json
@@ -13,11 +13,11 @@ from glow_tf._files import printable
 from glow_tf.errors import InputError
 
 MAX_CONFIG_BYTES = 60_000  # an HDF5 attribute holds at most 64 KiB
-MAX_METADATA_BYTES = 4_000_000  # as Python objects 100 MB at worst
+MAX_METADATA_BYTES = 4_000_000  # up to 100 MB as Python objects
 
 
 def check_metadata(metadata: Mapping[str, Any]) -> None:
-    """Raises InputError for metadata that a weights file cannot hold; a trainer calls it before training.
+    """Raises InputError for metadata that a weights file cannot store; a trainer calls it before training.
 
     >>> check_metadata({"dataset": "digits", "class_names": ["zero", "one"], "notes": {"mine": 1}})
     >>> check_metadata({"class_names": True})
@@ -29,26 +29,26 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
 
 
 def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
-    """The metadata as JSON; raises InputError as `check_metadata`."""
+    """Encodes metadata as JSON; raises InputError like `check_metadata`."""
     _check_metadata(metadata)
     return _encode("metadata", metadata, MAX_METADATA_BYTES)
 
 
 def decode_metadata(text: object) -> dict[str, Any]:
-    """The inverse of `encode_metadata`; raises InputError for whatever else `text` is."""
+    """The inverse of `encode_metadata`; raises InputError for any other `text`."""
     metadata = _decode("metadata", text, MAX_METADATA_BYTES)
     _check_metadata(metadata)
     return metadata
 
 
 def encode_config(config: Mapping[str, Any]) -> bytes:
-    """A configuration as JSON; raises InputError where it holds more than numbers and short texts."""
+    """Encodes a configuration as JSON; raises InputError unless it consists of numbers and short strings."""
     _check_config(config)
     return _encode("configuration", config, MAX_CONFIG_BYTES)
 
 
 def decode_config(text: object) -> dict[str, Any]:
-    """The inverse of `encode_config`; raises InputError for whatever else `text` is."""
+    """The inverse of `encode_config`; raises InputError for any other `text`."""
     config = _decode("configuration", text, MAX_CONFIG_BYTES)
     _check_config(config)
     return config
@@ -57,10 +57,10 @@ def decode_config(text: object) -> dict[str, Any]:
 def _encode(what: str, value: Mapping[str, Any], limit: int) -> bytes:
     try:
         text = json.dumps(dict(value), sort_keys=True, allow_nan=False).encode("ascii")
-    except (TypeError, ValueError, RecursionError) as error:  # NaN, 1e400, a type that JSON does not have
+    except (TypeError, ValueError, RecursionError) as error:  # NaN, 1e400, a type that JSON does not support
         raise InputError(f"the {what} cannot be saved as JSON: {printable(error)}") from error
     if len(text) > limit:
-        raise InputError(f"the {what} takes {len(text):,} bytes as JSON; a weights file holds {limit:,}")
+        raise InputError(f"the {what} takes {len(text):,} bytes as JSON; the limit is {limit:,}")
     return text
 
 
@@ -80,7 +80,7 @@ def _refuse_constant(text: str) -> NoReturn:
 
 
 def _is_number(value: object) -> bool:
-    """Whether a value is a number that fits a float."""
+    """Whether a value is a finite float, or an integer of at most 63 bits."""
     if isinstance(value, int) and not isinstance(value, bool):
         return abs(value) < 2**63
     return isinstance(value, float) and math.isfinite(value)
@@ -102,7 +102,7 @@ def _is_object(value: object) -> bool:
     return isinstance(value, Mapping)
 
 
-# The metadata that the program itself reads. None stands for an unknown value; other keys may hold anything.
+# The metadata that this package reads. None means that a value is unknown; other keys are unrestricted.
 _METADATA = {
     **dict.fromkeys(("dataset", "command", "converted_from", "run_id"), (_is_text, "a text")),
     **dict.fromkeys(("step", "epoch", "seed", "test_images"), (_is_integer, "an integer")),
@@ -123,7 +123,7 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
 
 
 def _check_config(config: Mapping[str, Any]) -> None:
-    """Numbers, short texts and short lists of numbers; `GlowConfig` knows which of them make a model."""
+    """Allows numbers, short strings and short lists of numbers; `GlowConfig` checks their values."""
     for key, value in config.items():
         values = value if isinstance(value, (list, tuple)) and len(value) <= 8 else [value]
         is_short_text = isinstance(value, str) and len(value) <= 100 and value.isprintable()

@@ -1,4 +1,4 @@
-"""The weights of a Glow in files and pickles; `weights` defines the file itself."""
+"""Saves the weights of a Glow to files and pickles, and loads them; `weights` defines the file format."""
 
 import os
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def save(glow: "Glow", path: str | os.PathLike, metadata: Mapping[str, Any], stored_dtype: str | None = None) -> None:
-    """Writes every variable, the configuration and metadata; for the arguments see `Glow.save_weights`.
+    """Writes all variables, the configuration and metadata; for the arguments see `Glow.save_weights`.
 
     Raises:
         InputError: if the metadata is not JSON, or a value is not finite.
@@ -25,10 +25,10 @@ def save(glow: "Glow", path: str | os.PathLike, metadata: Mapping[str, Any], sto
 
 
 def load(make_glow: type["Glow"], name: str | os.PathLike) -> "Glow":
-    """A new Glow from a weights file, a run's folder, or the name of bundled weights.
+    """Creates a Glow from a weights file, a run's folder, or the name of bundled weights.
 
     Raises:
-        InputError: if there is no such file, or it is damaged or not of this package.
+        InputError: if the file does not exist, is damaged, or is not a weights file of this package.
     """
     with weights.open_weights(pretrained.locate(name)) as file:
         config = GlowConfig.from_dict(file.config)
@@ -39,10 +39,10 @@ def load(make_glow: type["Glow"], name: str | os.PathLike) -> "Glow":
 
 
 def load_into(glow: "Glow", name: str | os.PathLike) -> None:
-    """Replaces the values of a Glow by those of weights of the same configuration.
+    """Replaces the values of a Glow by those of a weights file with the same configuration.
 
     Raises:
-        InputError: as `load`, and naming the keys in which the configurations differ.
+        InputError: as `load`, or the configurations differ; the message names the keys.
     """
     with weights.open_weights(pretrained.locate(name)) as file:
         differences = GlowConfig.from_dict(file.config).differences(glow.config)
@@ -52,12 +52,12 @@ def load_into(glow: "Glow", name: str | os.PathLike) -> None:
 
 
 def values_of(glow: "Glow") -> dict[str, np.ndarray]:
-    """{name in weights files: value}."""
+    """{name in weights files: value} of all variables."""
     return {name: variable.numpy() for name, variable in glow.named_variables().items()}
 
 
 def assign(glow: "Glow", values: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
-    """Sets every variable; the actnorms are then initialised, since their values are among these."""
+    """Assigns all variables, including those of the actnorms, and marks the model as initialised."""
     for name, variable in glow.named_variables().items():
         variable.assign(values[name])
     glow.metadata = dict(metadata)
@@ -65,7 +65,7 @@ def assign(glow: "Glow", values: Mapping[str, np.ndarray], metadata: Mapping[str
 
 
 def reduce(glow: "Glow") -> tuple:
-    """What `pickle` and `copy.deepcopy` rebuild a Glow from: its values rather than its compiled functions."""
+    """Implements `Glow.__reduce__`: `pickle` and `copy.deepcopy` copy values rather than compiled functions."""
     state = (values_of(glow), glow.metadata, glow.is_initialized)
     return _rebuild, (type(glow), glow.config, glow.network, *state)
 

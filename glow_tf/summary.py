@@ -1,4 +1,4 @@
-"""A Glow in words: one line for its `repr`, a table of its levels for `summary`."""
+"""Descriptions of a Glow: one line for its `repr`, a table of its levels for `summary`."""
 
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ def line(glow: "Glow") -> str:
 
 
 def table(glow: "Glow") -> str:
-    """One row for each level and for each part with weights of its own."""
+    """A table with one row per level and per part with its own weights."""
     rows: list[tuple[str, ...]] = [("part", "image [H, W, C]", "latents", "parameters")]
     shapes = glow.config.squeezed_shapes()
     for level, (size, steps) in enumerate(zip(shapes, glow.flow.steps, strict=True)):

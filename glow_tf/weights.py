@@ -1,17 +1,17 @@
 """The file weights.h5: named arrays with their configuration, atomic, verified, self-describing.
 
-The file is plain HDF5 with one line of text behind it, which HDF5 tools ignore:
+The file is plain HDF5 followed by one line of text, which HDF5 tools ignore:
 
     /                        attributes format, format_version, config (JSON), metadata (JSON)
-    /metadata                the bytes of the metadata, where they are too many for an attribute
+    /metadata                the bytes of the metadata, if they are too long for an attribute
     /level0/coupling/...     one contiguous, unfiltered, little-endian data set per array
     glow_tf sha256 <hex>     the SHA-256 of every byte before this line
 
 The digest covers arrays, names, configuration and HDF5's own tables: without it one flipped bit would silently load
 different weights. `head -c -80 weights.h5 | sha256sum` prints the same number.
 
-The digest detects corruption, not tampering, and weights also come from other people: shapes are compared with the
-expected ones before anything is allocated, and `_hdf5` opens nothing else. This module knows nothing of Glow.
+The digest detects corruption, not tampering, and files may be untrusted: shapes are compared with the expected ones
+before anything is allocated, and `_hdf5` opens no other file. This module does not depend on Glow.
 """
 
 import contextlib
@@ -57,20 +57,20 @@ def write(
     metadata: Mapping[str, Any] | None = None,
     dtype: str | None = None,
 ) -> None:
-    """Writes arrays and their description. The file at `path` is the old one or the new one, never a part of it.
+    """Writes arrays and their description atomically: the file at `path` is either the old one or the complete new one.
 
     Equal arguments give equal bytes.
 
     Args:
-        path: a file in a folder that exists.
-        arrays: readable names ("level0/coupling/kernel_1") to arrays of floats or integers.
+        path: the file to write, in an existing folder.
+        arrays: {readable name ("level0/coupling/kernel_1"): array of floats or integers}.
         config: the configuration of the model; JSON values only (tuples come back as lists).
-        metadata: the arrays' origin: data set, step, seed, class names.
-        dtype: the type that floats are stored in, such as "float16". Default: their own.
+        metadata: the origin of the arrays: data set, step, seed, class names.
+        dtype: the type in which floats are stored, such as "float16". Default: the arrays' own types.
     Raises:
-        InputError: an array is not finite or not of numbers, a name is not a path, or the JSON is too long. The old
-            file stays: weights that could not be loaded must not replace weights that can.
-        OSError: the disk is full or not writable; the old file stays and nothing else is left behind.
+        InputError: an array is not finite or not numeric, a name is not a path, or the JSON is too long. The old file
+            remains: unloadable weights must not replace loadable ones.
+        OSError: the disk is full or not writable; the old file remains and nothing else is left behind.
     """
     attributes = {"config": encode_config(config)}
     data_sets = {name: _storable(name, np.asarray(arrays[name]), dtype) for name in sorted(arrays)}
@@ -79,7 +79,7 @@ def write(
         attributes[_METADATA] = text
     else:
         data_sets[_METADATA] = np.frombuffer(text, np.uint8)
-    image = io.BytesIO()  # in memory: a full disk would kill the HDF5 library
+    image = io.BytesIO()  # in memory, since the HDF5 library crashes on a full disk
     with h5py.File(image, "w", libver=("earliest", "v110")) as h5:
         h5.attrs["format"] = np.bytes_(FORMAT)
         h5.attrs["format_version"] = np.int64(FORMAT_VERSION)
@@ -100,7 +100,9 @@ def _storable(name: str, array: np.ndarray, dtype: str | None) -> np.ndarray:
     parts = name.split("/")
     is_path = len(parts) <= _hdf5_contents.MAX_DEPTH and not {"", ".", ".."} & set(parts)
     if not is_path or len(name.encode()) > _hdf5_contents.MAX_NAME_BYTES or name == _METADATA:
-        raise InputError(f"{printable(name)} cannot name an array: names are parts joined by '/', as level0/kernel")
+        raise InputError(
+            f"{printable(name)} cannot name an array: names consist of parts joined by '/', such as level0/kernel"
+        )
     if dtype is not None and np.issubdtype(array.dtype, np.floating):
         with np.errstate(over="ignore"):
             array = array.astype(dtype)
@@ -116,13 +118,13 @@ def _storable(name: str, array: np.ndarray, dtype: str | None) -> np.ndarray:
 
 
 class WeightsFile:
-    """A verified weights file, open for reading; `open_weights` makes it.
+    """A verified weights file, open for reading; created by `open_weights`.
 
     Attributes:
         config: the configuration as it was written.
         metadata: the metadata as it was written.
         digest: the SHA-256 of every byte before the file's last line; 64 hex digits.
-        num_values: how many numbers its arrays hold.
+        num_values: the total number of values in its arrays.
     """
 
     def __init__(self, h5: H5File) -> None:
@@ -141,14 +143,14 @@ class WeightsFile:
         self.num_values = sum(math.prod(array[2]) for array in arrays if not isinstance(array, str))
 
     def check_size(self, min_num_values: int) -> None:
-        """Raises InputError unless the file holds as many numbers as its model needs at least."""
+        """Raises InputError if the file holds fewer numbers than its model needs."""
         if self.num_values < min_num_values:
             raise self._h5.error(
-                f"claims a model of at least {min_num_values:,} weights, but holds {self.num_values:,} numbers"
+                f"claims a model of at least {min_num_values:,} weights, but contains {self.num_values:,} numbers"
             )
 
     def read(self, expected: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, np.ndarray]:
-        """All arrays, or none.
+        """Reads all arrays, or raises an error.
 
         Args:
             expected: the shape and dtype of every array; floats may be stored as float16.
@@ -173,7 +175,7 @@ class WeightsFile:
         return {name: arrays[name].astype(dtype, copy=False) for name, (_, dtype) in expected.items()}
 
     def read_all(self) -> dict[str, np.ndarray]:
-        """All arrays in the order of their names, whatever they are.
+        """Reads all arrays in the order of their names, without an expected shape.
 
         Raises:
             InputError: an array cannot be read, or a value is not finite; the message names the array.
@@ -203,11 +205,11 @@ class WeightsFile:
 
 @contextlib.contextmanager
 def open_weights(path: str | os.PathLike) -> Iterator[WeightsFile]:
-    """Opens a weights file that `write` made: `with open_weights(path) as file: file.config`.
+    """Opens a weights file written by `write`: `with open_weights(path) as file: file.config`.
 
     Raises:
-        InputError: there is no such file, it is something else (the message says what, and what to do about it), or
-            it is damaged. Pipes, devices and folders are refused at once.
+        InputError: the file does not exist, is damaged, or has another format (the message names the format and the
+            remedy). Pipes, devices and folders are refused at once.
 
     >>> from glow_tf import pretrained
     >>> with open_weights(pretrained.DIGITS) as file:
@@ -229,24 +231,24 @@ def _difference(stored: Iterable[str], needed: Iterable[str], owner: str, what: 
 
 
 def layout(path: str | os.PathLike) -> str:
-    """Which program wrote an HDF5 file: "glow_tf", "glow-tf2", "keras-2", "keras-3" or "unknown h5".
+    """Detects which program wrote an HDF5 file: "glow_tf", "glow-tf2", "keras-2", "keras-3" or "unknown h5".
 
     Raises:
-        InputError: it is not an HDF5 file (the message says what it is) or a damaged one.
+        InputError: the file is damaged or not HDF5 (the message names its format).
     """
     with open_regular(path, "weights file") as file:
         return _layout(H5File(path, file))
 
 
 def read_foreign(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """All arrays of an HDF5 file of another program, in the order in which the model lists them.
+    """Reads all arrays of another program's HDF5 file, in the order in which the model lists them.
 
     A Keras 2 weights file orders them by its attributes layer_names and weight_names, and the names are
-    "<layer>/<weight name>"; in any other file the order is that of the names. Such a file has no digest, so
-    damage inside an array goes unnoticed unless a value is not finite.
+    "<layer>/<weight name>"; in any other file the arrays are sorted by name. Such a file has no digest, so damage
+    inside an array goes undetected unless a value is not finite.
 
     Raises:
-        InputError: the file is damaged, not HDF5, or needs what is not read: links, external and virtual storage,
+        InputError: the file is damaged, not HDF5, or uses unsupported features: links, external and virtual storage,
             filters, types other than little-endian floats and integers.
     """
     with open_regular(path, "weights file") as file:

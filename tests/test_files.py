@@ -1,4 +1,4 @@
-"""Helpers for files that nobody vouches for: what is opened, what is replaced, and how text from outside is shown."""
+"""Files: which ones are opened, which ones are replaced, and how untrusted text is printed."""
 
 import os
 

@@ -155,7 +155,7 @@ def test_thousands_of_class_names(tmp_path, letter):
         ({"mine": 1e400}, "the metadata cannot be saved as JSON"),
         ({"mine": float("nan")}, "the metadata cannot be saved as JSON"),
         ({"mine": {1, 2}}, "the metadata cannot be saved as JSON"),
-        ({"mine": "x" * 5_000_000}, "takes 5,000,012 bytes as JSON; a weights file holds 4,000,000"),
+        ({"mine": "x" * 5_000_000}, "takes 5,000,012 bytes as JSON; the limit is 4,000,000"),
         ({5: "mine"}, "has the key 5; keys must be texts"),
         ({"dataset": 5}, "dataset is 5; it must be a text"),
         ({"class_names": True}, "class_names is True; it must be a list of texts"),
@@ -422,7 +422,7 @@ def test_a_reader_keeps_the_file_it_opened(valid):
 def test_a_file_cut_short_while_it_is_read_is_refused(valid, size):
     with weights.open_weights(valid) as file:
         os.truncate(valid, size)
-        with pytest.raises(InputError, match="while it was read|truncated"):
+        with pytest.raises(InputError, match="while it was being read|truncated"):
             file.read(hostile_h5.EXPECTED)
 
 
@@ -431,7 +431,7 @@ def test_a_file_changed_while_it_is_read_is_refused(valid):
     with weights.open_weights(valid) as file:
         data[data.index(hostile_h5.ARRAYS[hostile_h5.VICTIM].tobytes()) + 9] ^= 1
         valid.write_bytes(data)
-        with pytest.raises(InputError, match="changed while it was read"):
+        with pytest.raises(InputError, match="changed while it was being read"):
             file.read(hostile_h5.EXPECTED)
 
 

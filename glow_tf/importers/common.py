@@ -1,4 +1,4 @@
-"""Steps that all importers share: arrays are checked by name and shape, and a Glow is made of them."""
+"""Helpers that all importers share: check arrays by name and shape, and build a Glow from them."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ def check_shapes(
         found: {name: shape} of the file.
         expected: {name: shape} of the model.
     Raises:
-        InputError: names the variables that are missing, unknown, or of another shape.
+        InputError: variables are missing, unknown or of another shape; the message names them.
     """
     missing = [name for name in expected if name not in found]
     unknown = [name for name in found if name not in expected]
@@ -50,14 +50,14 @@ def check_finite(source: str | os.PathLike, arrays: Arrays) -> None:
 
 
 def conv1x1_values(source: str | os.PathLike, names: Sequence[str], weights: Sequence[np.ndarray]) -> Arrays:
-    """The variables of the K 1x1 convolutions of a level, from dense matrices.
+    """The variables of a level's K 1x1 convolutions, from dense matrices.
 
     Args:
         source: the file's name in messages.
         names: the names of the K matrices in messages.
         weights: K arrays [C, C]; the layer multiplies a row vector with the matrix.
     Raises:
-        InputError: names a matrix that cannot be inverted.
+        InputError: a matrix cannot be inverted; the message names it.
     """
     steps = []
     for name, weight in zip(names, weights, strict=True):
@@ -74,7 +74,7 @@ def conv1x1_values(source: str | os.PathLike, names: Sequence[str], weights: Seq
 
 
 def sign_and_log_abs(source: str | os.PathLike, name: str, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(sign, log|scale|) of an actnorm's scale [C]; raises InputError where one is zero."""
+    """(sign, log|scale|) of an actnorm's scale [C]; raises InputError if an entry is zero."""
     if not scale.all():
         raise InputError(f"{printable(source)} has a scale of zero in {printable(name)}: its flow cannot be inverted")
     return np.sign(scale), np.log(np.abs(scale))
@@ -96,12 +96,12 @@ def without_prefix(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def glow_from(config: GlowConfig, values: Arrays, program: str) -> Glow:
-    """The Glow of a configuration with the given values of all its variables.
+    """Builds a Glow from its configuration and the values of all its variables.
 
     Args:
         config: the configuration.
         values: {name as in `Glow.named_variables`: array}.
-        program: the program that wrote them, for the metadata.
+        program: the program that wrote the values, for the metadata.
     """
     glow = Glow(config)
     variables = glow.named_variables()

@@ -1,9 +1,9 @@
-"""GLOW-tf2's weights.h5 (Keras 2, `save_weights`; release 0.0.1 and later), read into a Glow.
+"""Reads GLOW-tf2's weights.h5 (Keras 2, `save_weights`; release 0.0.1 and later) into a Glow.
 
-Keras numbers the names inside a file by the layers that the process had built before, so arrays are identified by
-their order and checked by their shape: 15 for each flow step, level by level; 2 for each split; and 1 at the end.
+The numbers in Keras' layer names depend on the layers that the process built before, so arrays are identified by
+their order and checked by their shape: 15 per flow step, level by level; 2 per split; and 1 at the end.
 
-| there, in order                           | name here                                                     |
+| GLOW-tf2's array, in order                | our name                                                      |
 |-------------------------------------------|---------------------------------------------------------------|
 | actnorm s, b: y = s x + b                 | level<i>/actnorm/shift = b / s, log_scale = log|s| / 3        |
 | W_1_1: y_j = sum_i x_i W[i, j]            | level<i>/conv1x1/*, with the signs of s                       |
@@ -16,9 +16,9 @@ their order and checked by their shape: 15 for each flow step, level by level; 2
 | 1x1 convolution of a split: kernel, bias  | split<i>/kernel, bias                                         |
 | mean and log sd of the deepest, [1,h,w,2C]| top/mean, log_scale                                           |
 
-The halves of a level's channels are exchanged here (see `nn.glow_tf2`): columns of every 1x1 matrix, and
-rows and the actnorm of every step but a level's first. Log-densities are those of GLOW-tf2's formulas but for
-one term: it adds 1e-7 to |det W| before it takes the logarithm.
+The import swaps the halves of a level's channels (see `nn.glow_tf2`): the columns of every 1x1 matrix, and the rows
+and the actnorm of every step except a level's first. Log-densities follow GLOW-tf2's formulas except for one term:
+GLOW-tf2 adds 1e-7 to |det W| before taking the logarithm.
 
 References: https://github.com/samuelmat19/GLOW-tf2, `model.py`.
 """
@@ -37,11 +37,11 @@ from glow_tf.importers.common import Arrays, conv1x1_values, glow_from, prefixed
 from glow_tf.nn.glow_tf2 import KERNEL_SIDE, exchanged_halves
 from glow_tf.nn.layers import LOG_SCALE_FACTOR
 
-# A byte v is 0.05 + 0.95 v / 255 there: the middle of its bin in this range.
+# GLOW-tf2 maps a byte v to 0.05 + 0.95 v / 255, which is the middle of its bin in this range.
 _STEP = 0.95 / 255
 PIXEL_RANGE = (0.05 - _STEP / 2, 0.05 - _STEP / 2 + 256 * _STEP)
 
-# The sides of the images of its data sets, MNIST, CIFAR-10 and CIFAR-100.
+# The image sizes of its data sets, MNIST, CIFAR-10 and CIFAR-100.
 _KNOWN_SIDES = (28, 32)
 
 _STEP_ARRAYS = 15
@@ -57,14 +57,14 @@ _LAYOUTS = {
 
 
 def read(path: str | os.PathLike, image_size: int | None = None) -> Glow:
-    """The Glow of a GLOW-tf2 weights file; levels, steps, width, channels and image size are inferred.
+    """Reads a GLOW-tf2 weights file; infers levels, steps, width, channels and image size.
 
     Args:
         path: the file.
-        image_size: height and width. Default: taken from the deepest latents.
+        image_size: height and width. Default: inferred from the deepest latents.
     Raises:
-        InputError: the file is missing, damaged, another program's, or of a model that cropped its images'
-            borders because a side was odd at some level: such a model has no density of the whole image.
+        InputError: the file is missing, damaged or another program's, or its model cropped the borders of its images
+            because a side was odd at some level: such a model has no density of the whole image.
     """
     layout = weights.layout(path)
     if layout != "glow-tf2":
@@ -89,7 +89,7 @@ def read(path: str | os.PathLike, image_size: int | None = None) -> Glow:
 
 
 class _Arrays:
-    """The file's (name, array) pairs, taken from the front."""
+    """The file's (name, array) pairs, consumed from the front."""
 
     def __init__(self, path: str, arrays: Arrays) -> None:
         self.path = path
@@ -143,10 +143,10 @@ def _config(path: str, steps: list[Pairs], splits: list[Pairs], top: Pairs, imag
 
 
 def _check_uncropped(path: str, height: int, width: int, num_levels: int, image_size: int | None) -> None:
-    """Refuses a model that dropped rows and columns wherever a side was odd.
+    """Refuses a model that dropped a row or column wherever a side was odd.
 
-    The file stores only the size of the deepest latents, and several image sizes lead to it when borders are cropped.
-    Without `image_size` the file is refused if an image size of GLOW-tf2's data sets is one of them.
+    The file stores only the size of the deepest latents, and with cropped borders several image sizes lead to it.
+    Without `image_size` the file is refused if an image size of GLOW-tf2's data sets is among them.
     """
     whole = (height << num_levels, width << num_levels)
     seen = f"the deepest latents of {path} are {height}x{width}: {whole[0]}x{whole[1]} images after {num_levels} levels"
@@ -161,7 +161,7 @@ def _check_uncropped(path: str, height: int, width: int, num_levels: int, image_
         if whole[0] < side and (side >> num_levels, side >> num_levels) == (height, width):
             raise InputError(
                 f"{seen}, or {side}x{side} ones with their borders cropped; {reason}. "
-                f"If they really were {whole[0]}x{whole[1]}, say so: --img_size {whole[0]}"
+                f"If they really were {whole[0]}x{whole[1]}, use --img_size {whole[0]}"
             )
 
 
@@ -201,7 +201,7 @@ def _level_values(path: str, steps: list[Pairs]) -> Arrays:
 
 
 def _step_values(path: str, step: Pairs, exchanged: bool) -> tuple[Arrays, np.ndarray]:
-    """({our name: array}, the 1x1 matrix) of one step; `exchanged`: whether its input has the halves exchanged."""
+    """({our name: array}, the 1x1 matrix) of one step; `exchanged`: whether the halves of its input are swapped."""
     s, b, weight, *coupling = _plain(step)
     s, b = s.reshape(-1), b.reshape(-1)
     sign, log_abs = sign_and_log_abs(path, step[0][0], s)

@@ -1,6 +1,6 @@
-"""OpenAI's checkpoints (TF1, V2 format): read into a Glow, and written from one.
+"""Reads OpenAI's checkpoints (TF1, V2 format) into a Glow, and writes them from one.
 
-`openai_layout` lists the names and shapes of their variables beside ours.
+`openai_layout` maps the names and shapes of their variables to ours.
 """
 
 import os
@@ -32,13 +32,13 @@ from glow_tf.importers.tf_checkpoint import Checkpoint
 
 
 def read(prefix: str | os.PathLike, image_size: int, num_bits: int, averaged: bool = False) -> Glow:
-    """The Glow of an OpenAI checkpoint; everything but `image_size` and `num_bits` is inferred.
+    """Reads an OpenAI checkpoint; infers everything except `image_size` and `num_bits`.
 
     Args:
-        prefix: PREFIX of the files PREFIX.index and PREFIX.data-00000-of-00001; either file's name will do.
+        prefix: PREFIX of the files PREFIX.index and PREFIX.data-00000-of-00001; the name of either file also works.
         image_size: height and width.
         num_bits: bits per channel, 8 or 5 in the published runs.
-        averaged: whether to take the moving averages of the trained variables instead of their last values.
+        averaged: whether to read the moving averages of the trained variables instead of their last values.
     Raises:
         InputError: the files are missing, damaged or another program's, model variables are missing, unknown or of
             the wrong shape (the message names them), or the image size does not fit.
@@ -87,10 +87,10 @@ def export(glow: Glow, lu: bool = False) -> Arrays:
 
     Args:
         glow: a model of the "openai" architecture.
-        lu: whether 1x1 convolutions are written as P, L, U, sign_S and log_S, bit by bit, instead of as one matrix W.
-            OpenAI's code reads W as published; the other form is a switch in its source.
+        lu: whether to write 1x1 convolutions as P, L, U, sign_S and log_S, bit for bit, instead of as one matrix W.
+            OpenAI's published code reads W; the other form is a switch in its source.
     Raises:
-        InputError: OpenAI's code has no such model.
+        InputError: OpenAI's code cannot represent the model.
     """
     config = glow.config
     _check_exportable(config, lu)
@@ -151,7 +151,7 @@ def _infer(prefix: str, shapes: Shapes, image_size: int, num_bits: int) -> tuple
 
 
 def _averaged_names(prefix: str, found: Shapes, shapes: Shapes) -> dict[str, str]:
-    """{name: name of its moving average} of everything that is trained."""
+    """{name: name of its moving average} of the trained variables."""
     names = {name: name + AVERAGED for name in shapes if not name.endswith(layout.NON_TRAINABLE)}
     if not any(name in found for name in names.values()):
         raise InputError(f"{printable(prefix)} holds no averaged values (no name ends in {AVERAGED})")
@@ -205,7 +205,7 @@ def _imported(table: Mapping[str, Any], arrays: Arrays) -> Arrays:
         if isinstance(ours, tuple):
             values |= {ours[0]: array[:, :, :-1], ours[1]: array[:, :, -1]}
         else:
-            # Axes of one are for broadcasting, or those of a 1x1 kernel.
+            # Axes of length one are for broadcasting, or belong to a 1x1 kernel.
             values[ours] = array.reshape(array.shape[-2:] if theirs.endswith("W") else array.shape[-1:])
     return {name: value for name, value in values.items() if name is not None}
 
@@ -240,7 +240,7 @@ def _check_order(prefix: str, name: str, indices: np.ndarray, inverse: np.ndarra
     whole = np.arange(len(indices))
     if not np.array_equal(np.sort(indices), whole) or not np.array_equal(indices[inverse % len(whole)], whole):
         raise InputError(
-            f"{printable(prefix)} has {name}shuffle/indices that is not a permutation, or has another inverse"
+            f"{printable(prefix)} has {name}shuffle/indices that is not a permutation, or whose inverse differs"
         )
 
 
@@ -249,15 +249,15 @@ def _check_order(prefix: str, name: str, indices: np.ndarray, inverse: np.ndarra
 
 def _check_exportable(config: GlowConfig, lu: bool) -> None:
     if config.architecture != "openai":
-        raise InputError(f"a model of the architecture {config.architecture} cannot be exported to openai's names")
+        raise InputError(f"a model of the architecture {config.architecture} cannot be exported to OpenAI's format")
     if tuple(config.pixel_range) != (-0.5, 0.5):
         raise InputError(f"OpenAI's pixels lie between -0.5 and 0.5; this model's pixel_range is {config.pixel_range}")
     if lu and config.permutation != "conv1x1":
-        raise InputError(f"the LU form is one of 1x1 convolutions; this model's permutation is {config.permutation}")
+        raise InputError(f"the LU form needs 1x1 convolutions; this model's permutation is {config.permutation}")
 
 
 def _parts(variables: Arrays) -> dict[str, Arrays]:
-    """{prefix of OpenAI's names: {name: array}} of everything but the flow steps."""
+    """{prefix of OpenAI's names: {name: array}} of everything except the flow steps."""
     parts = {}
     for split in sorted({name.split("/")[0] for name in variables if name.startswith("split")}):
         level = split.removeprefix("split")
@@ -286,7 +286,7 @@ def _exported(table: Mapping[str, Any], values: Arrays) -> Arrays:
 
 
 def _exported_permutations(config: GlowConfig, steps: Arrays, lu: bool) -> list[Arrays]:
-    """[{name: array}, ...], one for each step of a level."""
+    """[{name: array}, ...], one per step of a level."""
     if config.permutation == "reverse":
         return [{}] * config.num_steps
     if config.permutation == "shuffle":

@@ -1,15 +1,15 @@
 """The variables of OpenAI's checkpoints: their names and shapes, and ours.
 
-i is the level, k the step. OpenAI's names are below `model/`; those of a flow step are below `model/i/k/`, and ours
-below `level<i>/`, stacked over k. Shapes are in `expected_shapes`; axes of one in them are dropped here. Both sides
-store log-scales that count threefold.
+i is the level, k the step. OpenAI's names begin with `model/`; those of a flow step begin with `model/i/k/`, and ours
+with `level<i>/`, stacked over k. `expected_shapes` defines the shapes; our variables drop their axes of length one.
+Both programs multiply stored log-scales by three.
 
-| OpenAI's name                     | name here                                                            |
+| OpenAI's name                     | our name                                                             |
 |-----------------------------------|----------------------------------------------------------------------|
 | actnorm_center/b                  | actnorm/shift                                                        |
 | actnorm_scale/logs                | actnorm/log_scale                                                    |
-| invconv/W                         | conv1x1/*: its factors P, L, s, U                                    |
-| or invconv/P                      | conv1x1/permutation: the columns of the ones                         |
+| invconv/W                         | conv1x1/*: its factors P, L, U, s                                    |
+| or invconv/P                      | conv1x1/permutation: the column of the one in each row               |
 |    invconv/L, U                   | conv1x1/lower, upper                                                 |
 |    invconv/log_S, sign_S          | conv1x1/log_abs_s, sign_s                                            |
 | or shuffle/indices (int32)        | permutation/indices; shuffle/indices_inverse is its inverse          |
@@ -29,11 +29,11 @@ store log-scales that count threefold.
 | prior/y_emb/W, b, logs            | top/class_kernel, class_bias, class_log_scale                        |
 | classifier/W, b, logs             | classifier/kernel, bias, log_scale                                   |
 
-Shift and raw scale of an affine coupling (l_last), and mean and log-scale of a split (pool<i>), alternate in the
-output channels there and are halves here: the last axis of those arrays is reordered.
+In OpenAI's output channels, the shift and raw scale of an affine coupling (l_last) alternate, and so do the mean and
+log-scale of a split (pool<i>). In ours they are halves, so the last axis of those arrays is reordered.
 
-`Variable`, `Variable_1`, ... are the optimizer's, `<name>/ExponentialMovingAverage` the averages of what is trained.
-A checkpoint stores neither the image size nor the bits per channel.
+`Variable`, `Variable_1`, ... belong to the optimizer; `<name>/ExponentialMovingAverage` is the moving average of a
+trained variable. A checkpoint stores neither the image size nor the bits per channel.
 
 References: https://github.com/openai/glow, `model.py`, `tfops.py`, `optim.py`.
 """
@@ -49,7 +49,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 AVERAGED = "/ExponentialMovingAverage"
 
-# OpenAI's name -> ours; a pair is a kernel and the slice of its last input channel, the edge.
+# OpenAI's name -> ours; a pair splits the last input channel, the edge, from the rest of the kernel.
 STEP = {
     "actnorm_center/b": "actnorm/shift",
     "actnorm_scale/logs": "actnorm/log_scale",
@@ -133,7 +133,7 @@ def _zero_linear_shapes(in_channels: int, out_channels: int) -> Shapes:
 
 
 def is_interleaved(name: str, config: GlowConfig) -> bool:
-    """Whether two quantities alternate in the last axis of OpenAI's form of one of our variables."""
+    """Whether two quantities alternate along the last axis of OpenAI's counterpart of a variable."""
     return name.startswith("split") or ("/coupling/conv3_" in name and config.coupling == "affine")
 
 

@@ -1,10 +1,10 @@
-"""rosinality/glow-pytorch's state_dict, read into a Glow. Only this importer needs torch.
+"""Reads the state_dict of rosinality/glow-pytorch into a Glow. Only this importer needs torch.
 
-The model is OpenAI's but for differences that the values of our variables absorb.
+The model differs from OpenAI's only in ways that the values of our variables can express.
 
-Names of a block's flow are below `blocks.i.flows.k.` there and below `level<i>/` here, stacked over k.
+Names of a block's flow begin with `blocks.i.flows.k.`; ours begin with `level<i>/`, stacked over k.
 
-| there                             | name here                                                             |
+| glow-pytorch's name               | our name                                                              |
 |-----------------------------------|-----------------------------------------------------------------------|
 | actnorm.loc, scale: scale (x+loc) | actnorm/shift, log_scale = log|scale| / 3                             |
 | invconv.w_p, w_l, w_u, w_s, s_sign| conv1x1/*: their matrix transposed, with the signs of scale           |
@@ -13,12 +13,12 @@ Names of a block's flow are below `blocks.i.flows.k.` there and below `level<i>/
 | coupling.net.2.weight, bias       | coupling/conv2_kernel, actnorm2_shift; actnorm2_log_scale = 0         |
 | coupling.net.4.conv.weight        | coupling/conv3_kernel, conv3_edge                                     |
 | coupling.net.4.conv.bias, scale   | coupling/conv3_bias, conv3_log_scale                                  |
-| blocks.i.prior.conv.weight        | split<i>/kernel, edge; of the last block top/edge                     |
-| blocks.i.prior.conv.bias, scale   | split<i>/bias, log_scale; of the last block top/bias, log_scale       |
+| blocks.i.prior.conv.weight        | split<i>/kernel, edge; in the last block top/edge                     |
+| blocks.i.prior.conv.bias, scale   | split<i>/bias, log_scale; in the last block top/bias, log_scale       |
 
-coupling.net.4 and prior pad their input with ones, in every channel: zero padding and an edge channel whose
-kernel is the sum over the input channels. The output of an affine coupling has the raw scale first and the shift
-second there, and the other way round here.
+coupling.net.4 and prior pad every channel of their input with ones. This equals zero padding with an edge channel
+whose kernel is the sum over the input channels. The output of an affine coupling holds the raw scale first and the
+shift second in glow-pytorch, and the shift first here.
 
 References: https://github.com/rosinality/glow-pytorch, `model.py`.
 """
@@ -51,7 +51,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def read(path: str | os.PathLike, image_size: int, num_bits: int) -> Glow:
-    """The Glow of a state_dict saved by glow-pytorch; everything but the two numbers is inferred.
+    """Reads a state_dict saved by glow-pytorch; infers everything except `image_size` and `num_bits`.
 
     Args:
         path: the file (model_*.pt); it is loaded with `weights_only=True`, which runs no code.
@@ -90,7 +90,7 @@ def read(path: str | os.PathLike, image_size: int, num_bits: int) -> Glow:
 
 
 def _load(path: str | os.PathLike) -> Arrays:
-    """{name: array} of a state_dict, without the `module.` that DataParallel puts before names."""
+    """{name: array} of a state_dict, without the prefix `module.` that DataParallel adds."""
     with open_regular(path, "state_dict saved by torch") as file:
         size = os.fstat(file.fileno()).st_size
         _check_archive(path, file, size)
@@ -101,7 +101,7 @@ def _load(path: str | os.PathLike) -> Arrays:
         try:
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises anything: it has no class of errors of its own
+        except Exception as error:  # torch.load has no exception class of its own and raises nearly anything
             problem = f"is damaged or not a state_dict saved by torch: {type(error).__name__}"
             raise InputError(f"{printable(path)} {problem}") from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -117,7 +117,7 @@ def _load(path: str | os.PathLike) -> Arrays:
 
 
 def _check_archive(path: str | os.PathLike, file: Any, size: int) -> None:
-    """Refuses a zip archive that is larger than its file, which torch would unpack; torch itself stores plainly."""
+    """Refuses a zip archive that unpacks to more than its file's size; torch itself never compresses."""
     if zipfile.is_zipfile(file):
         try:
             unpacked = sum(entry.file_size for entry in zipfile.ZipFile(file).infolist())
@@ -128,7 +128,7 @@ def _check_archive(path: str | os.PathLike, file: Any, size: int) -> None:
 
 
 def _problem(value: Any, torch: Any) -> str:
-    """Why a tensor has no plain values, or an empty text."""
+    """Why a tensor is not a plain dense one, or an empty string."""
     if value.is_meta:
         return "a meta tensor without values"
     if value.layout != torch.strided:
@@ -141,7 +141,7 @@ def _problem(value: Any, torch: Any) -> str:
 
 
 def _infer(path: str | os.PathLike, found: Shapes, image_size: int, num_bits: int) -> tuple[GlowConfig, set[int]]:
-    """(GlowConfig, the blocks whose 1x1 convolutions are one matrix)."""
+    """(GlowConfig, indices of the blocks whose 1x1 convolutions are dense matrices)."""
     flows = [match for match in (re.match(r"blocks\.(\d{1,6})\.flows\.(\d{1,6})\.", name) for name in found) if match]
     if not flows:
         raise InputError(f"{printable(path)} is a state_dict of another program: no name begins with blocks.0.flows.0.")
@@ -198,10 +198,10 @@ def _zero_conv_shapes(name: str, in_channels: int, out_channels: int) -> Shapes:
 
 
 def _step_values(flow: Arrays, coupling: str) -> Arrays:
-    """{our name: array} of one step but for its 1x1 convolution and its actnorm's scale."""
+    """{our name: array} of one step, except its 1x1 convolution and the scale of its actnorm."""
     last = _ones_padded(flow, "coupling.net.4")
     if coupling == "affine":
-        # The raw scale comes first there, and the shift here.
+        # glow-pytorch puts the raw scale first; we put the shift first.
         last = {key: np.roll(value, value.shape[-1] // 2, axis=-1) for key, value in last.items()}
     kernel1, kernel2 = (_kernel(flow[f"coupling.net.{i}.weight"]) for i in (0, 2))
     bias1, bias2 = (flow[f"coupling.net.{i}.bias"] for i in (0, 2))
@@ -219,7 +219,7 @@ def _step_values(flow: Arrays, coupling: str) -> Arrays:
 
 
 def _matrix(flow: Arrays) -> np.ndarray:
-    """The matrix [C, C] that multiplies a row vector from the right."""
+    """The matrix [C, C] of the 1x1 convolution, for row vectors."""
     if "invconv.weight" in flow:
         weight = flow["invconv.weight"][:, :, 0, 0].astype(np.float64)
     else:
@@ -232,7 +232,7 @@ def _matrix(flow: Arrays) -> np.ndarray:
 
 
 def _ones_padded(arrays: Arrays, name: str) -> Arrays:
-    """Our four variables of a convolution that pads with ones; its output channels keep their order."""
+    """The four variables of a convolution that pads with ones; the order of output channels does not change."""
     kernel = _kernel(arrays[f"{name}.conv.weight"])
     return {
         "kernel": kernel,

@@ -1,7 +1,7 @@
-"""TensorFlow checkpoints (the V2 format) that nobody vouches for, read after their table was checked.
+"""Reads untrusted TensorFlow checkpoints (V2 format), after checking their index.
 
 PREFIX.index is a LevelDB table of BundleEntryProto messages. TensorFlow verifies its checksums, but aborts the
-process on entries that make no sense, such as a negative dimension. So the table is read here first.
+process on invalid entries, such as a negative dimension, so this module validates the table first.
 
 References: tensorflow/core/util/tensor_bundle, and LevelDB's doc/table_format.md.
 """
@@ -22,14 +22,14 @@ from tensorflow.core.protobuf import tensor_bundle_pb2
 from glow_tf._files import open_regular, printable
 from glow_tf.errors import InputError
 
-MAX_INDEX_BYTES = 16_000_000  # of the .index file; OpenAI's have 1 MB
+MAX_INDEX_BYTES = 16_000_000  # size of the .index file; OpenAI's have 1 MB
 MAX_NAME_BYTES = 512
 MAX_SHARDS = 64
 MAX_RANK = 8
 
 _MAGIC = bytes.fromhex("57fb808b247547db")
 
-# What TensorFlow raises on damaged files; some of its errors come as Python's own.
+# The exceptions that TensorFlow raises on damaged files; some are built-in Python exceptions.
 _ERRORS = (tf.errors.OpError, ValueError, RuntimeError, OSError, IndexError)
 
 
@@ -41,12 +41,12 @@ class Variable(NamedTuple):
 
 
 class Checkpoint:
-    """A checkpoint whose table was checked.
+    """A checkpoint whose index is valid.
 
     Args:
-        prefix: PREFIX of the files PREFIX.index and PREFIX.data-00000-of-00001; either file's name will do.
+        prefix: PREFIX of the files PREFIX.index and PREFIX.data-00000-of-00001; the name of either file also works.
     Attributes:
-        prefix: the same, without the ending of a file.
+        prefix: the same, without a file's suffix.
         variables: {name: Variable}.
     Raises:
         InputError: the files are missing or damaged.
@@ -69,12 +69,14 @@ class Checkpoint:
         sizes = [self._size_of_shard(shard, len(shards)) for shard in range(len(shards))]
         for shard, needed in enumerate(shards):
             if needed > sizes[shard]:
-                raise InputError(f"{name} is damaged: its data has {sizes[shard]:,} bytes, its index says {needed:,}")
+                raise InputError(
+                    f"{name} is damaged: its data has {sizes[shard]:,} bytes, but its index needs {needed:,}"
+                )
         self._shards = len(shards)
 
     def read(self, names: list[str]) -> dict[str, np.ndarray]:
         """{name: array} of some variables; InputError if one cannot be read."""
-        # TensorFlow takes a prefix for a pattern; links in a folder of our own have names without [ ] * ?.
+        # TensorFlow treats a prefix as a glob pattern, so link to the files from a temporary folder under safe names.
         with tempfile.TemporaryDirectory() as folder:
             for ending in (".index", *(self._data_file(shard, self._shards) for shard in range(self._shards))):
                 os.symlink(os.path.abspath(self.prefix + ending), os.path.join(folder, "link" + ending))
@@ -100,9 +102,9 @@ class Checkpoint:
 
 
 def _read_table(index: bytes) -> tuple[dict[str, Variable], list[int]]:
-    """({name: Variable}, [the bytes that each data file must have at least]); ValueError where it makes no sense."""
+    """({name: Variable}, [minimum size of each data file]); raises ValueError if the table is invalid."""
     if len(index) < 48 or not index.endswith(_MAGIC):
-        raise ValueError("it does not end like one")
+        raise ValueError("its end is not that of an index")
     footer = index[-48:]
     _, at = _varint(footer, 0)
     _, at = _varint(footer, at)
@@ -143,7 +145,7 @@ def _variable(name: str, entry: tensor_bundle_pb2.BundleEntryProto) -> Variable:
 def _block(index: bytes, handle: bytes) -> bytes:
     offset, at = _varint(handle, 0)
     size, _ = _varint(handle, at)
-    if offset + size + 5 > len(index) or index[offset + size]:  # its type and a checksum follow
+    if offset + size + 5 > len(index) or index[offset + size]:  # followed by its type and a checksum
         raise ValueError("it is compressed, or a block lies outside of it")
     return index[offset : offset + size]
 
@@ -168,7 +170,7 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         key = key[:shared] + block[at : at + added]
         yield key, block[at + added : at + added + size]
         at += added + size
-    if not restarts <= whole:  # TensorFlow could begin to read between two entries
+    if not restarts <= whole:  # TensorFlow could start reading in the middle of an entry
         raise ValueError("a block restarts inside an entry")
 
 

@@ -1,4 +1,4 @@
-"""Weights that come with the package, and where a run keeps its own.
+"""Weights that come with the package, and the location of a run's weights.
 
 Every `<name>.h5` in this folder is bundled under its name: `Glow.load("digits")`, `--weights digits`.
 """
@@ -11,21 +11,21 @@ from glow_tf._files import printable, suggestion
 from glow_tf.errors import InputError
 from glow_tf.weights import open_weights
 
-# Where a run keeps its newest weights, below its folder.
+# The path of a run's newest weights, below its folder.
 RUN_WEIGHTS = pathlib.Path("checkpoints", "weights.h5")
 
 BUNDLED = {path.stem: path for path in sorted(pathlib.Path(__file__).parent.glob("*.h5"))}
 
 DIGITS = BUNDLED["digits"]
 
-# Without a run and without a name: the bundled weights whose samples show the most.
+# The default if there is no run: the bundled weights with the most interesting samples.
 DEFAULT = next(name for name in ("fashion_mnist", "cifar10", "digits") if name in BUNDLED)
 
 
 def locate(name_or_path: str | os.PathLike) -> str | os.PathLike:
-    """The weights file that a user names: a file, a run's folder, or the name of bundled weights.
+    """Returns the weights file for a path, a run's folder, or the name of bundled weights.
 
-    A bundled name goes before a file or folder of that name; ./digits is the folder.
+    A bundled name takes precedence over a file or folder of the same name; ./digits is the folder.
 
     Raises:
         InputError: there is no such file, or the folder is not a run's.
@@ -51,13 +51,13 @@ def locate(name_or_path: str | os.PathLike) -> str | os.PathLike:
 
 
 def find(name_or_path: str | os.PathLike | None, runs: str | os.PathLike) -> tuple[str | os.PathLike, str]:
-    """The weights file to use, and in a few words which one that is.
+    """Returns the weights file to use, and a short description of how it was chosen.
 
     Args:
-        name_or_path: as `locate`. Default: the newest weights in `runs`, else bundled ones.
+        name_or_path: see `locate`. Default: the newest weights in `runs`, or else bundled ones.
         runs: the folder of runs.
     Raises:
-        InputError: as `locate`, or the file is not one of this package or damaged.
+        InputError: see `locate`; also if the file is damaged or not a weights file of this package.
 
     >>> path, which = find(None, runs="no-such-folder")
     >>> os.path.basename(path) == f"{DEFAULT}.h5", which == f"the bundled {DEFAULT}"
@@ -75,11 +75,11 @@ def find(name_or_path: str | os.PathLike | None, runs: str | os.PathLike) -> tup
 
 
 def newest_weights(root: str | os.PathLike = "runs") -> pathlib.Path | None:
-    """The weights.h5 that was written last, of all runs in a folder; None if there are none."""
+    """The most recently written weights.h5 of all runs in a folder; None if there is none."""
     times: dict[pathlib.Path, int] = {}
     for run in _runs(root):
         weights = run / RUN_WEIGHTS
-        with contextlib.suppress(OSError):  # no weights yet, not a folder, or removed in this moment
+        with contextlib.suppress(OSError):  # no weights yet, not a folder, or just removed
             times[weights] = weights.stat().st_mtime_ns
     return max(times, key=times.__getitem__, default=None)
 

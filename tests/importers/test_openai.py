@@ -347,7 +347,7 @@ def test_damaged_files(exported, tmp_path):
     values = (tmp_path / f"whole{data}").read_bytes()
     prefix = copy("cut")
     (tmp_path / f"cut{data}").write_bytes(values[: len(values) // 2])
-    refused(prefix, "its data has .* bytes, its index says")
+    refused(prefix, "its data has .* bytes, but its index needs")
     flipped = bytearray(values)
     flipped[len(flipped) // 2] ^= 1
     (tmp_path / f"cut{data}").write_bytes(flipped)
