@@ -1,11 +1,12 @@
-"""The paper's comparison: reverse, shuffle and 1x1 permutations under additive and affine coupling, equal steps.
+"""Repeats the paper's ablation: reverse, shuffle and 1x1 permutations with additive and affine couplings.
 
-Beside them the last of these models with RealNVP's logit of the pixels instead of the paper's scaling.
+Every model trains for the same number of steps. A seventh model, affine with 1x1 convolutions, replaces the paper's
+scaling of the pixels by RealNVP's logit.
 
     python3 benchmarks/ablation.py --photographs ../shared/data/cifar10_jpeg.tar.xz --steps 200 --out ablation.png
 
-Prints a table and draws the bits/dim of the test images against the steps. The paper's order (its figure 3):
-1x1 ends lowest, reverse highest, and affine coupling below additive.
+Prints a table and plots the bits/dim of the test images against the steps. In the paper's figure 3, 1x1 convolutions
+end lowest and reverse permutations highest, and affine couplings end below additive ones.
 """
 
 import os
@@ -23,16 +24,16 @@ from glow_tf.errors import InputError
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("photographs", None, "A folder of images, or a tar of one.", required=True)
-flags.DEFINE_integer("img_size", 16, "Side of the images.", lower_bound=2)
-flags.DEFINE_integer("k_glow", 4, "Steps a level.", lower_bound=1)
+flags.DEFINE_string("photographs", None, "A folder of images, or a tar archive of one.", required=True)
+flags.DEFINE_integer("img_size", 16, "Height and width of the images.", lower_bound=2)
+flags.DEFINE_integer("k_glow", 4, "Flow steps per level.", lower_bound=1)
 flags.DEFINE_integer("l_glow", 2, "Levels.", lower_bound=1)
 flags.DEFINE_integer("width", 32, "Hidden channels.", lower_bound=1)
-flags.DEFINE_integer("batch_size", 32, "Images a step.", lower_bound=1)
-flags.DEFINE_integer("steps", 200, "Training steps of each model.", lower_bound=2)
-flags.DEFINE_integer("seeds", 1, "Runs of each model, averaged.", lower_bound=1)
-flags.DEFINE_integer("test_images", 500, "Images of the test.", lower_bound=2)
-flags.DEFINE_string("out", "ablation.png", "The plot.")
+flags.DEFINE_integer("batch_size", 32, "Images per training step.", lower_bound=1)
+flags.DEFINE_integer("steps", 200, "Training steps per model.", lower_bound=2)
+flags.DEFINE_integer("seeds", 1, "Runs per model; their results are averaged.", lower_bound=1)
+flags.DEFINE_integer("test_images", 500, "Test images.", lower_bound=2)
+flags.DEFINE_string("out", "ablation.png", "File of the plot.")
 
 PERMUTATIONS = ("reverse", "shuffle", "conv1x1")
 COUPLINGS = ("additive", "affine")
@@ -41,7 +42,7 @@ COUPLINGS = ("additive", "affine")
 MODELS = [(coupling, permutation, "scale") for coupling in COUPLINGS for permutation in PERMUTATIONS]
 MODELS.append(("affine", "conv1x1", "logit"))
 
-# Tests along the way.
+# Evaluations per run.
 POINTS = 8
 
 
@@ -82,7 +83,7 @@ def unpacked(path, folder):
 
 
 def curve(images, coupling, permutation, pixels, seed):
-    """[(step, bits/dim of the test images with averaged weights), ...] of one training."""
+    """Trains one model; returns [(step, bits/dim of the test images with averaged weights), ...]."""
     from glow_tf.config import GlowConfig
     from glow_tf.evaluation import metrics
     from glow_tf.glow import Glow
@@ -123,7 +124,7 @@ def curve(images, coupling, permutation, pixels, seed):
 
 
 def plot(curves):
-    """Bits/dim against steps, a line a model."""
+    """Plots bits/dim against steps, one line per model."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 

@@ -1,4 +1,4 @@
-"""A training step as XLA's HLO: exported where TensorFlow is, timed and trained where only JAX and a GPU are.
+"""Exports a training step as XLA's HLO, to time it and train with it on a machine that has JAX and a GPU only.
 
     python3 benchmarks/accelerator.py export --out step.npz                      the paper's model, batch 64
     python3 benchmarks/accelerator.py export --out step.npz --mixed_precision    bfloat16 coupling networks
@@ -9,9 +9,9 @@
 
 `export` and `import` need TensorFlow; `time` and `train` need JAX and numpy only. The exported step dequantises uint8
 images, computes the loss and its gradients and updates the weights, Adam's slots and the moving average. Its inputs are
-the images, a seed, the learning rate and the step's number, and then the values of all variables, which it returns
-updated. Without `--values` only shapes are stored, which is enough for timing. `train` writes the averaged weights in
-pieces of at most 15 MB; all work is checked on CPUs.
+the images, a seed, the learning rate, the step number and the values of all variables; it returns the updated values.
+Without `--values` only shapes are stored, which is enough for timing. `train` writes the averaged weights in pieces of
+at most 15 MB. Both commands also run on CPUs.
 """
 
 import argparse
@@ -43,9 +43,9 @@ def main():
     export.add_argument("--backprop", default="stored")
     export.add_argument("--ema_decay", type=float, default=0.999)
     export.add_argument("--mixed_precision", action="store_true")
-    export.add_argument("--dataset", help="Training images to store beside the step, which also set the actnorms.")
+    export.add_argument("--dataset", help="Training images to store with the step; they also initialise the actnorms.")
     export.add_argument("--data_dir")
-    export.add_argument("--values", action="store_true", help="Store the initial values, not only their shapes.")
+    export.add_argument("--values", action="store_true", help="Store the initial values, not just their shapes.")
     timing = commands.add_parser("time")
     timing.set_defaults(run=time_step)
     timing.add_argument("step")
@@ -104,7 +104,7 @@ def export_step(options):
 
 
 def make_step(glow, options):
-    """(a compiled function of images, seed, rate and step number; the variables that it updates, averages first)."""
+    """(compiled function of images, seed, rate and step number; the variables that it updates, averages first)."""
     import tensorflow as tf
 
     named = {name: variable for name, variable in glow.named_variables().items() if variable.trainable}
@@ -212,7 +212,7 @@ def time_step(options):
 
 
 def train_for(options):
-    """Trains until the time is up; the rate rises at the beginning and falls to zero over the second half."""
+    """Trains for a fixed time; the rate warms up at the beginning and decays to zero over the second half."""
     run, inputs, rest = load_step(options.step)
     images, batch = rest["images"], len(inputs[0])
     updated = rest["updated"]

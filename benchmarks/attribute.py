@@ -1,12 +1,12 @@
-"""What moves along the direction of an attribute: the ink of bold against thin digits, P(a) of class a against b.
+"""Measures the effect of attribute directions: ink from thin to bold digits, P(a) from class b to class a.
 
     python3 benchmarks/attribute.py --classes runs/classes/checkpoints/weights.h5 --save_direction bold.npy
     python3 sample.py --mode attribute --direction bold.npy --strength 2 --out bold.png
 
-Bold are the training digits in the upper third by ink (the mean pixel) within their class, thin those in the lower
-third. All test digits move along mean z of the bold minus mean z of the thin, and along the direction of each pair
-of classes the test digits of its second class. The class-conditional model of --classes says what they are then. A
-star marks what never falls.
+Bold digits are the training digits in the upper third by ink (the mean pixel) within their class, thin digits those in
+the lower third. All test digits move along the mean z of bold digits minus that of thin ones. For each pair of classes,
+the test digits of the second class move towards the first. The class-conditional model of --classes classifies the
+results. A star marks values that never fall.
 """
 
 import os
@@ -22,9 +22,9 @@ from glow_tf.errors import InputError
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("weights", str(pretrained.DIGITS), "The model of digits that moves them.")
-flags.DEFINE_string("classes", None, "A class-conditional model of digits: main.py --conditional.", required=True)
-flags.DEFINE_string("save_direction", None, "A file to save the direction from thin to bold in, for sample.py.")
+flags.DEFINE_string("weights", str(pretrained.DIGITS), "The model of digits that edits them.")
+flags.DEFINE_string("classes", None, "A class-conditional model of digits, from main.py --conditional.", required=True)
+flags.DEFINE_string("save_direction", None, "File for the direction from thin to bold, for sample.py.")
 
 PAIRS = ((3, 8), (1, 7), (9, 4))
 STRENGTHS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
@@ -38,7 +38,7 @@ def main(_):
 
     mover, judge = Glow.load(FLAGS.weights), Glow.load(FLAGS.classes)
     if judge.config.num_classes != 10:
-        raise InputError(f"--classes is a model of {judge.config.num_classes} classes; the digits are 10")
+        raise InputError(f"--classes is a model of {judge.config.num_classes} classes; digits need 10")
     height, width, channels = mover.config.image_shape
     digits = image_data.load("digits", image_size=(height, width), channels=channels)
     train, test = digits.train, digits.test
@@ -61,7 +61,7 @@ def main(_):
 
 
 def thirds_by_ink(split):
-    """(rows of the third of each class with the most ink, rows of that with the least)."""
+    """(indices of the third of each class with the most ink, indices of the third with the least)."""
     import numpy as np
 
     ink, bold, thin = split.images.mean(axis=(1, 2, 3)), [], []
@@ -80,7 +80,7 @@ def direction_of(glow, positive, negative):
 
 
 def move(glow, images, direction):
-    """[strengths, N, H, W, C]."""
+    """The images moved along a direction: [strengths, N, H, W, C]."""
     from glow_tf.evaluation import editing
 
     return editing.apply_direction(glow, images, direction, STRENGTHS, one_label(glow, images)).swapaxes(0, 1)
@@ -91,7 +91,7 @@ def one_label(glow, images):
 
 
 def probability(judge, images, labels):
-    """Of the labels, on average: the posterior of equally likely classes at the middle of the pixels' bins."""
+    """The mean posterior of the labels, for equally likely classes and pixels in the middle of their bins."""
     import numpy as np
     from scipy import special
 
@@ -101,7 +101,7 @@ def probability(judge, images, labels):
 
 
 def show(title, values):
-    """A line; with a star where no step goes down, in the places that are shown."""
+    """Prints a row of values, with a star if the printed values never fall."""
     rounded = [round(value, 3) for value in values]
     print(title.ljust(24), *(f"{value:6.3f}" for value in values), "*" * (rounded == sorted(rounded)), flush=True)
 

@@ -1,14 +1,14 @@
-"""This package beside other Glows: the same work, in the same run, taking turns.
+"""Compares this package with other Glow implementations: the same work in the same run, in alternation.
 
     python3 benchmarks/compare.py --size S
     python3 benchmarks/compare.py --size P --peers normflows
     python3 benchmarks/compare.py --size P --peers normflows --memory 8,16,32,64    peak memory against the batch
 
-Needs `pip install torch normflows nflows` for the peers; one that is not installed is left out. Each
-implementation lives in a process of its own; the parent lets them take turns, so that what else the machine
-does hits all of them alike. Prints seconds from the start of the process to the end of the first training
-step, seconds a step (median), images sampled and scored a second (median), peak memory, parameters, and
-GFLOP/s of the step beside the machine's own rate for a large matrix product.
+The peers need `pip install torch normflows nflows`; those that are not installed are left out. Each implementation runs
+in its own process, and the processes alternate, so that other load on the machine affects them equally. Prints the
+seconds from the start of the process to the end of the first training step, seconds per step (median), images sampled
+and scored per second (median), peak memory, parameters, and the GFLOP/s of a step next to those of a large matrix
+product on the same machine.
 """
 
 import argparse
@@ -25,12 +25,12 @@ import numpy as np
 # L, K, width, batch; images are 32x32x3, couplings affine, permutations 1x1 convolutions.
 SIZES = {"S": (3, 8, 128, 32), "P": (3, 32, 512, 8), "tiny": (2, 2, 16, 4)}
 SIDE, CHANNELS = 32, 3
-LEARNING_RATE = 1e-5  # nothing is learned here; a diverging model would be slow for another reason
+LEARNING_RATE = 1e-5  # so small that nothing is learned; a diverging model would be slow for another reason
 NUM_DIMS = SIDE * SIDE * CHANNELS
 
 
 def flops_of_step(levels, steps, width, batch):
-    """Multiplications and additions of a training step: the networks' forward pass three times."""
+    """Multiplications and additions of a training step: three times the networks' forward pass."""
     total = 0
     for level in range(levels):
         positions = (SIDE >> level + 1) ** 2
@@ -40,17 +40,17 @@ def flops_of_step(levels, steps, width, batch):
 
 
 def random_bytes(batch):
-    """uint8 [batch, 32, 32, 3]."""
+    """Random images, uint8 [batch, 32, 32, 3]."""
     return np.random.default_rng(0).integers(0, 256, [batch, SIDE, SIDE, CHANNELS]).astype(np.uint8)
 
 
 def dequantized(images, rng):
-    """float32 in [-0.5, 0.5) of uint8 images, NHWC."""
+    """Dequantises uint8 images NHWC to float32 in [-0.5, 0.5)."""
     return ((images + rng.random(images.shape)) / 256 - 0.5).astype(np.float32)
 
 
 def bits_per_dim(log_prob):
-    """Of the bytes, from the log density (nats an image) of `dequantized` ones."""
+    """Bits/dim of the bytes, from the log density (nats per image) of their `dequantized` values."""
     return 8 - np.asarray(log_prob) / (NUM_DIMS * np.log(2))
 
 
@@ -91,21 +91,21 @@ class GlowTF:
 
 
 class GlowTFRecompute(GlowTF):
-    """This package, keeping only each step's input for the backward pass."""
+    """This package with `--backprop recompute`: saves only the input of each flow step."""
 
     def __init__(self, *size, **options):
         super().__init__(*size, **options, backprop="recompute")
 
 
 class GlowTFReversible(GlowTF):
-    """This package, keeping nothing for the backward pass."""
+    """This package with `--backprop reversible`: saves nothing for the backward pass."""
 
     def __init__(self, *size, **options):
         super().__init__(*size, **options, backprop="reversible")
 
 
 class TorchPeer:
-    """What the two PyTorch packages share: a module with log_prob and sample, Adam, images as floats."""
+    """Base class of the two PyTorch packages: a module with log_prob and sample, Adam, images as floats."""
 
     def __init__(self, levels, steps, width, images, beta_2=0.999, seed=0):
         import torch
@@ -162,7 +162,7 @@ class Normflows(TorchPeer):
 
 
 class NFlows(TorchPeer):
-    """https://github.com/bayesiains/nflows: its transforms, with Glow's network."""
+    """https://github.com/bayesiains/nflows: its transforms, with Glow's coupling network."""
 
     def build(self, levels, steps, width):
         from nflows import distributions, flows, transforms
@@ -206,7 +206,7 @@ class NFlows(TorchPeer):
 
 
 class TFP:
-    """`tfb.Glow` of TensorFlow Probability, its default network and exits, Keras' Adam."""
+    """TensorFlow Probability's `tfb.Glow` with its default networks, and Keras' Adam."""
 
     def __init__(self, levels, steps, width, images, beta_2=0.999, seed=0):
         os.environ.update(TF_USE_LEGACY_KERAS="1", TF_ENABLE_ONEDNN_OPTS="1", TF_CPP_MIN_LOG_LEVEL="3")
@@ -225,7 +225,7 @@ class TFP:
         )
         base = tfd.MultivariateNormalDiag(loc=tf.zeros(glow.inverse_event_shape([SIDE, SIDE, CHANNELS])))
         model = tfd.TransformedDistribution(base, glow)
-        model.log_prob(dequantized(images, self.rng))  # makes the variables
+        model.log_prob(dequantized(images, self.rng))  # creates the variables
         variables = model.trainable_variables
         optimizer = tf.keras.optimizers.Adam(LEARNING_RATE, beta_2=beta_2, jit_compile=False)
         self.num_parameters = sum(int(np.prod(v.shape)) for v in variables)
@@ -268,7 +268,7 @@ def peak_mb():
 
 
 def work(name, size, batch):
-    """The child: builds, makes the first step, then times what it is told to, one word a line."""
+    """The child process: builds the model, runs one step, then times the methods named on its input, one per line."""
     levels, steps, width, _ = SIZES[size]
     images = random_bytes(batch)
     model = IMPLEMENTATIONS[name](levels, steps, width, images)
@@ -282,7 +282,7 @@ def work(name, size, batch):
 
 
 class Child:
-    """One implementation in its process."""
+    """One implementation in its own process."""
 
     def __init__(self, name, size, batch):
         start = time.perf_counter()
@@ -311,7 +311,7 @@ class Child:
 
 
 def matrix_product_rate(size=2048, repeats=5):
-    """GFLOP/s of numpy's float32 matrix product, the best of some."""
+    """GFLOP/s of numpy's float32 matrix product, the best of several."""
     a = np.random.default_rng(0).random([size, size], dtype=np.float32)
     seconds = []
     for _ in range(repeats):
@@ -322,7 +322,7 @@ def matrix_product_rate(size=2048, repeats=5):
 
 
 def compare(names, size, batch, rounds):
-    children = {name: Child(name, size, batch) for name in names}  # one after the other: first steps are timed alone
+    children = {name: Child(name, size, batch) for name in names}  # one at a time: each first step is timed alone
     for what in ("step", "score", "sample"):
         for _ in range(rounds + 1):  # the first round warms up
             for child in children.values():
@@ -330,9 +330,9 @@ def compare(names, size, batch, rounds):
     gflop = flops_of_step(*SIZES[size][:-1], batch) / 1e9
     print(
         f"\n{size}: L={SIZES[size][0]} K={SIZES[size][1]} width {SIZES[size][2]} batch {batch}, {rounds} rounds; "
-        f"a step is {gflop:.0f} GFLOP; matrix product {matrix_product_rate():.0f} GFLOP/s"
+        f"{gflop:.0f} GFLOP per step; matrix product {matrix_product_rate():.0f} GFLOP/s"
     )
-    print("| | first step s | step s | CPU s a step | GFLOP/s | sample img/s | score img/s | peak MB | parameters |")
+    print("| | first step s | step s | CPU s per step | GFLOP/s | sample img/s | score img/s | peak MB | parameters |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, child in children.items():
         step, score, sample = (np.median(child.found[w][1:]) for w in ("step", "score", "sample"))
@@ -343,7 +343,7 @@ def compare(names, size, batch, rounds):
 
 
 def compare_memory(names, size, batches):
-    """Peak memory of a process that built the model and made one training step."""
+    """Prints the peak memory of a process that builds the model and runs one training step."""
     print(f"{size}, peak MB\n| batch | {' | '.join(names)} |\n|" + "---|" * (len(names) + 1))
     for batch in batches:
         peaks = []
@@ -361,8 +361,8 @@ def main():
     parser.add_argument("--peers", default="normflows,nflows,tfb.Glow", help="comma-separated; '' for none")
     parser.add_argument("--own", default="glow_tf,glow_tf-recompute")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch", type=int, help="instead of the size's own")
-    parser.add_argument("--memory", metavar="BATCHES", help="only peak memory, for each batch of a list such as 8,16")
+    parser.add_argument("--batch", type=int, help="batch size; default: that of --size")
+    parser.add_argument("--memory", metavar="BATCHES", help="measure only peak memory, at batch sizes such as 8,16")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:

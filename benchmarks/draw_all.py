@@ -1,4 +1,4 @@
-"""Draws one of every picture of sample.py, as docs/pictures.md shows them.
+"""Draws one of every picture of sample.py, for docs/pictures.md.
 
 python3 benchmarks/draw_all.py                          from the bundled digits, into docs/pictures/
 python3 benchmarks/draw_all.py --classes runs/classes   also the pictures of a class-conditional run
@@ -12,7 +12,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# The pictures and the flags that draw them.
+# {picture: the flags that draw it}.
 PICTURES = {
     "samples": "--temp 0.7 --seed 3",
     "temperature": "--mode temperature --seed 3",

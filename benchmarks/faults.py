@@ -1,12 +1,12 @@
-"""How a training run and its files stand up to kills, damage, hostile files and NaN; prints a table.
+"""Tests a training run and its files against kills, damage, hostile files and NaN; prints a table.
 
     python3 benchmarks/faults.py --kills 500 --mutants 10000 --images 5000 --nans 100
 
-Exit status 1 if a count of the last column is not what it must be. The same --seed draws the same kills,
-damage and steps, but when exactly a process dies depends on the machine.
+The exit status is 1 if any row fails. The same --seed draws the same kills, damage and steps, but the exact moment at
+which a process dies depends on the machine.
 
-Every part runs in children that are forked after TensorFlow was imported and before it was started, which
-saves the import; no part may use TensorFlow in this process.
+Every part runs in children that are forked after TensorFlow is imported and before it is initialised, which saves the
+import; no part may use TensorFlow in this process.
 """
 
 import argparse
@@ -49,19 +49,19 @@ from glow_tf.training.trainer import Trainer
 
 FORK = multiprocessing.get_context("fork")
 
-# A model that starts in a second, without a graph: the kills are about files, not about the network.
+# A model that starts in a second, without a graph: the kills test files, not the network.
 KILLED = {"image_shape": (4, 4, 1), "num_levels": 1, "num_steps": 2, "width": 4}
 KILLED_EPOCHS = 20
-LONGEST_LIFE = 4.0  # seconds until a kill; the first step is done after about two
+LONGEST_LIFE = 4.0  # seconds until a kill; the first step finishes after about two
 LONGEST_READ = 5.0
 MOST_MEMORY = 200e6
 MOST_DIFFERENCE = 0.01  # bits/dim
-BOMB = 200_000  # groups, levels, bytes of the hostile files
+BOMB = 200_000  # groups, levels or bytes in the hostile files
 
 
 @dataclasses.dataclass
 class Row:
-    """A line of the table: what was done, and counts that must be `wanted`."""
+    """A row of the table: the attack, how often it ran, and its result."""
 
     what: str
     count: int
@@ -71,12 +71,12 @@ class Row:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=0, help="of a trainer; two in five inside a save")
+    parser.add_argument("--kills", type=int, default=0, help="kills of a trainer, two in five inside a save")
     parser.add_argument(
         "--mutants",
         type=int,
         default=0,
-        help="damaged weights files, a tenth as many indices",
+        help="damaged weights files, and a tenth as many checkpoint indices",
     )
     parser.add_argument("--images", type=int, default=0, help="damaged image files")
     parser.add_argument("--nans", type=int, default=0, help="training steps that are made NaN")
@@ -101,7 +101,7 @@ def main():
 
 
 def print_table(rows):
-    print("| what | count | found | right |\n|---|---|---|---|")
+    print("| what | count | result | ok |\n|---|---|---|---|")
     for row in rows:
         print(f"| {row.what} | {row.count:,} | {row.found} | {'yes' if row.is_right else 'NO'} |")
 
@@ -110,7 +110,7 @@ def print_table(rows):
 
 
 def in_child(function, *arguments):
-    """What the function returns, run in a forked child; an error of the child is raised here."""
+    """Calls the function in a forked child and returns its result; re-raises an error of the child."""
     here, there = FORK.Pipe(duplex=False)
     child = FORK.Process(target=_answer, args=(there, function, arguments))
     child.start()
@@ -137,7 +137,7 @@ def _answer(connection, function, arguments):
 
 
 def kill(folder, count, seed, epochs):
-    """Kills trainers, two in five inside a save, and lets each run end at last; every end must be the same."""
+    """Kills trainers, two in five inside a save, and lets each run finish; all runs must end with the same bytes."""
     chance = random.Random(seed)
     train_killed(folder / "reference", epochs, None)
     wanted = (folder / "reference" / "digest").read_text()
@@ -160,7 +160,7 @@ def kill(folder, count, seed, epochs):
             if failures > 3:
                 break
         if exit_code == -9:
-            # A kill that was meant for a save and came too late was one at any moment.
+            # A kill that misses its save counts as one at any moment.
             kills["inside a save" if killed_inside and kind == "inside a save" else "at any moment"] += 1
         unreadable += count_unreadable(path)
         print(f"\r{sum(kills.values())} of {count} kills", end="", file=sys.stderr)
@@ -170,16 +170,16 @@ def kill(folder, count, seed, epochs):
         Row("SIGKILL of a trainer", total, f"{kills['inside a save']} of them inside a save", failures == 0),
         Row("files unreadable after a kill", total, str(unreadable), unreadable == 0),
         Row("resumed from before the last complete save", total, str(lost), lost == 0),
-        Row("runs so killed whose end differs in a byte", runs_ended, str(wrong_ends), wrong_ends == 0 < runs_ended),
+        Row("killed runs whose result differs in a byte", runs_ended, str(wrong_ends), wrong_ends == 0 < runs_ended),
     ]
 
 
 class Journal:
-    """What the children of one run said about their saves.
+    """The saves that the children of one run report.
 
     Attributes:
-        last_complete: the step of the last save of the state that came to its end.
-        lost: how often a child resumed from an earlier one.
+        last_complete: the step of the last completed save of the state.
+        lost: how often a child resumed from an earlier state.
     """
 
     def __init__(self, epochs):
@@ -189,7 +189,7 @@ class Journal:
         self._durations = [0.02]
 
     def live(self, path, kind, chance):
-        """One child's life: (whether it died inside a save, exit code); `kind` None lets it end by itself."""
+        """Runs one child; returns (whether it died inside a save, exit code). If `kind` is None it is not killed."""
         here, there = FORK.Pipe(duplex=False)
         child = FORK.Process(target=train_killed, args=(path, self._epochs, there))
         child.start()
@@ -237,7 +237,7 @@ class Journal:
 
 
 def train_killed(path, epochs, connection):
-    """A child's work: goes on with the run, says when it saves, and writes a digest of all it has at the end."""
+    """The child process: resumes the run, reports its saves, and finally writes a digest of all variables and files."""
     if connection is None:
         in_child(_train_killed, path, epochs, None)
     else:
@@ -263,7 +263,7 @@ def _train_killed(path, epochs, connection):
 
 
 def _announce(connection, trainer):
-    """Makes every save and restore tell the parent."""
+    """Makes every save and restore report to the parent."""
 
     def telling(what, method):
         def told(*arguments, **options):
@@ -307,7 +307,7 @@ def _silence(log):
 
 
 def mutate_weights(folder, count, seed):
-    """Half of the mutants keep the old digest, which must give them away; the others get a right one."""
+    """Mutates weights files; half of the mutants keep their digest, which exposes them, the others get a valid one."""
     path = folder / "mutant.h5"
     hostile_h5.valid(path)
     original = path.read_bytes()
@@ -322,12 +322,12 @@ def mutate_weights(folder, count, seed):
             wrong += any(not np.array_equal(found[name], array) for name, array in hostile_h5.ARRAYS.items())
     return [
         *reading.rows("mutated weights files", count),
-        Row("mutants loaded as other weights", count - count // 2, str(wrong), wrong == 0),
+        Row("mutants loaded as different weights", count - count // 2, str(wrong), wrong == 0),
     ]
 
 
 def mutate_indices(folder, count, seed):
-    """Damaged tables of an OpenAI checkpoint, whose process TensorFlow would abort."""
+    """Mutates the index of an OpenAI checkpoint; unchecked, it would make TensorFlow abort the process."""
     prefix = folder / "openai"
     glow = Glow(GlowConfig(image_shape=(8, 8, 3), num_levels=2, num_steps=2, width=8))
     openai.write(glow, prefix)
@@ -358,14 +358,14 @@ def read_expected(path):
 
 
 class Reading:
-    """Reads files that may be refused in one line, and in no other way."""
+    """Reads files and records any failure other than a one-line refusal."""
 
     def __init__(self):
         self._slowest, self._memory, self._odd, self._refused = 0.0, 0, [], 0
 
     def read(self, path, read):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
-        before, start = _memory("VmRSS"), sum(os.times()[:4])  # processor time, with that of finished children
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+        before, start = _memory("VmRSS"), sum(os.times()[:4])  # processor time, including finished children
         found = None
         try:
             found = read(path)
@@ -397,7 +397,7 @@ def _memory(field):
 
 
 def fuzz_images(folder, count, seed):
-    """A folder of damaged pictures, one in twenty sound: they are read, and trained on."""
+    """Reads a folder of damaged pictures, one in twenty of them intact, and trains on it."""
     _silence(folder / "images.log")
     pictures = folder / "pictures"
     pictures.mkdir()
@@ -418,7 +418,7 @@ def fuzz_images(folder, count, seed):
 
 
 def _originals(seed):
-    """(extension, bytes) of small pictures in every format and several modes."""
+    """[(extension, bytes), ...] of small pictures in every format and several modes."""
     rng = np.random.default_rng(seed)
     found = []
     for extension in (".png", ".jpg", ".webp", ".bmp", ".tiff", ".gif"):
@@ -436,23 +436,23 @@ def _originals(seed):
 
 
 def inject_nans(count, seed, is_small):
-    """The same training with and without NaN at random steps."""
+    """Runs the same training with and without NaN at random steps."""
     clean, _, steps = in_child(train_with_nans, 0, count, seed, is_small)
     hurt, skipped, _ = in_child(train_with_nans, count, count, seed, is_small)
     difference = abs(hurt - clean)
     return [
-        Row("steps made NaN, and left out", count, f"{skipped} of {steps:,} steps", skipped == count),
+        Row("steps made NaN, and skipped", count, f"{skipped} of {steps:,} steps", skipped == count),
         Row(
             "final bits/dim with and without NaN",
             count,
-            f"{hurt:.4f} and {clean:.4f}, apart by {difference:.4f}",
+            f"{hurt:.4f} and {clean:.4f}, difference {difference:.4f}",
             difference < MOST_DIFFERENCE,
         ),
     ]
 
 
 class SabotagedTrainer(Trainer):
-    """Its dequantisation noise is NaN in some batches, and with it the loss and every gradient."""
+    """A trainer whose dequantisation noise, and so its loss and gradients, is NaN in some batches."""
 
     nan_batches = ()
 
@@ -463,7 +463,7 @@ class SabotagedTrainer(Trainer):
 
 
 def train_with_nans(num_nans, most_nans, seed, is_small):
-    """(bits/dim of the digits' test images, steps left out, steps)."""
+    """(bits/dim of the digits' test images, skipped steps, steps)."""
     images = image_data.load("digits")
     size = {"num_steps": 2, "width": 16} if is_small else {"num_steps": 8, "width": 64}
     glow = Glow(GlowConfig(image_shape=(8, 8, 1), num_levels=2, num_bits=4, **size))

@@ -1,11 +1,11 @@
-"""How well a model's scores tell foreign images from its own: AUROC of the raw and of the corrected score.
+"""Measures how well a model's scores detect out-of-distribution images: AUROC of the raw and the corrected score.
 
     python3 benchmarks/foreign.py --weights runs/digits/checkpoints/weights.h5 --own digits --foreign mnist.gz
 
-Each source is a data set or a folder (its test images), or a file of MNIST's format (*-idx3-ubyte.gz); foreign can
-also be `blurred`, the own images under a Gaussian blur, and `constant`, images of a single grey each. An area of 1
-means that every foreign image scores above every own one, 0.5 that the score knows nothing, 0 that it has it
-upside down.
+Each source is a data set or a folder (its test images), or a file in MNIST's format (*-idx3-ubyte.gz); --foreign can
+also be `blurred`, the images of --own under a Gaussian blur, or `constant`, images of a single grey each. An area of 1
+means that every foreign image scores above every own one, 0.5 that the score is uninformative, 0 that the order is
+reversed.
 """
 
 import gzip
@@ -21,11 +21,11 @@ from glow_tf.errors import InputError
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("weights", None, "A weights.h5.", required=True)
-flags.DEFINE_string("own", None, "Images like those of the training.", required=True)
-flags.DEFINE_string("foreign", None, "Other images.", required=True)
-flags.DEFINE_integer("n", 500, "At most so many of each.", lower_bound=2)
-flags.DEFINE_integer("seed", 0, "Of the dequantisation noise.", lower_bound=0)
+flags.DEFINE_string("weights", None, "A weights file.", required=True)
+flags.DEFINE_string("own", None, "In-distribution images.", required=True)
+flags.DEFINE_string("foreign", None, "Out-of-distribution images.", required=True)
+flags.DEFINE_integer("n", 500, "Largest number of images per source.", lower_bound=2)
+flags.DEFINE_integer("seed", 0, "Seed for the dequantisation noise.", lower_bound=0)
 
 
 def main(_):
@@ -56,7 +56,7 @@ def auroc(own, foreign):
 
 
 def read(name, config):
-    """uint8 images [N, H, W, C] in the model's size."""
+    """Reads uint8 images [N, H, W, C], resized for the model."""
     import numpy as np
     from PIL import Image
 
@@ -71,7 +71,7 @@ def read(name, config):
 
 
 def read_idx(path):
-    """uint8 [N, H, W] of a file of MNIST's format."""
+    """Reads a file in MNIST's format as uint8 [N, H, W]."""
     import numpy as np
 
     if not os.path.isfile(path):
@@ -82,7 +82,7 @@ def read_idx(path):
 
 
 def blurred(images, sigma=1.5):
-    """The same images under a Gaussian blur of `sigma` pixels."""
+    """The images under a Gaussian blur of `sigma` pixels."""
     import numpy as np
     from PIL import Image, ImageFilter
 
@@ -93,7 +93,7 @@ def blurred(images, sigma=1.5):
 
 
 def constant(images, count=50):
-    """`count` images of one grey each, in steps from black to white."""
+    """`count` images of a single grey each, evenly spaced from black to white."""
     import numpy as np
 
     levels = np.linspace(0, 255, count).round().astype(np.uint8)

@@ -42,7 +42,7 @@ def photographs(path, train, test, file):
 
 
 def rate_of(step, options):
-    """The rate of a step from 1 on: linear up to full and down again, as `glow_tf.training.optimizer` has it."""
+    """The learning rate of a step (from 1): linear warm-up and cool-down, as in `glow_tf.training.schedule`."""
     up, down = step / max(1, options.warmup_steps), (options.steps + 1 - step) / max(1, options.cooldown_steps)
     return options.learning_rate * min(1.0, up, down)
 

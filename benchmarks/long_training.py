@@ -1,10 +1,10 @@
-"""How far float32 is from exact on a deep model that was trained for long: inverse and log-determinant.
+"""Measures the float32 error of the inverse and the log-determinant of a deep model after a long training.
 
     python3 benchmarks/long_training.py --steps 2000
 
-Trains K=32 on the digits, then prints bits/dim, the diagnostics, the round trip of 10,000
-images (digits with noise of one level, and as many of noise alone, far from the data), and log_prob in float32
-against the same weights in float64.
+Trains K=32 on the digits, then prints bits/dim, the diagnostics, the round trip of 10,000 digits with noise of one
+4-bit level and of 10,000 images of pure noise (far from the data), and the difference between log_prob in float32 and
+in float64 for the same weights.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main():
     parser.add_argument("--k_glow", type=int, default=32)
     parser.add_argument("--l_glow", type=int, default=2)
     parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--images", type=int, default=10_000, help="of the round trip")
+    parser.add_argument("--images", type=int, default=10_000, help="images of the round trip")
     options = parser.parse_args()
     digits = image_data.load("digits")
     config = GlowConfig(
@@ -58,7 +58,7 @@ def main():
 
 
 def train(glow, train_split, steps):
-    """Leaves the weights as the last step left them, not averaged; returns the seconds."""
+    """Trains, leaving the weights of the last step in place (not averaged); returns the seconds."""
     trainer = Trainer(glow, batch_size=BATCH, schedule=Schedule(warmup_steps=48))
     trainer.initialize(train_split.random_subset(256, seed=0)[0])
     start = time.monotonic()
@@ -70,7 +70,7 @@ def train(glow, train_split, steps):
 
 
 def try_the_round_trip(glow, digits, count):
-    """uint8 -> the middle of its bin -> z -> uint8."""
+    """Prints the errors of the round trip: uint8 -> the middle of its bin -> z -> uint8."""
     rng = np.random.default_rng(0)
     shape = [count, *glow.config.image_shape]
     noisy = np.clip(digits[np.arange(count) % len(digits)] + 16 * rng.integers(-1, 2, shape), 0, 255)
@@ -84,7 +84,7 @@ def try_the_round_trip(glow, digits, count):
 
 
 def compare_with_float64(glow, images):
-    """log_prob of the same continuous values by the same weights."""
+    """Compares log_prob in float32 and float64 for the same weights and continuous values."""
     exact = Glow(dataclasses.replace(glow.config, dtype="float64"))
     for name, variable in exact.named_variables().items():
         variable.assign(tf.cast(glow.named_variables()[name], variable.dtype))

@@ -1,9 +1,9 @@
-"""Two workers on this machine, killed at random moments and started again, against an undisturbed run.
+"""Kills and restarts two workers on this machine at random moments, and compares them with an undisturbed run.
 
     python3 benchmarks/multi_worker.py --kills 5
 
-Each worker runs under the small loop of docs/cluster.md: it is started again whenever it ends with status 75 or by
-SIGKILL. Exit status 1 if the weights at the end differ in a byte from those of the run that nobody disturbed.
+Each worker is supervised as in docs/cluster.md: it is restarted whenever it ends with status 75 or by SIGKILL. The exit
+status is 1 if the final weights differ in a byte from those of the undisturbed run.
 """
 
 import argparse
@@ -22,16 +22,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 RUN = "--dataset digits --k_glow 2 --l_glow 2 --width 16 --batch_size 64 --epochs {epochs} --strategy multi_worker"
 
-# Statuses after which a worker is started again.
+# Statuses after which a worker is restarted.
 RESTARTED = (75, -9)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=8, help="of 24 steps")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of 24 steps each")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--logs", type=Path, help="folder for the workers' output")
+    parser.add_argument("--logs", type=Path, help="folder for the workers' logs")
     options = parser.parse_args()
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -45,14 +45,14 @@ def main():
         run = Run(folder / "disturbed", options.epochs, logs)
         for number in range(options.kills):
             victim = number % 2
-            # Four in five among the steps and evaluations, the others while the workers start.
+            # Four in five kills happen during steps and evaluations, the others while the workers start.
             has_ended = number % 5 != 4 and run.wait_for_progress()
             moment = chance.uniform(0, 10)
             if not (has_ended or run.wait(moment)):
                 run.kill(victim)
                 print(f"kill {number + 1}: worker {victim}; {run.where()}", flush=True)
             else:
-                print(f"kill {number + 1}: the run had ended; it begins again", flush=True)
+                print(f"kill {number + 1}: the run had ended; starting a new one", flush=True)
                 check(run, undisturbed)
                 shutil.rmtree(run.folder)
                 run = Run(run.folder, options.epochs, logs)
@@ -62,16 +62,16 @@ def main():
 
 def check(run, undisturbed):
     same = run.weights() == undisturbed.weights()
-    print(f"ended; started again {run.restarts} times; weights equal byte for byte: {same}", flush=True)
+    print(f"ended after {run.restarts} restarts; weights equal byte for byte: {same}", flush=True)
     if not same:
         sys.exit(1)
 
 
 class Run:
-    """Two workers and what they write.
+    """Two workers and their run directory.
 
     Attributes:
-        restarts: how often a worker was started again.
+        restarts: the number of restarts of a worker.
     """
 
     def __init__(self, folder, epochs, logs):
@@ -98,7 +98,7 @@ class Run:
         self._workers[index].kill()
 
     def wait(self, seconds=float("inf")):
-        """Keeps the workers running for so long; whether both ended."""
+        """Restarts workers as needed for this long; returns whether both have ended."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             statuses = [worker.poll() for worker in self._workers]
@@ -116,7 +116,7 @@ class Run:
         return False
 
     def wait_for_progress(self):
-        """Waits until the chief shows a step that it had not shown when it was called; whether both ended."""
+        """Waits until the chief prints a new step; returns whether both workers have ended."""
         before = self._shown()
         while self._shown() == before:
             if self.wait(0.5):
@@ -124,17 +124,17 @@ class Run:
         return False
 
     def where(self):
-        """What the chief has shown last, and the newest state."""
+        """The last step that the chief printed, and the newest state."""
         states = sorted((self.folder / "checkpoints" / "state").glob("ckpt-*.index"), key=os.path.getmtime)
         state = states[-1].stem if states else "none"
-        return f"the chief last said {self._shown()[-1:]}, the newest state is {state}"
+        return f"the chief last printed {self._shown()[-1:]}, the newest state is {state}"
 
     def _shown(self):
         lines = Path(self._logs[0].name).read_text().splitlines()
         return [line.split("  ")[0] for line in lines if line.startswith("step ")]
 
     def weights(self):
-        """The variables of weights.h5; its metadata holds nothing else that could differ."""
+        """{name: bytes} of the variables of weights.h5, without its metadata."""
         import h5py
 
         found = {}

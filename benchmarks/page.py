@@ -1,11 +1,11 @@
-"""How long the page of `python3 -m glow_tf explore` takes to answer.
+"""Measures the response time of the page of `python3 -m glow_tf explore`.
 
     python3 benchmarks/page.py                       the bundled digits
     python3 benchmarks/page.py --weights FILE
-    python3 benchmarks/page.py --random              a 32x32x3 model (L=3, K=8, width 128) of random weights
+    python3 benchmarks/page.py --random              a 32x32x3 model (L=3, K=8, width 128) with random weights
 
-Starts the command, asks it over HTTP as a browser does, one request after the other, and prints the seconds from a
-request to its answer. Needs Gradio (the extra `explore`).
+Starts the command, sends it HTTP requests as a browser does, one at a time, and prints the seconds from each request to
+its answer. Needs Gradio (the extra `explore`).
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights")
     parser.add_argument("--random", action="store_true")
-    parser.add_argument("--requests", type=int, default=50, help="of each kind")
+    parser.add_argument("--requests", type=int, default=50, help="requests of each kind")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.random:
@@ -51,7 +51,7 @@ def main():
 
 
 def save_random_model(folder):
-    """(weights file, flags) of a model that nothing was learned by, with one direction."""
+    """Saves an untrained model and a direction; returns (weights file, flags)."""
     sys.path.insert(0, ROOT)
     import glow_tf
 
@@ -65,7 +65,7 @@ def save_random_model(folder):
 
 
 class Page:
-    """The server, asked as its page asks it."""
+    """A client of the server that sends the same requests as its page."""
 
     def __init__(self, address):
         self.netloc = urllib.parse.urlsplit(address).netloc
@@ -78,7 +78,7 @@ class Page:
         return connection.getresponse()
 
     def event_of(self, output):
-        """(its number, the values that its widgets start with, None for what the server keeps)."""
+        """(number of the event, initial values of its inputs: None for state on the server)."""
         widgets = {c["id"]: c for c in self.config["components"]}
         event = next(
             d for d in self.config["dependencies"]

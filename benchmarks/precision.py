@@ -1,8 +1,8 @@
-"""Rounding: gradients of each backprop mode in float32, training in bfloat16, and XLA's compile time against K.
+"""Measures rounding errors (gradients in float32, training in bfloat16) and XLA's compile time.
 
 python3 benchmarks/precision.py gradients     float32 against float64, level by level, at K=32
-python3 benchmarks/precision.py bfloat16      bits/dim at equal steps and the round trip, on digits
-python3 benchmarks/precision.py xla           seconds of a first step at K=4 and K=16, with and without
+python3 benchmarks/precision.py bfloat16      bits/dim after the same number of steps and the round trip, on digits
+python3 benchmarks/precision.py xla           seconds of the first step at K=4 and K=16, with and without XLA
 """
 
 import os
@@ -28,7 +28,7 @@ WIDTH = 32
 
 
 def gradients(steps=40):
-    """Trains a little, so that the couplings do something, and compares gradients on one more batch."""
+    """Trains briefly, so that the couplings are not constant, and compares gradients on another batch."""
     shape = {"image_shape": (32, 32, 3), "num_levels": 3, "num_steps": 32, "width": WIDTH}
     images = photographs(16 * (steps + 1), 32)
     glow = Glow(GlowConfig(**shape))
@@ -60,7 +60,7 @@ def gradients(steps=40):
 
 def _gradient(glow, images, mode):
     named = {name: v for name, v in glow.named_variables().items() if v.trainable}
-    # In float32 for both, so that they see the same pixels: the rounding of these would hide every other.
+    # Dequantise in float32 for both, so that they see the same pixels; otherwise that rounding would dominate.
     noise = tf.random.stateless_uniform(images.shape, [0, 1])
     values = tf.cast(glow.dequantizer.dequantize(images, noise, tf.float32), glow.config.dtype)
 

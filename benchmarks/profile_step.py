@@ -1,10 +1,10 @@
-"""Where one training step's time goes, operation by operation.
+"""Profiles one training step by operation.
 
     python3 benchmarks/profile_step.py --size P
     python3 benchmarks/profile_step.py --size S --backprop recompute --what score
 
-Prints the CPU milliseconds of each kind of operation (both cores together, without what it calls), and at which rate
-the convolutions did the step's arithmetic. From TensorFlow's own profiler.
+Prints the CPU milliseconds of each kind of operation (summed over cores, excluding nested operations) and the rate of
+the convolutions, as measured by TensorFlow's profiler.
 """
 
 import argparse
@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import compare
 
-# Threads' bookkeeping: it contains the operations or waits for them.
+# Events that contain operations or wait for them.
 CONTAINERS = ("KernelAndDeviceFunc::Run", "FunctionRun", "EagerKernelExecute", "_distributed_step")
 
 
@@ -53,13 +53,13 @@ def main():
     print(f"{options.size}, {options.what}: {wall:.3f} s, {cpu:.3f} CPU s when not profiled; {flop / 1e9:.0f} GFLOP; "
           f"a large matrix product {rate:.0f} GFLOP/s")  # fmt: skip
     print(f"operations {total:.3f} CPU s; convolutions {convolutions:.3f} of them, {flop / convolutions / 1e9:.0f} "
-          f"GFLOP a CPU s\n| operation | times | CPU ms | share |\n|---|---|---|---|")  # fmt: skip
+          f"GFLOP per CPU s\n| operation | times | CPU ms | share |\n|---|---|---|---|")  # fmt: skip
     for name, value in seconds.most_common(options.rows):
         print(f"| {name} | {counts[name]} | {1e3 * value:.1f} | {value / total:.1%} |")
 
 
 def times_of_operations(folder):
-    """({operation: seconds without what it calls}, {operation: times}) of a profile in a folder."""
+    """({operation: seconds without nested operations}, {operation: count}) of a profile in a folder."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     space = xplane_pb2.XSpace()
@@ -71,7 +71,7 @@ def times_of_operations(folder):
             continue
         names = {key: value.name for key, value in plane.event_metadata.items()}
         for line in plane.lines:
-            open_events = []  # (end, operation), each inside of the one before
+            open_events = []  # (end, operation), each nested in the previous one
             for event in sorted(line.events, key=lambda e: (e.offset_ps, -e.duration_ps)):
                 name = names[event.metadata_id]
                 name = name if "::" in name else name.split(":")[-1]

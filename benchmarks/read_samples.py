@@ -1,13 +1,12 @@
-"""Whether class-conditional samples can be read: how often a classifier of real digits names the class asked for.
+"""Measures whether class-conditional samples are legible: how often a classifier of real digits reads them right.
 
     python3 benchmarks/read_samples.py --weights runs/classes/checkpoints/weights.h5
     python3 benchmarks/read_samples.py --weights runs/classes/checkpoints/weights.h5 --blind blind.png
     python3 benchmarks/read_samples.py --weights runs/classes/checkpoints/weights.h5 --blind blind.png --read 6869...
 
-The reader is scikit-learn's support vector machine, trained on the real training digits; it has never seen a sample.
-With --blind it is a person: the picture holds 50 samples at temperature 0.7 and 50 real test digits, shuffled, and
---read takes what was read in it, row by row. Digits of 8x8 pixels are not all legible, so the real ones say what is
-the best that samples can reach.
+The classifier is scikit-learn's support vector machine, trained on the real training digits only. With --blind a person
+reads instead: the picture contains 50 samples at temperature 0.7 and 50 real test digits, shuffled, and --read takes
+the digits read from it, row by row. Digits of 8x8 pixels are not all legible, so the real ones set the upper bound.
 """
 
 import argparse
@@ -25,16 +24,16 @@ from glow_tf.data import image_data
 from glow_tf.evaluation import visualization
 
 TEMPERATURE = 0.7
-EACH = 5  # of a class and kind in the blind picture
+EACH = 5  # samples, and real digits, per class in the blind picture
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True)
-    parser.add_argument("--each", type=int, default=100, help="samples of each class and temperature")
+    parser.add_argument("--each", type=int, default=100, help="samples per class and temperature")
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--blind", metavar="PNG", help="draw samples and real digits, shuffled, for a person to read")
-    parser.add_argument("--read", metavar="DIGITS", help="what was read in that picture, row by row")
+    parser.add_argument("--read", metavar="DIGITS", help="the digits read from that picture, row by row")
     options = parser.parse_args()
     if options.read and not options.blind:
         parser.error("--read needs --blind")
@@ -49,11 +48,11 @@ def main():
         samples = glow.sample(len(labels), temperature, seed=options.seed, labels=labels).numpy()
         right = reader.predict(flat(samples)) == labels
         of_class = ", ".join(f"{name}: {right[labels == i].mean():.0%}" for i, name in enumerate(digits.class_names))
-        print(f"temperature {temperature}: {right.mean():.1%} read as the class asked for ({of_class})")
+        print(f"temperature {temperature}: {right.mean():.1%} read as the requested class ({of_class})")
 
 
 def blind(glow, digits, options):
-    """Draws the picture, or says how much of it was read right."""
+    """Draws the picture, or prints how many of its digits were read correctly."""
     rng = np.random.default_rng(options.seed)
     classes = range(len(digits.class_names))
     labels = np.repeat(classes, EACH)
@@ -67,7 +66,7 @@ def blind(glow, digits, options):
         return
     read = np.array([int(letter) for letter in options.read if letter.isdigit()])
     if len(read) != len(answers):
-        raise SystemExit(f"{len(read)} digits were read of {len(answers)}")
+        raise SystemExit(f"error: --read has {len(read)} digits; the picture has {len(answers)}")
     for name, chosen in (("samples", order < len(labels)), ("real digits", order >= len(labels))):
         print(f"{name}: {np.sum(read[chosen] == answers[chosen])} of {np.sum(chosen)} read right")
 

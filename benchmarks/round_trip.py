@@ -1,9 +1,10 @@
-"""Whether decode(encode(x)) is x, byte for byte, on MNIST's 10,000 test digits.
+"""Checks that decode(encode(x)) equals x, byte for byte, on MNIST's 10,000 test digits.
 
     python3 benchmarks/round_trip.py --mnist ../shared/data/t10k-images-idx3-ubyte.gz
 
-Padded to 32x32x1, 8 bits, L=3, K=8, width 32; the actnorms set from the first 256 and every trained variable moved at
-random, so that no layer is the identity. From the middle of each bin, and from a random place in it.
+The digits are padded to 32x32x1, with 8 bits; the model has L=3, K=8, width 32. Its actnorms are initialised from the
+first 256 images and every trained variable is perturbed at random, so that no layer is the identity. Pixels are placed
+in the middle of each bin, and at random within it.
 """
 
 import argparse

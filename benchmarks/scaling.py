@@ -1,4 +1,4 @@
-"""What a training step costs against K, L, width, image size and batch: seconds, arithmetic, memory.
+"""Measures the cost of a training step against K, L, width, image size and batch: seconds, arithmetic, memory.
 
     python3 benchmarks/scaling.py                          the grid of docs/scaling.md, about ten minutes
     python3 benchmarks/scaling.py --one size=256 num_levels=6 coupling=additive num_bits=5 batch=1 \\
@@ -6,8 +6,7 @@
     python3 benchmarks/scaling.py --graph                  tracing, graph and variables against K
     python3 benchmarks/scaling.py --plot scaling.png       the grid, and a plot of it
 
-Each measurement is a process of its own, so that its peak memory is its own. The images are crops of two
-photographs.
+Each measurement runs in its own process, so that peak memory is not shared. The images are crops of two photographs.
 """
 
 import argparse
@@ -22,7 +21,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# What a measurement is made of; `--one` overrides. The small model of the grid.
+# The default settings of a measurement, which `--one` overrides: the small model of the grid.
 DEFAULTS = {
     "size": 32,
     "channels": 3,
@@ -33,10 +32,10 @@ DEFAULTS = {
     "num_bits": 8,
     "batch": 16,
     "backprop": "stored",
-    "steps": 5,  # timed, after the first; the median counts
-    "initial": 1,  # images to initialise from
+    "steps": 5,  # timed after the first step; the median is reported
+    "initial": 1,  # images for the initialisation
     "mixed_precision": 0,
-    "round_trip": 0,  # whether to measure decode(encode(images)), too
+    "round_trip": 0,  # whether to also measure decode(encode(images))
 }
 
 GRID = [
@@ -52,10 +51,12 @@ GRID = [
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--one", nargs="*", metavar="KEY=VALUE", help=f"of {', '.join(DEFAULTS)}")
-    parser.add_argument("--graph", action="store_true", help="tracing time, nodes and variables against K")
+    parser.add_argument(
+        "--one", nargs="*", metavar="KEY=VALUE", help=f"run one measurement; keys: {', '.join(DEFAULTS)}"
+    )
+    parser.add_argument("--graph", action="store_true", help="measure tracing time, nodes and variables against K")
     parser.add_argument("--plot", metavar="FILE", help="also draw CPU seconds against K, batch and image size")
-    parser.add_argument("--input", action="store_true", help="images a second that are read from memory")
+    parser.add_argument("--input", action="store_true", help="measure how many images per second are read from memory")
     options = parser.parse_args()
     if options.input:
         read_batches()
@@ -82,7 +83,7 @@ def main():
 
 
 def plot(path, measured):
-    """CPU seconds a step against K, batch and image size, three panels, from zero."""
+    """Plots CPU seconds per step against K, batch and image size in three panels, with axes from zero."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
@@ -111,13 +112,13 @@ def plot(path, measured):
             draw.text((place(x, 0)[0], side - margin + 4), str(x), "black", font, anchor="ma")
             draw.text(place(x, y), f"{y:.2f}", "black", font, anchor="rb")
         draw.text((left + span / 2, side - 14), title, "black", font, anchor="md")
-        draw.text((left + span / 2, 20), "CPU s a step", "black", font, anchor="md")
+        draw.text((left + span / 2, 20), "CPU s per step", "black", font, anchor="md")
     visualization.save_image(path, np.asarray(picture))
     print(path)
 
 
 def trace_graphs():
-    """Tracing one training step of the paper's model at growing K: seconds, nodes, variables."""
+    """Traces one training step of the paper's model at growing K; prints seconds, nodes and variables."""
     import numpy as np
     import tensorflow as tf
 
@@ -139,7 +140,7 @@ def trace_graphs():
 
 
 def measure(round_trip, initial, batch, size, channels, steps, backprop, mixed_precision, **model):
-    """One measurement: {column: number}."""
+    """Runs one measurement; returns {column: number}."""
     import numpy as np
 
     from glow_tf.config import GlowConfig
@@ -165,7 +166,7 @@ def measure(round_trip, initial, batch, size, channels, steps, backprop, mixed_p
         cpu_seconds.append(time.process_time() - cpu_start)
     typical = float(np.median(seconds[1:] or seconds))
     cpu = float(np.median(cpu_seconds[1:] or cpu_seconds))
-    # Forward, and twice as much backward; recomputing runs the forward pass once more.
+    # The backward pass costs twice the forward pass; recomputing runs the forward pass once more.
     flop = 2 * multiplications(config) * (3 if backprop == "stored" else 4)
     found = {
         "s/step": round(typical, 3),
@@ -192,7 +193,7 @@ def measure(round_trip, initial, batch, size, channels, steps, backprop, mixed_p
 
 
 def read_batches():
-    """How fast the input pipeline shuffles, gathers, mirrors and hands over images that are in memory."""
+    """Measures how fast the input pipeline shuffles, gathers, mirrors and delivers images from memory."""
     from glow_tf.data import image_data
 
     for size, count, batch in ((32, 8192, 512), (256, 512, 32)):
@@ -205,7 +206,7 @@ def read_batches():
 
 
 def photographs(count, size):
-    """uint8 [count, size, size, 3]: random crops of the two photographs that scikit-learn brings."""
+    """uint8 [count, size, size, 3]: random crops of scikit-learn's two sample photographs."""
     import numpy as np
     from sklearn import datasets
 
@@ -219,7 +220,7 @@ def photographs(count, size):
 
 
 def multiplications(config):
-    """Multiplications of one image's forward pass: the convolutions, which are nearly all there is."""
+    """Multiplications in the convolutions of one image's forward pass, which are nearly all of them."""
     total = 0
     for height, width, channels in config.squeezed_shapes():
         out = channels if config.coupling == "affine" else channels // 2
