@@ -101,7 +101,7 @@ def main():
 
 
 def print_table(rows):
-    print("| what | count | result | ok |\n|---|---|---|---|")
+    print("| attack | count | result | ok |\n|---|---|---|---|")
     for row in rows:
         print(f"| {row.what} | {row.count:,} | {row.found} | {'yes' if row.is_right else 'NO'} |")
 

@@ -65,7 +65,7 @@ def find(name_or_path: str | os.PathLike | None, runs: str | os.PathLike) -> tup
     """
     path: str | os.PathLike
     if name_or_path is not None:
-        path, which = locate(name_or_path), "as given"
+        path, which = locate(name_or_path), "as specified"
     else:
         newest = newest_weights(runs)
         path, which = (BUNDLED[DEFAULT], f"the bundled {DEFAULT}") if newest is None else (newest, "the newest run")

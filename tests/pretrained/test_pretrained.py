@@ -21,13 +21,13 @@ def here(tmp_path, monkeypatch):
 def test_every_bundled_file_is_a_name():
     assert set(pretrained.BUNDLED) == {path.stem for path in pretrained.DIGITS.parent.glob("*.h5")}
     for name, path in pretrained.BUNDLED.items():
-        assert pretrained.find(name, "runs") == (path, "as given")
+        assert pretrained.find(name, "runs") == (path, "as specified")
 
 
 def test_files_and_runs(here):
     weights = str(here / "runs" / "mine" / pretrained.RUN_WEIGHTS)
     for name in (weights, here / "runs" / "mine", str(here / "runs" / "mine")):
-        assert pretrained.find(name, "runs") == (weights, "as given")
+        assert pretrained.find(name, "runs") == (weights, "as specified")
 
 
 def test_a_bundled_name_goes_before_a_folder_of_that_name(here):
