@@ -126,7 +126,7 @@ def test_a_run_at_its_end_says_how_to_train_further(capsys):
     status, output, _ = finish(capsys, {"epochs": 45}, new_steps=0)
     assert status == 0
     assert "this run has reached its end, step 90; to train further, use --epochs 90\n" in output
-    assert "give --steps 180\n" in finish(capsys, {"epochs": 45, "steps": 90}, new_steps=0)[1]
+    assert "use --steps 180\n" in finish(capsys, {"epochs": 45, "steps": 90}, new_steps=0)[1]
     assert "reached its end" not in finish(capsys, {}, new_steps=90)[1]
 
 
