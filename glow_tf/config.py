@@ -11,8 +11,8 @@ COUPLINGS = ("affine", "additive")
 PERMUTATIONS = ("conv1x1", "shuffle", "reverse")
 DTYPES = ("float32", "float64")
 PIXELS = ("scale", "logit")
-ARCHITECTURES = ("openai", "glow_tf2")
-OPTIMIZERS = ("adamax", "adam")
+ARCHITECTURES = ("openai", "plus", "glow_tf2")
+OPTIMIZERS = ("adamax", "adam", "muon")
 BACKPROPS = ("stored", "recompute", "reversible")
 
 # A weights file is not trusted: these bounds keep it from claiming a model that fills the memory.
@@ -42,7 +42,8 @@ class GlowConfig:
         classifier: whether a class-conditional model also has OpenAI's classifier of its deepest latents.
         pixels: "scale", as they are (the paper's), or "logit": RealNVP's logit of them is what flows.
         pixel_range: (low, high) of the continuous pixels, all bins together.
-        architecture: whose networks and Gaussians: "openai", or "glow_tf2" for weights of that program.
+        architecture: whose networks and Gaussians: "openai" (the paper's), "plus", which learns faster (see `nn.plus`),
+            or "glow_tf2" for weights of that program.
         dtype: "float32" or "float64".
     Raises:
         InputError: if these cannot make a model; the message names what was given and what works.
@@ -237,7 +238,7 @@ class TrainConfig:
         lambda v: 0 <= v <= 1e6,
         "a number from 0 to 1e6",
     )
-    optimizer: str = _option("adamax", "Update rule.", choices=OPTIMIZERS, is_fixed=True)
+    optimizer: str = _option("adamax", "Update rule; muon learns fastest.", choices=OPTIMIZERS, is_fixed=True)
     beta_2: float = _option(
         0.999,
         "Decay of the optimizer's second moments; 0.99 learns faster in runs of few steps.",

@@ -15,7 +15,6 @@ from glow_tf.config import GlowConfig
 from glow_tf.nn.architectures import ARCHITECTURES
 from glow_tf.nn.base import CouplingNetwork
 from glow_tf.nn.priors import Classifier
-from glow_tf.nn.steps import FlowSteps
 
 tfb = tfp.bijectors
 
@@ -45,7 +44,7 @@ class Flow(tf.Module):
         architecture = ARCHITECTURES[config.architecture]
         network = network or architecture.coupling_network(config)
         shapes = config.squeezed_shapes()
-        self.steps = [FlowSteps(config, s[-1], network, rng, f"level{i}") for i, s in enumerate(shapes)]
+        self.steps = [architecture.flow_steps(config, s[-1], network, rng, f"level{i}") for i, s in enumerate(shapes)]
         self.splits = [architecture.split_prior(config, s[-1], f"split{i}") for i, s in enumerate(shapes[:-1])]
         self.top = architecture.top_prior(config, shapes[-1], "top")
         self.classifier = Classifier(config, shapes[-1][-1], "classifier") if config.classifier else None

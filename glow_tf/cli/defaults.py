@@ -22,6 +22,7 @@ MODEL = {
     "width": 512,  # hidden channels of the coupling networks
     "coupling": "affine",
     "permutation": "conv1x1",
+    "architecture": "openai",
     "n_bits": 8,  # bits per channel
     "pixels": "scale",
     "conditional": False,  # one Gaussian per class

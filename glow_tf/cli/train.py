@@ -53,6 +53,9 @@ flags.DEFINE_integer("l_glow", None, "L, levels. Default: see the table.")
 flags.DEFINE_integer("width", None, "Hidden channels of the coupling networks. Default: see the table.")
 flags.DEFINE_enum("coupling", None, COUPLINGS, "Coupling layers. Default: see the table.")
 flags.DEFINE_enum("permutation", None, PERMUTATIONS, "Channel permutation between couplings. Default: conv1x1.")
+flags.DEFINE_enum(
+    "architecture", None, ["openai", "plus"], "The paper's, or plus, which learns faster. Default: openai."
+)
 flags.DEFINE_integer("n_bits", None, "Bits per channel, 1 to 8. Default: see the table.")
 flags.DEFINE_enum(
     "pixels", None, PIXELS, "Transform of the pixels: none (the paper's) or RealNVP's logit. Default: scale."
@@ -252,6 +255,7 @@ def model_config(model: Mapping[str, Any], image_shape: tuple[int, int, int], nu
         width=model["width"],
         coupling=model["coupling"],
         permutation=model["permutation"],
+        architecture=model["architecture"],
         num_bits=model["n_bits"],
         num_classes=num_classes if model["conditional"] else 0,
         classifier=model["classifier"],

@@ -1,5 +1,7 @@
 """The Gaussians of the latents in OpenAI's Glow, and its classifier."""
 
+import math
+
 import tensorflow as tf
 
 from glow_tf.bijectors.gaussian import Gaussian
@@ -52,9 +54,14 @@ class TopPrior(ParameterModule):
         out_channels = 2 * shape[-1]
         shapes: dict = conv2d_zeros_shapes(0, out_channels) if config.learned_top else {}
         shapes.pop("kernel", None)
+        self._class_shape = self.class_shape(self._shape)
         if config.num_classes:
-            shapes["class"] = linear_zeros_shapes(config.num_classes, out_channels)
+            shapes["class"] = linear_zeros_shapes(config.num_classes, math.prod(self._class_shape))
         super().__init__(zeros(shapes), config.dtype, name)
+
+    def class_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The shape of a class's mean and log-scale together, for latents (H, W, C): in OpenAI's code one place's."""
+        return 1, 1, 2 * shape[-1]
 
     def bijector(self, labels: tf.Tensor | None = None) -> Gaussian:
         """The Gaussian bijector; with labels, one Gaussian per label.
@@ -71,7 +78,8 @@ class TopPrior(ParameterModule):
         if "edge" in self.parameters:
             outputs += conv2d_zeros_constant(self.parameters, h, w)
         if labels is not None:
-            outputs += linear_zeros(self.parameters["class"], labels)[..., tf.newaxis, tf.newaxis, :]
+            of_class = linear_zeros(self.parameters["class"], labels)
+            outputs += tf.reshape(of_class, tf.concat([tf.shape(labels), self._class_shape], axis=0))
         mean, log_scale = tf.split(outputs, 2, axis=-1)
         return mean, log_scale
 

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import log_abs_det_jacobian, make_glow, random_images
+
+from glow_tf.bijectors.scan import BACKPROP_MODES
+from glow_tf.config import GlowConfig
+from glow_tf.glow import Glow
+from glow_tf.nn.plus import BoundedSplitPrior, PlusNetwork
+
+KINDS = {
+    "rgb": {"image_shape": (8, 4, 3)},
+    "additive_shuffle": {"image_shape": (4, 8, 2), "coupling": "additive", "permutation": "shuffle"},
+    "one_level_one_step": {"image_shape": (4, 4, 1), "num_levels": 1, "num_steps": 1},
+}
+
+
+def make_plus(**config):
+    return make_glow(architecture="plus", **config)
+
+
+def correlated_images(rng, shape, count=40):
+    """Smooth images with a little noise, float64: neighbouring pixels are alike, as are channels."""
+    height, width, channels = shape
+    coarse = rng.standard_normal((count, height // 4, width // 4, 1)).repeat(4, axis=1).repeat(4, axis=2)
+    return tf.constant(0.2 * coarse + 0.02 * rng.standard_normal((count, height, width, channels)))
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_density_and_round_trip(kind, rng):
+    glow = make_plus(**kind)
+    images = random_images(rng, glow, 2)
+    z = glow.encode(images)
+    jacobian = log_abs_det_jacobian(glow.bijector().inverse, images[0])
+    standard = -0.5 * tf.reduce_sum(z[0] ** 2 + np.log(2 * np.pi))
+    np.testing.assert_allclose(glow.log_prob(images)[0], standard + jacobian, rtol=1e-9)
+    np.testing.assert_allclose(glow.decode(z), images, rtol=0, atol=1e-11)
+
+
+def test_ways_back_agree(rng):
+    glow = make_plus()
+    images = random_images(rng, glow, 3)
+    found = {}
+    for backprop in BACKPROP_MODES:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(glow.transformed_distribution(backprop=backprop).log_prob(tf.identity(images)))
+        found[backprop] = tape.gradient(loss, glow.trainable_variables)
+    for backprop in ("recompute", "reversible"):
+        for value, expected in zip(found[backprop], found["stored"], strict=True):
+            np.testing.assert_allclose(value, expected, rtol=0, atol=1e-10 * np.max(np.abs(expected)))
+
+
+def test_the_scale_is_symmetric_and_bounded():
+    raw = tf.constant([-1e6, -0.1, 0.0, 0.1, 1e6], tf.float64)
+    network = PlusNetwork(4)
+    network.output = lambda *_: tf.concat([tf.zeros_like(raw), raw], -1)
+    shift, log_scale = network.shift_and_log_scale({}, None)
+    np.testing.assert_array_equal(shift, np.zeros(5))
+    np.testing.assert_allclose(log_scale, [-2, 2 * np.tanh(-0.05), 0, 2 * np.tanh(0.05), 2], rtol=1e-12)
+
+
+def test_a_split_cannot_overflow():
+    config = GlowConfig((4, 4, 2), num_levels=2, num_steps=1, width=4, architecture="plus")
+    prior = BoundedSplitPrior(config, 8, "split0")
+    prior.parameters["bias"].assign([1e6] * 4 + [1e6, -1e6, 0.3, 0.0])
+    mean, log_scale = prior(tf.zeros([1, 2, 2, 4]))
+    np.testing.assert_array_equal(mean, np.full((1, 2, 2, 4), 1e6))
+    np.testing.assert_allclose(log_scale[0, 0, 0], [3, -3, 3 * np.tanh(0.1), 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 5])
+def test_a_new_level_gives_the_principal_components(num_steps, rng):
+    config = GlowConfig((8, 8, 1), num_levels=1, num_steps=num_steps, width=4, architecture="plus", dtype="float64")
+    glow = Glow(config, seed=2)
+    images = correlated_images(rng, config.image_shape)
+    glow.initialize(images)
+
+    def channels(values):
+        blocks = tf.nn.space_to_depth(values, 2)
+        return tf.reshape(blocks, [-1, blocks.shape[-1]]).numpy()
+
+    white = channels(glow.encode(images))
+    np.testing.assert_allclose(white.T @ white / len(white), np.eye(4), atol=1e-4)
+    # The largest component is the mean of a block of 2x2 pixels, and it comes first.
+    means = channels(images).mean(axis=1)
+    assert abs(np.corrcoef(white[:, 0], means)[0, 1]) > 0.99
+
+
+def test_constant_channels_are_not_scaled_up_without_end(rng):
+    config = GlowConfig((4, 4, 2), num_levels=1, num_steps=2, width=4, architecture="plus", dtype="float64")
+    glow = Glow(config)
+    grey = tf.repeat(tf.constant(rng.uniform(-0.5, 0.5, (30, 4, 4, 1))), 2, axis=-1)  # two channels that are equal
+    glow.initialize(grey)
+    weight = glow.flow.steps[0].prepared()["conv1x1"]["weight"][0]
+    assert np.linalg.norm(weight, 2) < 101
+    np.testing.assert_allclose(glow.decode(glow.encode(grey)), grey, rtol=0, atol=1e-9)
+
+
+def test_a_class_has_a_gaussian_at_every_place(rng):
+    glow = make_plus(num_classes=3)
+    mean, log_scale = glow.flow.top.mean_and_log_scale(tf.constant([0, 2]))
+    assert mean.shape == log_scale.shape == (2, 1, 2, 16)
+    assert np.abs(mean[0, 0, 0] - mean[0, 0, 1] - (mean[1, 0, 0] - mean[1, 0, 1])).min() > 1e-6
+    images = random_images(rng, glow, 2)
+    per_class = glow.class_log_probs(images).numpy()
+    np.testing.assert_allclose(glow.log_prob(images, labels=[1, 2]), per_class[[0, 1], [1, 2]], rtol=1e-9)
