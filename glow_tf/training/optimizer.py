@@ -1,4 +1,4 @@
-"""Adamax and Adam with a moving average of the weights, in one pass and all or nothing.
+"""Adamax, Adam and Muon with a moving average of the weights, in one pass and all or nothing.
 
 TensorFlow's fused kernels update a variable and its slots in one pass over the memory. A step whose gradient is not
 finite changes nothing: one NaN would stay in the slots for ever.
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from glow_tf.config import TrainConfig
+from glow_tf.training import muon
 from glow_tf.training.schedule import Schedule
 
 BETA_1 = 0.9
@@ -23,6 +24,8 @@ class Optimizer(tf.Module):
     learning rate: `learning_rate` times the schedule's factor
     ema: ema += (1 - decay_t) * (variable - ema), decay_t = min(ema_decay, (1 + t) / (10 + t)) in update t,
     so that the first steps do not average over the initial values; ema_decay 0 makes it equal to the variable
+    With "muon" the kernels of the couplings' networks take Muon's steps, all else Adam's, and gradients much longer
+    than usual are shortened.
 
     Args:
         variables: the trained variables.
@@ -46,6 +49,9 @@ class Optimizer(tf.Module):
         self._config, self._schedule = config, schedule
         self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name="steps")
         self.learning_rate = tf.Variable(config.learning_rate, dtype=tf.float32, trainable=False, name="learning_rate")
+        # The usual norm of the gradient, 0 before the first update; Muon's alone.
+        is_muon = config.optimizer == "muon"
+        self.usual_norm = tf.Variable(0.0, trainable=False, name="usual_norm") if is_muon else None
         self.first_moments = [_slot(v, tf.zeros_like(v), "first_moment") for v in self._variables]
         self.second_moments = [_slot(v, tf.zeros_like(v), "second_moment") for v in self._variables]
         self.ema = [_slot(v, tf.convert_to_tensor(v), "average") for v in self._variables]
@@ -76,16 +82,32 @@ class Optimizer(tf.Module):
 
     def _update(self, gradients: Sequence[tf.Tensor], rate: tf.Tensor) -> None:
         hyperparameters = {dtype: self._hyperparameters(dtype, rate) for dtype in {v.dtype for v in self._variables}}
-        is_adam = self._config.optimizer == "adam"
-        kernel = tf.raw_ops.ResourceApplyAdam if is_adam else tf.raw_ops.ResourceApplyAdaMax
+        is_adamax = self._config.optimizer == "adamax"
+        kernel = tf.raw_ops.ResourceApplyAdaMax if is_adamax else tf.raw_ops.ResourceApplyAdam
+        if self.usual_norm is not None:
+            gradients = self._clipped(gradients)
         slots = zip(self._variables, self.first_moments, self.second_moments, self.ema, gradients, strict=True)
         for variable, first, second, average, gradient in slots:
             of_kernel, one_minus_decay = hyperparameters[variable.dtype]
-            kernel(var=variable.handle, m=first.handle, v=second.handle, grad=gradient, **of_kernel)
-            # ema -= (1 - decay) * (ema - variable), fused as a step of gradient descent.
-            tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=one_minus_decay, delta=average - variable)
+            if self.usual_norm is not None and muon.is_for(variable):
+                _descend(first, 1 - muon.MOMENTUM, first - gradient)
+                ahead = muon.MOMENTUM * first + (1 - muon.MOMENTUM) * gradient  # Nesterov's momentum
+                _descend(variable, of_kernel["lr"], muon.orthogonalized(ahead))
+            else:
+                kernel(var=variable.handle, m=first.handle, v=second.handle, grad=gradient, **of_kernel)
+            _descend(average, one_minus_decay, average - variable)
         # The handle is this replica's copy; every replica adds the same.
         tf.raw_ops.AssignAddVariableOp(resource=self.updates.handle, value=tf.constant(1, tf.int64))
+
+    def _clipped(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """The gradients, shortened together where their norm is more than CLIP times the usual one."""
+        norm = tf.cast(tf.linalg.global_norm(gradients), tf.float32)
+        usual = tf.convert_to_tensor(self.usual_norm)
+        is_first = tf.equal(usual, 0.0)
+        clipped = tf.where(is_first, norm, tf.minimum(norm, muon.CLIP * usual))
+        _descend(self.usual_norm, tf.where(is_first, 1.0, muon.CLIP_RATE), usual - clipped)
+        factor = tf.math.divide_no_nan(clipped, norm)
+        return [gradient * tf.cast(factor, gradient.dtype) for gradient in gradients]
 
     def _hyperparameters(self, dtype: tf.DType, rate: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """(the kernel's arguments in this step, 1 - decay of the moving average), [] of `dtype`."""
@@ -100,9 +122,14 @@ class Optimizer(tf.Module):
             "beta2": beta_2,
             "epsilon": tf.constant(EPSILON, dtype),
         }
-        if self._config.optimizer == "adam":
+        if self._config.optimizer != "adamax":
             of_kernel["beta2_power"] = beta_2**update
         return of_kernel, 1 - decay
+
+
+def _descend(variable: tf.Variable, rate: float | tf.Tensor, direction: tf.Tensor) -> None:
+    """variable -= rate * direction, of this replica's copy, in one pass."""
+    tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=tf.cast(rate, direction.dtype), delta=direction)
 
 
 def _slot(variable: tf.Variable, value: tf.Tensor, role: str) -> tf.Variable:

@@ -76,6 +76,8 @@ class TrainState(_Counters):
         optimizer = self.optimizer
         slots = {"_first": optimizer.first_moments, "_second": optimizer.second_moments, "averages": optimizer.ema}
         scalars = {"steps": optimizer.updates, "learning_rate": optimizer.learning_rate}
+        if optimizer.usual_norm is not None:
+            scalars["usual_norm"] = optimizer.usual_norm
         return {"variables": self.weights, "optimizer": scalars | slots, **self.counters}
 
 

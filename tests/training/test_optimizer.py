@@ -1,10 +1,12 @@
 """The learning rate from warm-up to cool-down; what the updates compute is in test_trainer.py."""
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from glow_tf.config import TrainConfig
 from glow_tf.errors import InputError
+from glow_tf.training import muon
 from glow_tf.training.optimizer import Optimizer
 from glow_tf.training.schedule import Schedule
 
@@ -60,3 +62,26 @@ def test_a_cool_down_longer_than_the_run_is_refused(cooldown_steps):
 def test_cool_down_is_at_most_half_of_the_run():
     config = TrainConfig(epochs=10, steps=100, warmup_epochs=0.5, cooldown_epochs=3.0)
     assert Schedule.from_config(config, 24) == Schedule(warmup_steps=12, cooldown_steps=50, total_steps=100)
+
+
+def test_muon_steps_the_kernels_of_the_couplings_and_adam_the_rest(rng):
+    kernel = tf.Variable(rng.standard_normal((2, 3, 4)), name="level0/coupling/conv2_kernel")
+    shift = tf.Variable([1.0], name="level0/actnorm/shift", dtype=tf.float64)
+    before, gradient = kernel.numpy(), tf.constant(rng.standard_normal((2, 3, 4)))
+    optimizer = Optimizer([kernel, shift], TrainConfig(optimizer="muon", learning_rate=0.1, ema_decay=0.0))
+    optimizer.apply([gradient, tf.constant([3.0], tf.float64)], tf.constant(True), tf.constant(0))
+    np.testing.assert_allclose(kernel, before - 0.1 * muon.orthogonalized(gradient).numpy(), rtol=1e-6)
+    assert shift.numpy()[0] == pytest.approx(0.9, abs=1e-6)
+    np.testing.assert_array_equal(optimizer.ema[0], kernel)
+
+
+def test_muon_shortens_unusual_gradients():
+    shift = tf.Variable([1.0, 1.0])
+    optimizer = Optimizer([shift], TrainConfig(optimizer="muon"))
+    optimizer.apply([tf.constant([3.0, 4.0])], tf.constant(True), tf.constant(0))
+    assert float(optimizer.usual_norm) == pytest.approx(5.0)
+    first = optimizer.first_moments[0].numpy()
+    optimizer.apply([tf.constant([300.0, 400.0])], tf.constant(True), tf.constant(1))
+    assert float(optimizer.usual_norm) == pytest.approx(5.0 + 0.02 * 5.0)
+    np.testing.assert_allclose(optimizer.first_moments[0], 0.9 * first + 0.1 * np.array([6.0, 8.0]), rtol=1e-5)
+    assert Optimizer([shift], TrainConfig(optimizer="adam")).usual_norm is None
