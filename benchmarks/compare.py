@@ -57,23 +57,39 @@ def bits_per_dim(log_prob):
 class GlowTF:
     """This package."""
 
-    def __init__(self, levels, steps, width, images, beta_2=0.999, seed=0, backprop="stored"):
+    def __init__(
+        self,
+        levels,
+        steps,
+        width,
+        images,
+        beta_2=0.999,
+        seed=0,
+        backprop="stored",
+        architecture="openai",
+        optimizer="adam",
+        mixed_precision=False,
+        initial=None,
+    ):
         sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         import glow_tf
 
-        config = glow_tf.GlowConfig((SIDE, SIDE, CHANNELS), num_levels=levels, num_steps=steps, width=width)
+        config = glow_tf.GlowConfig(
+            (SIDE, SIDE, CHANNELS), num_levels=levels, num_steps=steps, width=width, architecture=architecture
+        )
         self.glow = glow_tf.Glow(config, seed=seed)
         self.trainer = glow_tf.Trainer(
             self.glow,
             batch_size=len(images),
             learning_rate=LEARNING_RATE,
-            optimizer="adam",
+            optimizer=optimizer,
             beta_2=beta_2,
             backprop=backprop,
             seed=seed,
+            mixed_precision=mixed_precision,
         )
-        self.trainer.initialize(images)
+        self.trainer.initialize(images if initial is None else initial)
         self.num_parameters = self.glow.num_parameters
         self.seed = seed
 
