@@ -54,7 +54,7 @@ class TopPrior(ParameterModule):
         out_channels = 2 * shape[-1]
         shapes: dict = conv2d_zeros_shapes(0, out_channels) if config.learned_top else {}
         shapes.pop("kernel", None)
-        self._class_shape = self.class_shape(self._shape)
+        self._class_shape = self.class_shape(shape)
         if config.num_classes:
             shapes["class"] = linear_zeros_shapes(config.num_classes, math.prod(self._class_shape))
         super().__init__(zeros(shapes), config.dtype, name)
