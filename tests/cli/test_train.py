@@ -45,7 +45,7 @@ WRONG_FLAGS = {
     "--evaluate_every 0": "--evaluate_every is 0",
     "--beta_2 1": "--beta_2 is 1.0",
     "--ema_decay 1": "--ema_decay is 1.0",
-    "--optimizer sgd": "flag --optimizer=sgd: value should be one of <adamax|adam>",
+    "--optimizer sgd": "flag --optimizer=sgd: value should be one of <adamax|adam|muon>",
     "--seed -1": "--seed is -1",
     "--seed 99999999999999": "--seed is 99999999999999",
     "--weight_y 0.1": "--weight_y is 0.1, which needs --conditional",

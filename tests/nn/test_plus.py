@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import log_abs_det_jacobian, make_glow, random_images
+from helpers import count_operations, log_abs_det_jacobian, make_glow, random_images
 
 from glow_tf.bijectors.scan import BACKPROP_MODES
 from glow_tf.config import GlowConfig
@@ -48,6 +48,23 @@ def test_ways_back_agree(rng):
     for backprop in ("recompute", "reversible"):
         for value, expected in zip(found[backprop], found["stored"], strict=True):
             np.testing.assert_allclose(value, expected, rtol=0, atol=1e-10 * np.max(np.abs(expected)))
+
+
+def test_stored_evaluates_no_network_twice():
+    """As often as in the architecture openai, for which `test_glow.py` counts."""
+    counts = []
+    for architecture in ("plus", "openai"):
+        glow = make_glow(architecture=architecture)
+
+        @tf.function(autograph=False)
+        def gradients(images, glow=glow):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(glow.transformed_distribution(backprop="stored").log_prob(images))
+            return tape.gradient(loss, glow.trainable_variables)
+
+        spec = tf.TensorSpec([None, *glow.config.image_shape], tf.float64)
+        counts.append(count_operations(gradients.get_concrete_function(spec), "Conv2D"))
+    assert counts[0] == counts[1] > 0
 
 
 def test_the_scale_is_symmetric_and_bounded():

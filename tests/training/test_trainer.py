@@ -45,6 +45,22 @@ def test_two_replicas_compute_what_one_does(two_replicas):
     assert one == pytest.approx(two, rel=1e-4)
 
 
+def test_muon_on_two_replicas(two_replicas):
+    """The same as on one; a step without a finite gradient changes nothing, the usual norm included."""
+    found = []
+    for strategy in (None, two_replicas):
+        trainer = make_trainer(strategy, optimizer="muon")
+        trainer.initialize(images()[0].images)
+        found.append(bits_of_steps(trainer, 5))
+        before = trainer.values()
+        trainer.nan_from.assign(5)
+        trainer.nan_to.assign(6)
+        assert not trainer.train_step(batch())["is_finite"]
+        assert same(trainer.values(), before)
+        assert strategy is None or copies_are_equal(trainer)
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
 def test_loss_and_gradients_of_two_replicas_are_those_of_one(two_replicas):
     one, two = initialized(), initialized(two_replicas)
     assert copies_are_equal(two)
