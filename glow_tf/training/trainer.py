@@ -224,9 +224,9 @@ class Trainer:
         """The means over the whole batch: the sums of all replicas' shares."""
         if self.num_replicas == 1:
             return losses, gradients
-        context, total = tf.distribute.get_replica_context(), tf.distribute.ReduceOp.SUM
-        losses = {name: context.all_reduce(total, value) for name, value in losses.items()}
-        return losses, list(context.all_reduce(total, gradients))
+        context = tf.distribute.get_replica_context()
+        sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [*losses.values(), *gradients])
+        return dict(zip(losses, sums, strict=False)), list(sums[len(losses) :])
 
     @contextlib.contextmanager
     def ema_weights(self) -> Iterator[Glow]:
