@@ -67,7 +67,7 @@ def main(arguments):
             raise InputError("--dataset evaluates a whole split and --images scores single images; use one of them")
     if FLAGS.dataset is not None:
         registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
-    path, _ = pretrained.find(FLAGS.weights, defaults.RUNS)
+    path, _ = pretrained.find(FLAGS.weights, defaults.RUNS, needs_data=True)
     app.import_tensorflow()
     from glow_tf.glow import Glow
 

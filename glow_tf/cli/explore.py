@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     check_port(FLAGS.port)
     for file in files.values():
         check_file(file, "direction")
-    path, _ = pretrained.find(FLAGS.weights, defaults.RUNS)
+    path, _ = pretrained.find(FLAGS.weights, defaults.RUNS, needs_data=True)
     app.import_tensorflow()
     from glow_tf.demo import page
     from glow_tf.demo.explorer import Explorer

@@ -84,7 +84,8 @@ HIGH_TEMPERATURE = 1.5  # above this, few samples look like the data
 def main(arguments: list[str]) -> None:
     """Draws the picture that the flags describe."""
     check_flags(arguments)
-    path, which = pretrained.find(FLAGS.weights, defaults.RUNS)
+    needs_data = FLAGS.mode not in ("samples", "temperature") and FLAGS.data_dir is None
+    path, which = pretrained.find(FLAGS.weights, defaults.RUNS, needs_data)
     app.import_tensorflow()
     from glow_tf.evaluation import visualization
     from glow_tf.glow import Glow

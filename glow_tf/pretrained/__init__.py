@@ -50,12 +50,16 @@ def locate(name_or_path: str | os.PathLike) -> str | os.PathLike:
     return path
 
 
-def find(name_or_path: str | os.PathLike | None, runs: str | os.PathLike) -> tuple[str | os.PathLike, str]:
+def find(
+    name_or_path: str | os.PathLike | None, runs: str | os.PathLike, needs_data: bool = False
+) -> tuple[str | os.PathLike, str]:
     """Returns the weights file to use, and a short description of how it was chosen.
 
     Args:
         name_or_path: see `locate`. Default: the newest weights in `runs`, or else bundled ones.
         runs: the folder of runs.
+        needs_data: whether bundled weights are to be those whose data set needs no download, the digits.
+
     Raises:
         InputError: see `locate`; also if the file is damaged or not a weights file of this package.
 
@@ -67,8 +71,8 @@ def find(name_or_path: str | os.PathLike | None, runs: str | os.PathLike) -> tup
     if name_or_path is not None:
         path, which = locate(name_or_path), "as specified"
     else:
-        newest = newest_weights(runs)
-        path, which = (BUNDLED[DEFAULT], f"the bundled {DEFAULT}") if newest is None else (newest, "the newest run")
+        newest, bundled = newest_weights(runs), "digits" if needs_data else DEFAULT
+        path, which = (BUNDLED[bundled], f"the bundled {bundled}") if newest is None else (newest, "the newest run")
     with open_weights(path):
         pass
     return path, which
