@@ -56,12 +56,19 @@ def decode_config(text: object) -> dict[str, Any]:
 
 def _encode(what: str, value: Mapping[str, Any], limit: int) -> bytes:
     try:
-        text = json.dumps(dict(value), sort_keys=True, allow_nan=False).encode("ascii")
+        text = json.dumps(dict(value), sort_keys=True, allow_nan=False, default=_unwrapped).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:  # NaN, 1e400, a type that JSON does not support
         raise InputError(f"the {what} cannot be saved as JSON: {printable(error)}") from error
     if len(text) > limit:
         raise InputError(f"the {what} takes {len(text):,} bytes as JSON; the limit is {limit:,}")
     return text
+
+
+def _unwrapped(value: Any) -> dict:
+    """A plain dictionary, from the wrapper that tf.Module puts around dictionaries of its attributes."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 def _decode(what: str, text: object, limit: int) -> dict[str, Any]:

@@ -593,3 +593,11 @@ def test_what_cannot_work_is_an_input_error(call, said, small_glow, conditional_
     for part in said:
         assert part in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_loaded_metadata_is_saved_again(tmp_path):
+    """The bundled metadata has nested dictionaries, which tf.Module wraps."""
+    glow = Glow.load("digits")
+    glow.save_weights(tmp_path / "copy.h5")
+    assert dict(Glow.load(tmp_path / "copy.h5").metadata) == dict(glow.metadata)
+    assert any(isinstance(value, dict) for value in glow.metadata.values())
