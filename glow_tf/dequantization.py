@@ -131,7 +131,8 @@ def warn_of_overflow(images: tf.Tensor) -> None:
     num_broken = int(tf.math.count_nonzero(~is_finite))
     if num_broken:
         logging.warning(
-            "%d of %d images have pixels that are not finite, drawn black or white: their latents are too large",
+            "%d of %d images have pixels that are not finite, drawn black or white: "
+            "usual in the first steps of a training, otherwise a lower temperature helps",
             num_broken,
             len(images),
         )

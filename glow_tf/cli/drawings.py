@@ -78,7 +78,8 @@ def draw_temperatures(glow: "Glow") -> Drawing:
     )  # fmt: skip
     labels = ["temp 0\nthe mode", *(f"temp {temperature:g}" for temperature in TEMPERATURES[1:])]
     notes = f"the same noise in every row, seed {FLAGS.seed}"
-    return Drawing(rows, f"{columns} samples at rising temperatures", notes, labels, frames=0)
+    of_class = "" if label is None else f" of class {class_names(glow)[label]}"
+    return Drawing(rows, f"{columns} samples{of_class} at rising temperatures", notes, labels, frames=0)
 
 
 def draw_reconstructions(glow: "Glow") -> Drawing:
@@ -294,4 +295,4 @@ def counted(count: int, noun: str) -> str:
 def short(name: str) -> str:
     """The last part of an image's name, for a label."""
     base = printable(os.path.basename(name))
-    return base if len(base) <= MAX_NAME_LENGTH else base[: MAX_NAME_LENGTH - 1] + "…"
+    return base if len(base) <= MAX_NAME_LENGTH else base[:3] + "…" + base[4 - MAX_NAME_LENGTH :]

@@ -83,7 +83,7 @@ def load_data(glow, path):
     if not isinstance(name, str):
         raise InputError(f"{path} does not record its training data; name the data with --dataset")
     if FLAGS.dataset is None and (registry.is_path(name) or registry.is_folder(name)):
-        raise InputError(f"{path} was trained on the folder {printable(name)!r}; name a folder to read with --dataset")
+        raise InputError(f"{path} was trained on a folder; to read it, add --dataset {printable(name)}")
     height, width, channels = glow.config.image_shape
     return image_data.load(
         name,

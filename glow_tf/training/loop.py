@@ -255,8 +255,8 @@ class _Loop:
             return None
         with self.reporter.pause():
             result = self._evaluator.evaluate(is_last)
-        self._run.check_lock()
-        self.reporter.flush()
+            self._run.check_lock()
+            self.reporter.flush()
         return result
 
     def _check(self) -> None:

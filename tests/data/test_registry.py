@@ -154,7 +154,7 @@ def test_weights_do_not_choose_what_is_read(tmp_path, monkeypatch, name):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").touch()
     monkeypatch.setattr(registry.listing, "check_not_empty", lambda root: pytest.fail("a folder was read"))
-    with pytest.raises(InputError, match="name the data with --dataset|if that is a folder, name it with --dataset"):
+    with pytest.raises(InputError, match="name the data with --dataset|if that is a folder, add --dataset"):
         registry.check_recorded(name, tmp_path)
 
 
