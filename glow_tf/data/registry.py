@@ -74,7 +74,8 @@ def check_recorded(name: object, data_dir: str | os.PathLike | None = None) -> s
         raise InputError("the weights do not say what they were trained on; name the data with --dataset")
     if name == "digits" or (not is_path(name) and (_is_prepared(name, data_dir) or _is_of_tfds(name))):
         return name
-    raise InputError(f"the weights were trained on {printable(name)!r}; if that is a folder, add --dataset {printable(name)}")
+    name = printable(name)
+    raise InputError(f"the weights were trained on {name!r}; if that is a folder, add --dataset {name}")
 
 
 def is_folder(name: str) -> bool:
