@@ -44,11 +44,11 @@ def main(arguments: list[str]) -> None:
     if arguments:
         raise InputError(f"unexpected argument {printable(arguments[0])!r}; a weights file is named by --weights")
     files = direction_files(FLAGS.direction)
+    check_port(FLAGS.port)
     if importlib.util.find_spec("gradio") is None:
         raise InputError(
             "the page needs Gradio: pip install 'glow_tf[explore]', in a checkout pip install -e '.[explore]'"
         )
-    check_port(FLAGS.port)
     for file in files.values():
         check_file(file, "direction")
     path, _ = pretrained.find(FLAGS.weights, defaults.RUNS, needs_data=True)
