@@ -73,7 +73,7 @@ def affine(rng, dtype):
 def conditional(kind, outputs):
     def make(rng, dtype):
         context = tf.Variable(rng.standard_normal((HEIGHT, WIDTH, 3)), dtype=dtype)
-        return kind(Network(rng, dtype, outputs, context=3), context, dtype=dtype)
+        return kind(Network(rng, dtype, outputs, context=3), dtype, context=context)
 
     return make
 

@@ -74,7 +74,7 @@ def test_commands_run_from_the_wheel(unpacked, tmp_path, command):
 
 
 def test_bundled_weights_are_found_from_the_wheel(unpacked, tmp_path):
-    answer = _run(unpacked, tmp_path, ["-m", "glow_tf", "inspect"])
+    answer = _run(unpacked, tmp_path, ["-m", "glow_tf", "inspect", "digits"])
     assert str(unpacked) in answer
     assert "294,756 trained" in answer
 

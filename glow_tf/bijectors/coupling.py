@@ -33,7 +33,9 @@ class _Coupling(ImageBijector):
         if self.context is None:
             return self.conditioner(x1)
         shape = tf.concat([tf.shape(x1)[:-1], tf.shape(self.context)[-1:]], axis=0)
-        context = tf.ensure_shape(tf.broadcast_to(self.context, shape), [*x1.shape[:-1], self.context.shape[-1]])
+        context = tf.broadcast_to(self.context, shape)
+        if x1.shape.rank is not None:
+            context = tf.ensure_shape(context, [*x1.shape[:-1], self.context.shape[-1]])
         return self.conditioner(tf.concat([x1, context], axis=-1))
 
     @abc.abstractmethod
@@ -95,9 +97,9 @@ class AffineCoupling(_Coupling):
     def __init__(
         self,
         conditioner: Callable[[tf.Tensor], tuple[Any, Any]],
-        context: tf.Tensor | None = None,
         dtype: tf.DType = tf.float32,
         name: str = "affine_coupling",
+        context: tf.Tensor | None = None,
     ) -> None:
         super().__init__(conditioner, context, dtype=dtype, name=name)
 
@@ -135,9 +137,9 @@ class AdditiveCoupling(_Coupling):
     def __init__(
         self,
         conditioner: Callable[[tf.Tensor], Any],
-        context: tf.Tensor | None = None,
         dtype: tf.DType = tf.float32,
         name: str = "additive_coupling",
+        context: tf.Tensor | None = None,
     ) -> None:
         super().__init__(conditioner, context, dtype=dtype, name=name)
 

@@ -36,7 +36,7 @@ def test_additive_on_numbers():
 def test_each_image_has_its_own_context(rng):
     context = tf.constant(rng.standard_normal((2, 3, 4, 1)))
     image = tf.constant(rng.standard_normal((2, 3, 4, 2)))
-    coupling = AdditiveCoupling(lambda seen: seen[..., :1] * seen[..., 1:], context, dtype=tf.float64)
+    coupling = AdditiveCoupling(lambda seen: seen[..., :1] * seen[..., 1:], context=context, dtype=tf.float64)
     expected = image[..., 1:] + image[..., :1] * context
     np.testing.assert_allclose(coupling.inverse(image)[..., 1:], expected)
     # A context for each of two images, and several latents for each.

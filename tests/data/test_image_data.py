@@ -195,7 +195,7 @@ class Trained:
 def test_a_folder_is_read_only_if_the_user_names_it(tmp_path, monkeypatch):
     folder = str(fill(tmp_path / "photos", 3))
     for recorded in (folder, "/", "."):
-        with pytest.raises(InputError, match="name it with --dataset"):
+        with pytest.raises(InputError, match="if that is a folder, add --dataset"):
             image_data.of_model(Trained(recorded))
     assert image_data.of_model(Trained(folder), folder).num_images == 3
     monkeypatch.chdir(tmp_path)
