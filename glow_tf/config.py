@@ -46,7 +46,7 @@ class GlowConfig:
             or "glow_tf2" for weights of that program.
         dtype: "float32" or "float64".
     Raises:
-        InputError: if these cannot make a model; the message names what was given and what works.
+        InputError: if these cannot make a model; the message names the value and the valid ones.
 
     >>> config = GlowConfig(image_shape=(32, 32, 3), num_levels=3, num_steps=32, width=512)
     >>> config.squeezed_shapes()

@@ -33,7 +33,7 @@ print("ANSWERS" + json.dumps(answers))
 
 
 def environment(**changes):
-    """Of a command, with nothing of the tests' own settings; a change to None unsets."""
+    """The environment of a command, without the settings of the tests; a change to None unsets a variable."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
     changed = kept | {"PYTHONPATH": str(ROOT)} | changes
     return {name: value for name, value in changed.items() if value is not None}

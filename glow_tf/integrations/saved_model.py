@@ -22,7 +22,7 @@ def save_model(glow: Glow, folder: str | os.PathLike) -> None:
         decode(z) -> images, continuous                     images: uint8; continuous: the argument of `encode`
 
     Those of a class-conditional model also need labels, int32 [B] ([n] for `sample`). Images of another scale and
-    labels out of range fail with a `tf.errors.InvalidArgumentError` that says what was given and what is needed.
+    labels out of range fail with a `tf.errors.InvalidArgumentError` that names the value and the valid ones.
 
         save_model(glow, "model")
         model = tf.saved_model.load("model")                # a program without this package
