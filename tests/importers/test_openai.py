@@ -216,7 +216,7 @@ def test_round_trip(kind, lu, tmp_path):
     if lu or glow.config.permutation != "conv1x1":
         for name, value in values_of(again).items():
             np.testing.assert_array_equal(value, values_of(glow)[name], err_msg=name)
-    # A dense matrix is factored anew, and its factors depend on the pivots: the matrices are compared.
+    # The factors of a dense matrix depend on the pivots, so the matrices are compared.
     exported = openai.export(again, lu=lu)
     for name, array in openai.export(glow, lu=lu).items():
         tolerance = 1e-6 if name.endswith("invconv/W") else 0.0

@@ -170,7 +170,7 @@ def test_a_signal_saves_between_steps(undisturbed_alone, path, number, step, mon
 
 
 def test_a_signal_ends_an_evaluation(path, monkeypatch):
-    """The state was saved before; the evaluation is made anew at the next start."""
+    """The state is saved first; the next start repeats the evaluation."""
     trainer = trainer_at_start()
     sample = Glow.sample
 
@@ -361,7 +361,7 @@ def test_a_disk_that_cannot_be_written_does_not_end_the_run(path, caplog):
     unblock(checkpoints)
     assert metadata(RunDirectory(path).weights)["epoch"] == 1
     trainer = trainer_at_start()
-    after_step(trainer, 3, die)  # it goes on from there and does not begin anew
+    after_step(trainer, 3, die)  # it resumes from there and does not start over
     assert fit(trainer, path).is_saved
     assert metadata(RunDirectory(path).weights)["epoch"] == 3
 

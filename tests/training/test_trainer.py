@@ -98,7 +98,7 @@ def test_the_same_seed_gives_the_same_bytes(trainer):
 
 
 def test_a_step_without_a_finite_gradient_changes_nothing(trainer):
-    """Of two replicas only one meets the NaN; both must leave the step out."""
+    """Only one of two replicas meets the NaN; both must skip the step."""
     bits_of_steps(trainer, 2)
     before = trainer.values()
     trainer.nan_from.assign(2)
