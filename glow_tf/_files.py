@@ -78,6 +78,7 @@ def open_regular(path: str | os.PathLike, what: str = "file", limit: int = MAX_F
         path: the file.
         what: a noun for the file in messages, such as "weights file".
         limit: the largest allowed size in bytes.
+
     Raises:
         InputError: the file is missing, too large, not readable, or not a regular file.
     """

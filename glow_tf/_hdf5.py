@@ -46,9 +46,11 @@ class H5File:
     Args:
         path: the file's name in messages.
         file: the file, open for reading.
+
     Attributes:
         digest: the verified SHA-256 of a sealed file, 64 hex digits; empty for other files.
         contents: attributes, names, groups and arrays.
+
     Raises:
         InputError: the file is not HDF5, does not match its digest, or has unsupported contents; from any method.
     """

@@ -175,6 +175,7 @@ def read_in_child(file: BinaryIO) -> Contents:
 
     Args:
         file: an open regular file; its position may change.
+
     Raises:
         ContentsError: the library fails on the file or takes too long, or the file has too many objects.
     """

@@ -45,6 +45,7 @@ class GlowConfig:
         architecture: whose networks and Gaussians: "openai" (the paper's), "plus", which learns faster (see `nn.plus`),
             or "glow_tf2" for weights of that program.
         dtype: "float32" or "float64".
+
     Raises:
         InputError: if these cannot make a model; the message names the value and the valid ones.
 

@@ -83,8 +83,10 @@ class Dequantizer:
             images: uint8 [..., H, W, C].
             noise: values in [0, 1) that broadcast with images: 0 is the lower edge of a bin, 0.5 its middle.
             dtype: type of the result.
+
         Returns:
             [..., H, W, C] in [low, high).
+
         Raises:
             InputError: if images are not uint8.
         """
@@ -113,6 +115,7 @@ class Dequantizer:
         Args:
             log_prob: [...], nats.
             num_dims: H * W * C.
+
         Returns:
             [...], bits/dim.
         """

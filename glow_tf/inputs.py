@@ -108,6 +108,7 @@ def class_labels(labels: Labels | None, num_classes: int, num_images: int | None
     Args:
         num_classes: classes of the model; 0 for a model without classes.
         num_images: the number of labels needed; None for any number.
+
     Raises:
         InputError: for labels of a model without classes, for missing labels of a class-conditional model, and for
             floats, booleans, another shape or number, or values out of range.

@@ -67,6 +67,7 @@ def write(
         config: the configuration of the model; JSON values only (tuples come back as lists).
         metadata: the origin of the arrays: data set, step, seed, class names.
         dtype: the type in which floats are stored, such as "float16". Default: the arrays' own types.
+
     Raises:
         InputError: an array is not finite or not numeric, a name is not a path, or the JSON is too long. The old file
             remains: unloadable weights must not replace loadable ones.
@@ -154,6 +155,7 @@ class WeightsFile:
 
         Args:
             expected: the shape and dtype of every array; floats may be stored as float16.
+
         Raises:
             InputError: a name, shape or dtype differs, or a value is not finite; the message names the array.
         """

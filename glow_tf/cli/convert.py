@@ -35,6 +35,7 @@ flags.DEFINE_bool("ema", False, "Read the moving average of the weights from an 
 
 
 def main(arguments: list[str]) -> None:
+    """Reads or writes a checkpoint of another program, as the flags say."""
     program, target = FLAGS["from"].value, FLAGS.to
     _check_flags(arguments, program, target)
     source = arguments[0]

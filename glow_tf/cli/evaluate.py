@@ -54,6 +54,7 @@ MAX_ROWS = 20
 
 
 def main(arguments):
+    """Scores a test split, or single images where --images names some; returns the exit status."""
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; a weights file is named by --weights")
     if FLAGS.images is None and (FLAGS.csv or FLAGS.html):
@@ -117,6 +118,7 @@ def model_input(glow):
 
 
 def evaluate_split(glow, path):
+    """Prints bits/dim, accuracy, levels and round trip of the test split; returns the exit status."""
     from glow_tf.data.dataset import ArrayDataset
     from glow_tf.evaluation import metrics
 
@@ -166,6 +168,7 @@ def explain_not_finite(glow, bits, split):
 
 
 def print_classes(result, names):
+    """Prints images, bits/dim and accuracy of the first classes."""
     if len(names) < 2:
         return
     rows = result.per_class()
@@ -178,6 +181,7 @@ def print_classes(result, names):
 
 
 def print_levels(glow, bits, split):
+    """Prints each level's share of the bits/dim `bits` [L] and how close its latents are to N(0, 1)."""
     from glow_tf.dequantization import NoiseStream
     from glow_tf.evaluation import metrics
 
@@ -209,6 +213,7 @@ def check_classes(glow, data):
 
 
 def score_images(glow, path):
+    """Prints or writes the scores of the images of --images; returns the exit status."""
     import numpy as np
 
     from glow_tf.data.dataset import ArrayDataset
@@ -260,6 +265,7 @@ def report_conversions(glow, names):
 
 
 def print_scores(scores):
+    """Prints the scores of the first images, a line each."""
     from glow_tf.evaluation import ood
 
     titles = [ood.COLUMNS[name][0] for name in scores.columns]

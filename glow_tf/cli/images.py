@@ -59,6 +59,7 @@ def read(values: Sequence[str], config: "GlowConfig", data: Callable[[], "ImageD
         values: the flag's values.
         config: the configuration of the model.
         data: returns the data set whose test split `test:` refers to; called only if it is needed.
+
     Raises:
         InputError: an image cannot be read, or the test split has no image with that number.
     """

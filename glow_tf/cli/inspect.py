@@ -91,6 +91,7 @@ def _text(value: object) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Prints what a weights file or a run contains."""
     if len(arguments) > 1:
         raise InputError(f"expected one file, not {len(arguments)}")
     path, _ = pretrained.find(arguments[0] if arguments else None, defaults.RUNS)

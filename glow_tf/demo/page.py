@@ -54,8 +54,10 @@ def serve(explorer: Explorer, title: str, host: str, port: int | None = None) ->
         title: the title of the page.
         host: the address to listen on, 127.0.0.1 for this machine only.
         port: the port. Default: the first free one from FIRST_PORT.
+
     Returns:
         The gr.Blocks, whose `local_url` is the address and whose `close` stops the server.
+
     Raises:
         InputError: if the port is taken.
     """

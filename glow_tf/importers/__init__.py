@@ -1,0 +1,1 @@
+"""Readers and writers of the checkpoints of other Glow programs."""

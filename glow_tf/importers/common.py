@@ -25,6 +25,7 @@ def check_shapes(
         source: the file's name in messages.
         found: {name: shape} of the file.
         expected: {name: shape} of the model.
+
     Raises:
         InputError: variables are missing, unknown or of another shape; the message names them.
     """
@@ -56,6 +57,7 @@ def conv1x1_values(source: str | os.PathLike, names: Sequence[str], weights: Seq
         source: the file's name in messages.
         names: the names of the K matrices in messages.
         weights: K arrays [C, C]; the layer multiplies a row vector with the matrix.
+
     Raises:
         InputError: a matrix cannot be inverted; the message names it.
     """

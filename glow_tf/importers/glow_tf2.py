@@ -62,6 +62,7 @@ def read(path: str | os.PathLike, image_size: int | None = None) -> Glow:
     Args:
         path: the file.
         image_size: height and width. Default: inferred from the deepest latents.
+
     Raises:
         InputError: the file is missing, damaged or another program's, or its model cropped the borders of its images
             because a side was odd at some level: such a model has no density of the whole image.

@@ -39,6 +39,7 @@ def read(prefix: str | os.PathLike, image_size: int, num_bits: int, averaged: bo
         image_size: height and width.
         num_bits: bits per channel, 8 or 5 in the published runs.
         averaged: whether to read the moving averages of the trained variables instead of their last values.
+
     Raises:
         InputError: the files are missing, damaged or another program's, model variables are missing, unknown or of
             the wrong shape (the message names them), or the image size does not fit.
@@ -63,6 +64,7 @@ def write(glow: Glow, prefix: str | os.PathLike, lu: bool = False) -> None:
     Args:
         glow: see `export`.
         lu: see `export`.
+
     Raises:
         InputError: as `export`, or the folder does not exist.
         OSError: the files cannot be written.
@@ -89,6 +91,7 @@ def export(glow: Glow, lu: bool = False) -> Arrays:
         glow: a model of the "openai" architecture.
         lu: whether to write 1x1 convolutions as P, L, U, sign_S and log_S, bit for bit, instead of as one matrix W.
             OpenAI's published code reads W; the other form is a switch in its source.
+
     Raises:
         InputError: OpenAI's code cannot represent the model.
     """

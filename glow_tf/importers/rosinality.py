@@ -57,6 +57,7 @@ def read(path: str | os.PathLike, image_size: int, num_bits: int) -> Glow:
         path: the file (model_*.pt); it is loaded with `weights_only=True`, which runs no code.
         image_size: height and width.
         num_bits: bits per channel; glow-pytorch's default is 5.
+
     Raises:
         InputError: torch is not installed, the file is missing, damaged or another program's, variables are
             missing, unknown or of the wrong shape, or the image size does not fit.

@@ -45,9 +45,11 @@ class Checkpoint:
 
     Args:
         prefix: PREFIX of the files PREFIX.index and PREFIX.data-00000-of-00001; the name of either file also works.
+
     Attributes:
         prefix: the same, without a file's suffix.
         variables: {name: Variable}.
+
     Raises:
         InputError: the files are missing or damaged.
     """

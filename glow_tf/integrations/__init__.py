@@ -1,0 +1,1 @@
+"""The model as a Keras model and as a SavedModel."""

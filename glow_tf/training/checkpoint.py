@@ -85,6 +85,7 @@ class Checkpointer:
 
         Returns:
             the path of the restored state, or None if no state was ever completed.
+
         Raises:
             InputError: if there are states but none can be read; starting over would lose the run.
         """

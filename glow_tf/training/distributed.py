@@ -42,6 +42,7 @@ def multi_worker_strategy(communication: str = "auto") -> tf.distribute.Strategy
 
     Args:
         communication: "auto", "ring" (any device) or "nccl" (NVIDIA GPUs).
+
     Raises:
         InputError: if there is neither, or TF_CONFIG is not valid.
         WorkerLost: if another worker dies meanwhile.
@@ -194,8 +195,10 @@ def follow(trainer: "Trainer", batches: "TrainingBatches") -> int | None:
     Args:
         trainer: this worker's Trainer.
         batches: this worker's part of the batches.
+
     Returns:
         the number of the signal that stopped the run, or None.
+
     Raises:
         TrainingFailure: if the chief ended with an error.
     """

@@ -97,6 +97,7 @@ class Evaluator:
 
         Returns:
             (bits/dim, standard error) of the evaluation at this step, or None if it was not completed.
+
         Raises:
             InputError: if the weights belong to another run.
         """
@@ -128,6 +129,7 @@ class Evaluator:
 
         Args:
             is_last: whether the run ends here; then all test images are scored.
+
         Returns:
             (bits/dim, its standard error or None for a single image).
         """

@@ -97,6 +97,7 @@ def fit(
         settings: further plain JSON values that must stay the same when the run is resumed.
         images: fingerprint of the data set (`ImageData.fingerprint`); by default the number of images.
         **options: `epochs`, `steps`, `flip`, `evaluate_every`, `eval_images` or `keep`, instead of the trainer's.
+
     Raises:
         InputError: if the run directory is in use, not writable, moved, or holds a run with other settings, if none
             of its states can be restored, or if the memory does not suffice.

@@ -38,6 +38,7 @@ class Recovery:
 
         Returns:
             whether the state was rolled back.
+
         Raises:
             TrainingFailure: if gradients are still not finite after the learning rate was halved.
         """

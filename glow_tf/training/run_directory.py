@@ -37,6 +37,7 @@ class RunDirectory:
 
     Args:
         path: the folder; it need not exist.
+
     Raises:
         InputError: if the path is not UTF-8, which TensorFlow cannot write to.
     """
@@ -247,6 +248,7 @@ class RunDirectory:
 
         Returns:
             the new path, or None if there was no run.
+
         Raises:
             InputError: if the folder cannot be renamed.
         """
@@ -280,6 +282,7 @@ class RunDirectory:
 
         Args:
             needed_bytes: free space that the run needs, such as two checkpoints.
+
         Raises:
             InputError: no permission, not a folder, a full disk, or fewer bytes free than needed.
         """

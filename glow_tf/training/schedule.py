@@ -20,6 +20,7 @@ class Schedule:
         warmup_steps: length of the rise; 0 for none.
         cooldown_steps: length of the fall; 0 for none.
         total_steps: where the fall ends.
+
     Raises:
         InputError: if the fall is longer than the run.
 

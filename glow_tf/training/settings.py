@@ -47,8 +47,10 @@ def check(run: RunDirectory, settings: Mapping[str, Any], batch_size: int) -> st
         run: a run that has saved something.
         settings: see `record`.
         batch_size: images per step.
+
     Returns:
         the run's identifier; "" for runs of earlier versions.
+
     Raises:
         InputError: if settings differ (the message names each and both values), or if the images changed so that the
             run cannot be resumed.
