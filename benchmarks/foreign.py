@@ -1,11 +1,13 @@
 """Measures how well a model's scores detect out-of-distribution images: AUROC of the raw and the corrected score.
 
-    python3 benchmarks/foreign.py --weights runs/digits/checkpoints/weights.h5 --own digits --foreign mnist.gz
+    python3 benchmarks/foreign.py --weights cifar10 --own cifar10 --foreign fashion_mnist,blurred,constant
+    python3 benchmarks/foreign.py --weights digits --own digits --foreign t10k-images-idx3-ubyte.gz
 
 Each source is a data set or a folder (its test images), or a file in MNIST's format (*-idx3-ubyte.gz); --foreign can
-also be `blurred`, the images of --own under a Gaussian blur, or `constant`, images of a single grey each. An area of 1
-means that every foreign image scores above every own one, 0.5 that the score is uninformative, 0 that the order is
-reversed.
+also be `blurred`, the images of --own under a Gaussian blur, `constant`, images of one grey each, or
+`house_numbers:FILE`, the digits of a file in MNIST's format in one colour on another and blurred, as in SVHN. An AUROC
+of 1 means that every foreign image scores above every own one, 0.5 that the score is uninformative, 0 that the order
+is reversed.
 """
 
 import gzip
@@ -21,9 +23,10 @@ from glow_tf.errors import InputError
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("weights", None, "A weights file.", required=True)
+flags.DEFINE_string("weights", None, "A weights file, or the name of bundled weights.", required=True)
 flags.DEFINE_string("own", None, "In-distribution images.", required=True)
-flags.DEFINE_string("foreign", None, "Out-of-distribution images.", required=True)
+flags.DEFINE_list("foreign", None, "Out-of-distribution images; comma-separated.", required=True)
+flags.DEFINE_string("data_dir", None, "The folder of prepared TFDS data sets. Default: TFDS's own.")
 flags.DEFINE_integer("n", 500, "Largest number of images per source.", lower_bound=2)
 flags.DEFINE_integer("seed", 0, "Seed for the dequantisation noise.", lower_bound=0)
 
@@ -37,16 +40,18 @@ def main(_):
 
     glow = Glow.load(FLAGS.weights)
     images = read(FLAGS.own, glow.config)
-    both = [images, CHANGED.get(FLAGS.foreign, lambda _: read(FLAGS.foreign, glow.config))(images)]
-    own, foreign = (ood.score(glow, images, range(len(images)), seed=FLAGS.seed).columns for images in both)
-    print(f"{len(both[0])} images of {FLAGS.own}, {len(both[1])} of {FLAGS.foreign}")
-    for title in ("bits_per_dim", "lossless_bits_per_dim", "corrected_bits_per_dim"):
-        area = auroc(own[title], foreign[title])
-        print(f"{title:>24}: {np.mean(own[title]):7.3f} own, {np.mean(foreign[title]):7.3f} foreign, AUROC {area:.3f}")
+    own = ood.score(glow, images, range(len(images)), seed=FLAGS.seed).columns
     summary = ood.training_summary(glow)
-    if summary is not None:
-        p = [-metrics.typicality(columns["bits_per_dim"], summary) for columns in (own, foreign)]
-        print(f"{'1 - typicality_p':>24}: AUROC {auroc(*p):.3f}")
+    for name in FLAGS.foreign:
+        others = CHANGED[name](images) if name in CHANGED else read(name, glow.config)
+        foreign = ood.score(glow, others, range(len(others)), seed=FLAGS.seed).columns
+        print(f"{len(images)} images of {FLAGS.own}, {len(others)} of {name}")
+        for title in ("bits_per_dim", "lossless_bits_per_dim", "corrected_bits_per_dim"):
+            means = f"{np.mean(own[title]):7.3f} own, {np.mean(foreign[title]):7.3f} foreign"
+            print(f"{title:>24}: {means}, AUROC {auroc(own[title], foreign[title]):.3f}")
+        if summary is not None:
+            p = [-metrics.typicality(columns["bits_per_dim"], summary) for columns in (own, foreign)]
+            print(f"{'1 - typicality_p':>24}: AUROC {auroc(*p):.3f}", flush=True)
 
 
 def auroc(own, foreign):
@@ -64,10 +69,12 @@ def read(name, config):
 
     size, channels = config.image_shape[:2], config.image_shape[2]
     if not name.endswith(".gz"):
-        return image_data.load(name, image_size=size, channels=channels).test.random_subset(FLAGS.n, seed=0)[0]
-    digits = read_idx(name)[: FLAGS.n]
-    fitted = [resize.crop_and_resize(Image.fromarray(digit), size) for digit in digits]
-    return np.repeat(np.stack(fitted)[..., np.newaxis], channels, axis=-1)
+        data = image_data.load(name, data_dir=FLAGS.data_dir, image_size=size, channels=channels)
+        return data.test.random_subset(FLAGS.n, seed=0)[0]
+    digits = read_idx(name.removeprefix(HOUSE_NUMBERS))[: FLAGS.n]
+    fitted = np.stack([resize.crop_and_resize(Image.fromarray(digit), size) for digit in digits])
+    images = np.repeat(fitted[..., np.newaxis], channels, axis=-1)
+    return house_numbers(images) if name.startswith(HOUSE_NUMBERS) else images
 
 
 def read_idx(path):
@@ -92,6 +99,15 @@ def blurred(images, sigma=1.5):
     return np.stack([np.asarray(picture.filter(blur)) for picture in pictures]).reshape(images.shape)
 
 
+def house_numbers(digits):
+    """Digits [N, H, W, C], white on black, in one random colour on another, blurred."""
+    import numpy as np
+
+    background, ink = np.random.default_rng(0).uniform(0, 255, [2, len(digits), 1, 1, digits.shape[-1]])
+    coverage = digits / 255
+    return blurred((background * (1 - coverage) + ink * coverage).round().astype(np.uint8), sigma=0.7)
+
+
 def constant(images, count=50):
     """`count` images of a single grey each, evenly spaced from black to white."""
     import numpy as np
@@ -100,6 +116,7 @@ def constant(images, count=50):
     return np.broadcast_to(levels[:, None, None, None], (count, *images.shape[1:])).copy()
 
 
+HOUSE_NUMBERS = "house_numbers:"
 CHANGED = {"blurred": blurred, "constant": constant}
 
 

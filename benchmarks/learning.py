@@ -1,24 +1,29 @@
-"""Learning at equal work: bits/dim of photographs after so many steps, beside other Glows.
+"""Learning on CIFAR-10: bits/dim against the processor's seconds, for the parts of a flow and for other programs.
 
-    python3 benchmarks/learning.py --photographs ../shared/data/cifar10_jpeg.tar.xz --only glow_tf,normflows,tfb.Glow
-    python3 benchmarks/learning.py --data_dir ../shared/data/tfds --only glow_tf --architecture plus --optimizer muon
+    python3 benchmarks/learning.py --models paper,plus,normflows --cpu_seconds 300 --csv learning.csv
+    python3 benchmarks/learning.py --ablation --steps 700 --batch_size 16
+    python3 benchmarks/learning.py --plot learning.csv --run runs/cifar10-small --out docs/learning.png
 
-L=3, K=8, width 64, affine couplings, 1x1 convolutions, batch 64, Adam; its rate is constant unless --warmup_steps and
---cooldown_steps say otherwise, and that is so for all. --data_dir reads the real CIFAR-10 as TFDS prepares it.
---architecture, --without (a part of `plus`), --optimizer and --mixed_precision are for glow_tf, which is initialised
-from 256 images, as by main.py; the others take their first batch. All see the same batches. Scored on the same test
-photographs with the weights as they are, and where an implementation keeps one with their moving average. One after the
-other, each in a process of its own; seconds, on the clock and of the processor, are those of the training steps after
-the first, so that what is compared at equal time is learning and not start-up. Needs what `compare.py` needs.
+All models have L=3, affine couplings and 1x1 convolutions, see the same batches, and follow the same schedule: warm-up
+over 4 % of the training and linear cool-down over its second half. A training lasts --steps, or as many steps as
+--cpu_seconds allow. Only training steps count, without the first one, so that tracing and evaluations do not. The
+models of this package are initialised from 256 images, as by main.py; the others initialise on their first batch.
+Every model is scored on the same test images with its last weights. Each runs in a process of its own, one after the
+other; TF_NUM_INTRAOP_THREADS=1 and OMP_NUM_THREADS=1 confine it to one core, where CPU seconds are steadiest. The other
+programs need `pip install torch normflows nflows`.
+
+--plot draws the last row of each training in the CSV files that --csv wrote, and the evaluations of a run (--run).
 """
 
 import argparse
+import csv
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -27,131 +32,214 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import compare
 
-LEVELS, STEPS_A_LEVEL = 3, 8
-
-# What glow_tf is initialised from, as by main.py; the others take their first batch.
+NUM_LEVELS = 3
 INITIAL_IMAGES = 256
+WARMUP, COOLDOWN = 0.04, 0.5  # parts of a training
 
-# What --without can take from the architecture "plus", as (field of `Architecture`, whose value comes from "openai").
-PARTS = {"scale": "coupling_network", "whitening": "flow_steps", "bounded_splits": "split_prior"}
+# {model: (implementation, its options, parts of the architecture "plus" that come from another one)}. A part is
+# (field of `Architecture`, "openai" or the name of a class in this file).
+NO_WHITENING = {"flow_steps": "openai"}
+NO_SPLIT_BOUND = {"split_prior": "openai"}
+PLUS = {"architecture": "plus", "optimizer": "muon"}
+MODELS = {
+    "paper": ("glow_tf", {"architecture": "openai"}, {}),
+    "paper with Muon": ("glow_tf", {"architecture": "openai", "optimizer": "muon"}, {}),
+    "bounded scale": ("glow_tf", {"architecture": "plus"}, NO_WHITENING | NO_SPLIT_BOUND),
+    "+ whitening": ("glow_tf", {"architecture": "plus"}, {"flow_steps": "whitened_only"} | NO_SPLIT_BOUND),
+    "+ turning back": ("glow_tf", {"architecture": "plus"}, NO_SPLIT_BOUND),
+    "+ bounded splits": ("glow_tf", {"architecture": "plus"}, {}),
+    "plus": ("glow_tf", PLUS, {}),
+    "plus with the scale of paper": ("glow_tf", PLUS, {"coupling_network": "openai"}),
+    "plus without whitening": ("glow_tf", PLUS, NO_WHITENING),
+    "plus without bounded splits": ("glow_tf", PLUS, NO_SPLIT_BOUND),
+    "plus in bfloat16": ("glow_tf", PLUS | {"mixed_precision": True}, {}),
+    "normflows": ("normflows", {}, {}),
+    "nflows": ("nflows", {}, {}),
+    "tfb.Glow": ("tfb.Glow", {}, {}),
+}
+ABLATION = [name for name, (implementation, *_) in MODELS.items() if implementation == "glow_tf"]
+COLUMNS = (
+    "model",
+    "seed",
+    "k_glow",
+    "width",
+    "batch_size",
+    "step",
+    "bits_per_dim",
+    "standard_error",
+    "seconds",
+    "cpu_seconds",
+)
 
 
-def photographs(path, data_dir, train, test, file):
-    """Writes {train, test: uint8 [N, 32, 32, 3]}, drawn with a fixed seed, as an .npz file."""
-    from ablation import unpacked
-
+def save_images(data_dir, num_test, path):
+    """Writes {train, test: uint8 [N, 32, 32, 3]}: all training images of CIFAR-10 and a sample of the test images."""
     from glow_tf.data import image_data
 
-    with tempfile.TemporaryDirectory() as folder:
-        if path is None:
-            images = image_data.load("cifar10", data_dir=data_dir)
-        else:
-            images = image_data.load(unpacked(path, folder), image_size=32)
-        np.savez(
-            file, train=images.train.random_subset(train, seed=0)[0], test=images.test.random_subset(test, seed=0)[0]
-        )
+    data = image_data.load("cifar10", data_dir=data_dir)
+    np.savez(path, train=data.train.images, test=data.test.random_subset(num_test, seed=0)[0])
 
 
-def rate_of(step, options):
-    """The learning rate of a step (from 1): linear warm-up and cool-down, as in `glow_tf.training.schedule`."""
-    up, down = step / max(1, options.warmup_steps), (options.steps + 1 - step) / max(1, options.cooldown_steps)
-    return options.learning_rate * min(1.0, up, down)
+def batches(images, batch_size, rng):
+    """Yields shuffled batches without end."""
+    while True:
+        order = rng.permutation(len(images))[: len(images) // batch_size * batch_size]
+        for rows in order.reshape(-1, batch_size):
+            yield images[rows]
 
 
-def take_out(part):
-    """Replaces a part of the architecture "plus" by that of "openai"."""
+def rate_factor(progress):
+    """The learning rate over its peak where `progress` (0 to 1) of a training is done."""
+    return min(1.0, progress / WARMUP, (1 - progress) / COOLDOWN)
+
+
+def replace_parts(parts):
+    """Replaces parts of the architecture "plus" for this process."""
+    import tensorflow as tf
+
+    from glow_tf.bijectors.invertible_conv import plu_decompose
+    from glow_tf.nn import plus
     from glow_tf.nn.architectures import ARCHITECTURES
+    from glow_tf.nn.steps import FlowSteps
 
-    taken = {PARTS[part]: getattr(ARCHITECTURES["openai"], PARTS[part])}
-    ARCHITECTURES["plus"] = ARCHITECTURES["plus"]._replace(**taken)
+    class WhitenedOnly(FlowSteps):
+        """Whitens with the first 1x1 convolution; the last one stays a random rotation."""
+
+        def initialize(self, batches):
+            weights = self.prepared()["conv1x1"]["weight"].numpy().astype(np.float64)
+            weights[0] = plus._whitening(batches)
+            for name, factor in plu_decompose(weights).items():
+                variable = self.parameters["conv1x1"][name]
+                variable.assign(tf.cast(factor, variable.dtype))
+            return super().initialize(batches)
+
+    sources = {
+        "openai": ARCHITECTURES["openai"],
+        "whitened_only": ARCHITECTURES["plus"]._replace(flow_steps=WhitenedOnly),
+    }
+    replaced = {field: getattr(sources[source], field) for field, source in parts.items()}
+    ARCHITECTURES["plus"] = ARCHITECTURES["plus"]._replace(**replaced)
 
 
-def learn(name, file, seed, options):
-    """The child: prints a JSON list, a row of the table but for its first two columns, at each point."""
-    steps, points, batch_size = options.steps, options.points, options.batch_size
-    with np.load(file) as arrays:
+def learn(name, path, seed, options):
+    """The child process: trains one model and prints a JSON row at each point of --points."""
+    with np.load(path) as arrays:
         train, test = arrays["train"], arrays["test"]
-    order = np.random.default_rng(seed)
-
-    def batches():
-        while True:
-            for rows in order.permutation(len(train))[: len(train) // batch_size * batch_size].reshape(-1, batch_size):
-                yield train[rows]
-
-    following = batches()
-    first = next(following)
-    ours = {}
-    if name.startswith("glow_tf"):
-        ours = {key: getattr(options, key) for key in ("architecture", "optimizer", "mixed_precision")}
-        ours["initial"] = train[:INITIAL_IMAGES]
-        if options.without:
-            take_out(options.without)
-    kind = compare.IMPLEMENTATIONS[name]
-    model = kind(LEVELS, STEPS_A_LEVEL, options.width, first, beta_2=options.beta_2, seed=seed, **ours)
-
-    def bits():
-        found = np.concatenate([model.score(test[i : i + batch_size]) for i in range(0, len(test), batch_size)])
-        return [f"{found.mean():.4f}", f"{found.std() / len(found) ** 0.5:.4f}"]
-
-    seconds = np.zeros(2)
-    for step in range(1, steps + 1):
-        model.set_rate(rate_of(step, options))
+    stream = batches(train, options.batch_size, np.random.default_rng(seed))
+    first = next(stream)
+    implementation, extra, parts = MODELS[name]
+    if implementation == "glow_tf":
+        extra = extra | {"initial": train[:INITIAL_IMAGES]}
+        replace_parts(parts)
+    model = compare.IMPLEMENTATIONS[implementation](
+        NUM_LEVELS, options.k_glow, options.width, first, beta_2=options.beta_2, seed=seed, **extra
+    )
+    seconds, step, progress = np.zeros(2), 0, 0.0
+    points = [point / options.points for point in range(1, options.points + 1)]
+    while progress < 1:
+        model.set_rate(options.learning_rate * rate_factor(progress or 1 / max(2, options.steps)))
         start = np.array([time.perf_counter(), time.process_time()])
-        model.step(first if step == 1 else next(following))
-        if step > 1:
+        model.step(first if step == 0 else next(stream))
+        if step:
             seconds += np.array([time.perf_counter(), time.process_time()]) - start
-        if step % (steps // points) == 0:
-            averaged = ""
-            if hasattr(model, "trainer"):
-                with model.trainer.ema_weights():
-                    averaged = bits()[0]
-            print(json.dumps([step, *bits(), averaged, *(f"{s:.0f}" for s in seconds)]), flush=True)
+        step += 1
+        progress = seconds[1] / options.cpu_seconds if options.cpu_seconds else step / options.steps
+        if progress >= points[0]:
+            points.pop(0)
+            bits = np.concatenate([model.score(batch) for batch in np.split(test, range(100, len(test), 100))])
+            row = [step, bits.mean(), bits.std() / len(bits) ** 0.5, *seconds]
+            print(json.dumps([step, *(round(float(value), 4) for value in row[1:])]), flush=True)
+
+
+def compare_models(options):
+    """Trains each model once per seed, in a process of its own, and prints the rows as a table."""
+    names = ABLATION if options.ablation else options.models.split(",")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "cifar10.npz")
+        save_images(options.data_dir, options.test_images, path)
+        print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS), flush=True)
+        for seed in options.seeds.split(","):
+            for name in names:
+                command = [sys.executable, "-W", "ignore", os.path.abspath(__file__), *sys.argv[1:]]
+                command += ["--work", name, path, seed]
+                with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+                    for line in process.stdout:
+                        settings = [name, seed, options.k_glow, options.width, options.batch_size]
+                        rows.append([*settings, *json.loads(line)])
+                        print("| " + " | ".join(map(str, rows[-1])) + " |", flush=True)
+                        write_csv(options.csv, rows)
+                if process.returncode:
+                    sys.exit(f"{name} failed")
+
+
+def write_csv(path, rows):
+    """Replaces the CSV file, if one is named."""
+    if path:
+        with open(path, "w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+
+
+def plot(options):
+    """Draws the end of each training against its CPU seconds, and the evaluations of a run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    ends = {}
+    for path in options.plot:
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                # The last row of a training replaces those before it.
+                ends[row["model"], row["width"], row["seed"], path] = (
+                    float(row["cpu_seconds"]),
+                    float(row["bits_per_dim"]),
+                )
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for model, width in dict.fromkeys((key[0], key[1]) for key in ends):
+        points = sorted(point for key, point in ends.items() if key[:2] == (model, width))
+        axes.plot(*zip(*points, strict=True), marker="o", linestyle=":", label=f"{model}, width {width}")
+    for run in options.run or []:
+        with open(Path(run) / "metrics.csv", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["test_bits_per_dim"]]
+        seconds = [float(row.get("cpu_seconds") or row["seconds"]) for row in rows]
+        axes.plot(seconds, [float(row["test_bits_per_dim"]) for row in rows], label=f"{Path(run).name}, one training")
+    axes.set(xscale="log", xlabel="CPU seconds of training", ylabel="bits/dim on CIFAR-10's test images")
+    axes.set_title("Each marker is the end of a training with a schedule of its own", fontsize="medium")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(options.out, dpi=100)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photographs", help="a folder of images, or a tar of one")
-    parser.add_argument("--data_dir", help="where TFDS keeps the real CIFAR-10; instead of --photographs")
-    parser.add_argument("--only", default="glow_tf,normflows,tfb.Glow", help="comma-separated")
+    parser.add_argument("--data_dir", help="folder of prepared TFDS data sets; default: TFDS's own")
+    parser.add_argument("--models", default="paper,plus,normflows", help=f"comma-separated, of: {'; '.join(MODELS)}")
+    parser.add_argument("--ablation", action="store_true", help="all models of this package")
     parser.add_argument("--seeds", default="0,1", help="comma-separated")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--points", type=int, default=3)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--warmup_steps", type=int, default=0)
-    parser.add_argument("--cooldown_steps", type=int, default=0)
-    parser.add_argument("--beta_2", type=float, default=0.999, help="of Adam's second moments")
-    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--cpu_seconds", type=float, help="length of a training; replaces --steps")
+    parser.add_argument("--points", type=int, default=3, help="evaluations per training")
+    parser.add_argument("--learning_rate", type=float, default=3e-3, help="the schedule's peak")
+    parser.add_argument("--beta_2", type=float, default=0.99, help="decay of Adam's second moments")
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--k_glow", type=int, default=8)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--architecture", default="openai", help="openai or plus")
-    parser.add_argument("--without", choices=[*PARTS], help="of plus")
-    parser.add_argument("--optimizer", default="adam", help="adamax, adam or muon")
-    parser.add_argument("--mixed_precision", action="store_true")
-    parser.add_argument("--train_images", type=int, default=10_000)
     parser.add_argument("--test_images", type=int, default=1_000)
+    parser.add_argument("--csv", help="file for the rows")
+    parser.add_argument("--plot", nargs="*", help="CSV files to plot instead of training")
+    parser.add_argument("--run", nargs="*", help="folders of training runs to plot as well")
+    parser.add_argument("--out", default="learning.png", help="file of the plot")
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        name, file, seed = options.work
-        learn(name, file, int(seed), options)
-        return
-    if not (options.photographs or options.data_dir):
-        parser.error("name the images with --photographs or --data_dir")
-    # The children read the same flags.
-    given = sys.argv[1:]
-    with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, "photographs.npz")
-        photographs(options.photographs, options.data_dir, options.train_images, options.test_images, file)
-        print("| | seed | step | bits/dim | standard error | averaged weights | s | CPU s |")
-        print("|" + "---|" * 8, flush=True)
-        for seed in options.seeds.split(","):
-            for name in options.only.split(","):
-                command = [sys.executable, "-W", "ignore", os.path.abspath(__file__), "--work", name, file, seed]
-                command += given
-                process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-                for line in process.stdout:
-                    print("| " + " | ".join(map(str, [name, seed, *json.loads(line)])) + " |", flush=True)
-                if process.wait():
-                    raise RuntimeError(f"{name} failed; run it alone to see why: {' '.join(command)}")
+        name, path, seed = options.work
+        learn(name, path, int(seed), options)
+    elif options.plot is not None:
+        plot(options)
+    else:
+        compare_models(options)
 
 
 if __name__ == "__main__":
