@@ -109,24 +109,37 @@ def conv2d(
 ) -> tf.Tensor:
     """tf.nn.conv2d with stride 1, then the bias and the activation, for any number of batch axes.
 
-    With oneDNN, tf.nn.conv2d of an empty float32 batch has the wrong shape. Here a batch that is known to be empty has
-    the right one; a graph that was traced for an unknown batch size must not be called with an empty batch.
+    A 1x1 convolution is a matrix product where `are_products_faster`. So is that of a batch that is known to be empty,
+    for which tf.nn.conv2d with oneDNN returns the wrong shape in float32; a graph that was traced for an unknown batch
+    size must not be called with an empty batch.
     """
     height, width, channels = image_shape(images)
     flat = images if images.shape.rank == 4 else tf.reshape(images, [-1, height, width, channels])
     kernel_height, kernel_width, _, out = kernel.shape
     if padding == "VALID":
         height, width = height - kernel_height + 1, width - kernel_width + 1
-    if flat.shape[0] == 0:
-        patches = tf.reshape(flat, [0, height, width, kernel_height * kernel_width * channels])
-        result = tf.tensordot(patches, tf.reshape(kernel, [-1, out]), axes=1)
+    is_product = kernel_height == kernel_width == 1 and are_products_faster(images.dtype)
+    if is_product or flat.shape[0] == 0:
+        rows = tf.reshape(flat, [-1, kernel_height * kernel_width * channels])
+        result = tf.matmul(rows, tf.reshape(kernel, [-1, out]))
     else:
         result = tf.nn.conv2d(flat, kernel, strides=1, padding=padding)
     if bias is not None:
         result = tf.nn.bias_add(result, bias)
     if activation is not None:
         result = activation(result)
-    return result if images.shape.rank == 4 else tf.reshape(result, with_batch_shape(images, [height, width, out]))
+    if images.shape.rank == result.shape.rank == 4:
+        return result
+    return tf.reshape(result, with_batch_shape(images, [height, width, out]))
+
+
+def are_products_faster(dtype: tf.DType) -> bool:
+    """Whether the coupling networks compute 1x1 convolutions, and the gradients in `products`, as matrix products.
+
+    They do in bfloat16 on a CPU: see `docs/scaling.md`. In float32 the two forms are close, and the results stay those
+    of tf.nn.conv2d to the last bit. On a GPU they were not compared.
+    """
+    return dtype == tf.bfloat16 and not tf.config.list_physical_devices("GPU")
 
 
 def _ring(height: Any, width: Any) -> Any:
