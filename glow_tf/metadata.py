@@ -28,6 +28,16 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
     encode_metadata(metadata)
 
 
+def class_names(metadata: Mapping[str, Any], num_classes: int) -> list[str]:
+    """The names of a model's classes in a printable form; the index where the metadata holds none.
+
+    >>> class_names({"class_names": ["cat"]}, 2)
+    ['cat', '1']
+    """
+    names = [printable(name) for name in metadata.get("class_names") or ()][:num_classes]
+    return names + [str(index) for index in range(len(names), num_classes)]
+
+
 def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
     """Encodes metadata as JSON; raises InputError like `check_metadata`."""
     _check_metadata(metadata)

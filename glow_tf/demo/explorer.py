@@ -16,8 +16,9 @@ import numpy as np
 from glow_tf._files import printable
 from glow_tf.data import image_data, image_file
 from glow_tf.errors import InputError
-from glow_tf.evaluation import editing, ood, visualization
+from glow_tf.evaluation import editing, visualization
 from glow_tf.glow import Glow
+from glow_tf.metadata import class_names
 
 NUM_SAMPLES = 16
 
@@ -60,7 +61,7 @@ class Explorer:
         directions: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.glow = glow
-        self.class_names = [ood.class_name(glow, index) for index in range(glow.config.num_classes)]
+        self.class_names = class_names(glow.metadata, glow.config.num_classes)
         self.images_name = "sample" if data is None else "test image"
         if data is None:
             self.images = glow.sample(NUM_SAMPLES, seed=0).numpy()

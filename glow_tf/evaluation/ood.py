@@ -21,21 +21,20 @@ import numpy as np
 from PIL import Image, features
 
 from glow_tf import _progress
-from glow_tf._files import printable, write_atomically
+from glow_tf._files import printable, spreadsheet_safe, write_atomically
 from glow_tf.evaluation import metrics, visualization
 from glow_tf.glow import Glow
+from glow_tf.metadata import class_names
 
-# {column: (title, explanation)} of `Scores.columns`.
+# {column of `Scores.columns`: its explanation}. Pages and screens show a name with spaces instead of underscores.
 COLUMNS = {
-    "log_likelihood": ("log-likelihood", "Natural logarithm of the image's probability, in nats. Higher is likelier."),
-    "bits_per_dim": ("bits/dim", "The same per pixel value, in bits. Lower is likelier; smooth images are low."),
-    "lossless_bits_per_dim": ("PNG or WebP bits/dim", "Size of the smaller lossless file: the image's complexity."),
-    "corrected_bits_per_dim": (
-        "corrected bits/dim",
-        "bits/dim minus the size of the lossless file. High means unlike the training images; the most telling score.",
-    ),
-    "typicality_p": ("typicality", "Share of training images whose bits/dim is as unusual. Near 0 means atypical."),
-    "most_likely_class": ("class", "The class under which the image is most likely."),
+    "log_likelihood": "Natural logarithm of the image's probability, in nats. Higher is likelier.",
+    "bits_per_dim": "The same per pixel value, in bits. Lower is likelier; smooth images are low.",
+    "lossless_bits_per_dim": "Size of the smaller of PNG and WebP, both lossless: the image's complexity.",
+    "corrected_bits_per_dim": "bits per dim minus lossless bits per dim. High means unlike the training images; the "
+    "most telling score.",
+    "typicality_p": "Share of training images whose bits per dim are as unusual. Near 0 means atypical.",
+    "most_likely_class": "The class under which the image is most likely.",
 }
 
 # Images of an HTML page, and the longer side of their thumbnails in pixels.
@@ -43,9 +42,6 @@ PAGE_IMAGES = 300
 THUMBNAIL_SIDE = 128
 
 BATCH_SIZE = 64
-
-# A spreadsheet runs a cell that begins with one of these as a formula.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +68,7 @@ def score(
     ['bits_per_dim', 'corrected_bits_per_dim', 'log_likelihood', 'lossless_bits_per_dim']
     """
     config = glow.config
+    names_of_classes = class_names(glow.metadata, config.num_classes)
     bits_of_batches, lossless, classes = [], [], []
     with _progress.phase("scoring", len(images)) as advance:
         for start in range(0, len(images), BATCH_SIZE):
@@ -81,7 +78,7 @@ def score(
             )
             lossless += [lossless_bits(image, config.num_bits) / config.num_dims for image in batch]
             if config.num_classes:
-                classes += [class_name(glow, label) for label in metrics.classify(glow, batch)]
+                classes += [names_of_classes[label] for label in metrics.classify(glow, batch)]
             advance(len(batch))
     bits = np.concatenate(bits_of_batches)
     columns = {
@@ -107,12 +104,6 @@ def training_summary(glow: Glow) -> dict[str, Any] | None:
         return summary if is_usable and summary["count"] > 0 else None
     except (TypeError, KeyError, ValueError):
         return None
-
-
-def class_name(glow: Glow, index: int) -> str:
-    """The name of a class, or its index if the weights file holds no names."""
-    names = glow.metadata.get("class_names") or []
-    return printable(names[index]) if index < len(names) else str(index)
 
 
 def lossless_bits(image: np.ndarray, num_bits: int = 8) -> int:
@@ -152,7 +143,7 @@ def write_csv(path: str | os.PathLike, scores: Scores) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", *scores.columns])
     for row in zip(scores.names, *scores.columns.values(), strict=True):
-        writer.writerow([_csv_cell(value) if isinstance(value, str) else f"{value:.6g}" for value in row])
+        writer.writerow([_cell(value) if isinstance(value, str) else f"{value:.6g}" for value in row])
     _write(path, text.getvalue())
 
 
@@ -167,10 +158,10 @@ def write_html(path: str | os.PathLike, scores: Scores, images: np.ndarray, titl
     """
     order = np.argsort(-scores.columns["corrected_bits_per_dim"], kind="stable")[:PAGE_IMAGES]
     shown = f"{len(order)} images" if len(order) == len(images) else f"{len(order)} of {len(images):,} images"
-    described = [COLUMNS[name] for name in scores.columns]
+    described = [(name.replace("_", " "), COLUMNS[name]) for name in scores.columns]
     page = _PAGE.format(
         title=_escaped(title),
-        shown=f"{shown}, sorted by {COLUMNS['corrected_bits_per_dim'][0]}: those least like the training images first",
+        shown=f"{shown}, sorted by corrected bits per dim: those least like the training images first",
         note=_escaped(NOTE),
         terms="".join(f"<dt>{_escaped(name)}</dt><dd>{_escaped(text)}</dd>" for name, text in described),
         head="".join(f'<th title="{_escaped(text)}">{_escaped(name)}</th>' for name, text in described),
@@ -181,7 +172,7 @@ def write_html(path: str | os.PathLike, scores: Scores, images: np.ndarray, titl
 
 NOTE = (
     "A high likelihood alone does not show that an image is like the training images: smooth and simple images have a "
-    "high likelihood under any model. Read it together with the corrected score and the typicality."
+    "high likelihood under any model. Read it together with the corrected bits per dim and the typicality."
 )
 
 _PAGE = """<!DOCTYPE html>
@@ -211,9 +202,8 @@ def _escaped(text: str) -> str:
     return html.escape(printable(text))
 
 
-def _csv_cell(text: str) -> str:
-    text = text if text.isprintable() else ascii(text)[1:-1]
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+def _cell(text: str) -> str:
+    return spreadsheet_safe(text if text.isprintable() else ascii(text)[1:-1])
 
 
 def _encoded(picture: Image.Image, format: str, **options: Any) -> bytes:  # noqa: A002  (Pillow's name)
