@@ -4,8 +4,9 @@ import csv
 import io
 import math
 import os
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +106,25 @@ def _short(value: float) -> str:
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
 
 
-# Panels of curves.png: (title of the y axis, whether it is logarithmic, which columns it shows).
-_PANELS: tuple[tuple[str, bool, Callable[[str], bool]], ...] = (
-    ("bits/dim", False, lambda column: column in ("train_bits_per_dim", "test_bits_per_dim")),
-    ("learning rate", False, lambda column: column == "learning_rate"),
-    ("training time in minutes", False, lambda column: column == "minutes"),
-    ("variance of z (test images)", False, lambda column: column.startswith("test_z") and column.endswith("variance")),
-    ("condition number of the 1x1 matrices", True, lambda column: column.endswith("_condition")),
-    ("extreme scales", True, lambda column: column.endswith(("_smallest_s", "_scale"))),
-)
+# Panels of curves.png: {title: {pattern of the columns that it shows: their label}}.
+_PANELS: dict[str, dict[str, str]] = {
+    "bits/dim (lower is better)": {"train_bits_per_dim": "training images", "test_bits_per_dim": "test images"},
+    "learning rate": {"learning_rate": ""},
+    "time so far, in minutes": {"minutes": ""},
+    "variance of the test images' latents (ideally 1)": {
+        "test_z_variance": "all levels",
+        r"test_z_level(\d+)_variance": r"level \1",
+    },
+    "largest condition number of the 1x1 matrices": {r"diagnostics_level(\d+)_condition": r"level \1"},
+    "largest scale of the actnorms, smallest of the others": {
+        r"diagnostics_level(\d+)_actnorm_scale": r"actnorm, level \1",
+        r"diagnostics_level(\d+)_smallest_s": r"1x1 matrix, level \1",
+        r"diagnostics_level(\d+)_smallest_coupling_scale": r"coupling, level \1",
+    },
+}
+
+# A panel has a logarithmic axis if its values are positive and the largest is this many times the smallest.
+_LOGARITHMIC = 10
 
 
 def draw(rows: Sequence[Row], title: str) -> bytes:
@@ -127,28 +138,32 @@ def draw(rows: Sequence[Row], title: str) -> bytes:
     from matplotlib.figure import Figure
 
     rows = [row | {"minutes": row["seconds"] / 60} if "seconds" in row else row for row in rows]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    figure = Figure(figsize=(15, 8), dpi=80, layout="constrained")
+    figure = Figure(figsize=(16, 9), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title.replace("$", r"\$"))
-    for axes, (name, is_logarithmic, is_shown) in zip(figure.subplots(2, 3).flat, _PANELS, strict=True):
-        for column in filter(is_shown, columns):
-            _plot(axes, rows, column)
+    for axes, (name, labels) in zip(figure.subplots(2, 3).flat, _PANELS.items(), strict=True):
+        values: list[float] = []
+        for label, points in _curves(rows, labels):
+            values += [value for _, value in points]
+            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else "", label=label)
         axes.set_title(name)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
-        if is_logarithmic and axes.lines:
+        if values and 0 < _LOGARITHMIC * min(values) < max(values):
             axes.set_yscale("log")
         if len(axes.lines) > 1:
-            axes.legend(fontsize="small")
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=3, fontsize="small", frameon=False)
     data = io.BytesIO()
     figure.savefig(data, format="png")
     return data.getvalue()
 
 
-def _plot(axes: Any, rows: Sequence[Row], column: str) -> None:
-    points = [(row["step"], row[column]) for row in rows if math.isfinite(row.get(column, math.nan))]
-    if points:
-        label = column.removeprefix("diagnostics_").replace("_bits_per_dim", "_images").replace("level", "level_")
-        label = label.replace("_", " ")
-        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else "", label=label)
+def _curves(rows: Sequence[Row], labels: Mapping[str, str]) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+    """The label and the (step, value) points of each column that has finite values, by the patterns of a panel."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    for pattern, label in labels.items():
+        for match in filter(None, (re.fullmatch(pattern, column) for column in columns)):
+            values = [(row["step"], row.get(match[0], math.nan)) for row in rows]
+            points = [(step, value) for step, value in values if math.isfinite(value)]
+            if points:
+                yield match.expand(label), points

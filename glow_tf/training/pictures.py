@@ -56,7 +56,7 @@ def draw(
         temperatures = labelled_grid(
             np.concatenate([sample(NUM_COLUMNS, temperature) for temperature in SWEEP_TEMPERATURES]),
             caption=f"The same noise at rising temperatures\n{when}",
-            row_labels=[f"{temperature:g}" for temperature in SWEEP_TEMPERATURES],
+            row_labels=[f"temperature {temperature:g}" for temperature in SWEEP_TEMPERATURES],
             columns=NUM_COLUMNS,
         )
         check()
@@ -65,7 +65,7 @@ def draw(
         reconstructions = labelled_grid(
             pairs.reshape(-1, *images.shape[1:]),
             caption=f"Test images and their reconstructions\n{when}",
-            row_labels=["original", "decoded"],
+            row_labels=["original", "reconstruction"],
             columns=len(images),
         )
         advance()

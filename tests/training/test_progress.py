@@ -176,7 +176,13 @@ def test_curves_show_what_there_is():
     rows = [{"step": 10.0 * i, "seconds": 60.0 * i, "test_bits_per_dim": 3.0} for i in range(1, 4)]
     rows[1] |= {"test_bits_per_dim": np.nan, "diagnostics_level0_condition": 4.0}
     image = Image.open(io.BytesIO(curves.draw(rows, "a $ b_c")))
-    assert image.format == "PNG" and image.size == (1200, 640)
+    assert image.format == "PNG" and image.size == (1280, 720)
+
+
+def test_curves_have_labels_without_jargon():
+    row = dict.fromkeys(("step", "test_z_variance", "test_z_level0_variance", "diagnostics_level12_smallest_s"), 1.0)
+    labels = [[label for label, _ in curves._curves([row], columns)] for columns in curves._PANELS.values()]
+    assert labels == [[], [], [], ["all levels", "level 0"], [], ["1x1 matrix, level 12"]]
 
 
 def test_results_hold_the_newest_pictures_and_a_few_of_the_way(tmp_path):
@@ -198,8 +204,8 @@ def test_class_conditional_samples_have_a_row_per_class(conditional_glow, rng, m
     expected = conditional_glow.sample(18, 0.7, seed=0, labels=np.repeat([0, 1, 2], 6))
     np.testing.assert_array_equal(samples[0], expected)
     assert samples[1]["caption"] == "Samples at temperature 0.7\nepoch 1, step 3"
-    assert temperatures[1]["row_labels"] == ["0", "0.25", "0.5", "0.7", "0.8", "0.9", "1"]
-    assert reconstructions[1]["row_labels"] == ["original", "decoded"]
+    assert temperatures[1]["row_labels"] == [f"temperature {t}" for t in ("0", "0.25", "0.5", "0.7", "0.8", "0.9", "1")]
+    assert reconstructions[1]["row_labels"] == ["original", "reconstruction"]
     np.testing.assert_array_equal(reconstructions[0][:5], images)
     np.testing.assert_array_equal(reconstructions[0][5:], images)
 
