@@ -58,7 +58,8 @@ def labelled_grid(
         caption: a title, and after the first line break notes in smaller letters.
         row_labels: one per row; a label may have several lines.
         column_labels: one per column.
-        columns: the number of columns. Default: the number of column labels, otherwise a square grid.
+        columns: the number of columns. Default: the number of column labels, otherwise about a square, without empty
+            cells if possible.
         marked_column: the index of a column that gets a coloured frame.
 
     >>> labelled_grid(images, caption="Samples at temperature 0.7", columns=3).shape[2]
@@ -66,7 +67,7 @@ def labelled_grid(
     """
     images = np.asarray(images)
     count, height, width, _ = images.shape
-    columns = columns or (len(column_labels) if column_labels else math.ceil(math.sqrt(count)))
+    columns = columns or (len(column_labels) if column_labels else _default_columns(count))
     size, factor, of_rows, of_columns = _fitted(height, width, columns, row_labels or (), column_labels or ())
     font, gap, border = _font(size), size // 3, max(2, size // 9)
     cells = _cells(images, columns, factor, border, marked_column)
@@ -96,6 +97,12 @@ def labelled_grid(
         colour = MARK_COLOUR if column == marked_column else TEXT_COLOUR
         text.draw(draw, middle - text.width / 2, top - gap - text.height, "center", colour)
     return np.asarray(picture)
+
+
+def _default_columns(count: int) -> int:
+    """About the square root of the number of images; 8 for 40, which fills 5 rows."""
+    square = math.ceil(math.sqrt(count))
+    return next((columns for columns in range(square, 2 * square) if count % columns == 0), square)
 
 
 def _fitted(
@@ -251,6 +258,8 @@ def scatter(
 ) -> np.ndarray:
     """A scatter plot, coloured by class, with a legend of the class names.
 
+    The axes show the bulk of the points; the few that lie far outside are drawn as triangles at the edge.
+
     Args:
         points: [N, 2].
         labels: [N] integers below len(names). Default: one colour.
@@ -270,18 +279,27 @@ def scatter(
     )
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    low, high = np.quantile(points, [0.02, 0.98], axis=0)
+    margin = np.maximum(0.5 * (high - low), 1e-6)
+    shown = np.clip(points, low - margin, high + margin)
+    is_outside = (shown != points).any(axis=1)
+    if is_outside.any():
+        caption += f"\n{is_outside.sum()} of {len(points)} points lie outside and are drawn as triangles at the edge"
     for index in range(max(1, len(names))):
-        chosen = points if labels is None else points[labels == index]
+        is_chosen = np.ones(len(points), bool) if labels is None else labels == index
         label = _literal(_shortened(names[index])) if index < min(len(names), len(COLOURS)) else None
-        axes.scatter(chosen[:, 0], chosen[:, 1], s=20, color=COLOURS[index % len(COLOURS)], linewidths=0, label=label)
+        colour = COLOURS[index % len(COLOURS)]
+        inside, outside = shown[is_chosen & ~is_outside], shown[is_chosen & is_outside]
+        axes.scatter(inside[:, 0], inside[:, 1], s=20, color=colour, linewidths=0, label=label)
+        axes.scatter(outside[:, 0], outside[:, 1], s=50, color=colour, linewidths=0, marker="^")
     title, _, notes = map(_literal, caption.partition("\n"))
-    axes.set_title(title, loc="left", fontweight="bold", pad=26 if notes else 8)
+    axes.set_title(title, loc="left", fontweight="bold", pad=8 + 18 * len(notes.splitlines()))
     axes.text(0, 1.015, notes, transform=axes.transAxes, color=NOTE_COLOUR)
     axes.set_xlabel(_literal(axis_names[0]))
     axes.set_ylabel(_literal(axis_names[1]))
     axes.grid(alpha=0.3)
     if names:
-        figure.legend(loc="outside right center", frameon=False, markerscale=2)
+        figure.legend(title="class", loc="outside right center", frameon=False, markerscale=2)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 

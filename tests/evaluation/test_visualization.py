@@ -104,6 +104,15 @@ def test_scatter_has_a_range_for_each_axis():
     assert visualization.scatter(np.zeros((3, 2))).shape == (640, 640, 3)
 
 
+def test_points_far_outside_do_not_squeeze_the_others(rng):
+    points = rng.standard_normal((200, 2))
+    width = np.ptp(pixels(visualization.scatter(points), (0, 114, 178))[:, 1])
+    points[0] = 1e6, 0
+    far = pixels(visualization.scatter(points, caption="title"), (0, 114, 178))
+    assert np.ptp(far[far[:, 1] < np.quantile(far[:, 1], 0.98)][:, 1]) > 0.5 * width
+    assert far[:, 1].max() > 600  # the triangle at the edge
+
+
 def test_labels_of_large_images_shrink_before_the_images_grow():
     labels = ["-1", "-0.5", "unchanged", "+0.5", "+1"]
     assert visualization.labelled_grid(np.zeros((5, 256, 256, 3), np.uint8), column_labels=labels).shape[1] < 1400
