@@ -1,41 +1,56 @@
-"""Draws one of every picture of sample.py, for docs/pictures.md.
+"""Draws the pictures of docs/pictures.md and of the README from the bundled weights.
 
-python3 benchmarks/draw_all.py                          from the bundled digits, into docs/pictures/
-python3 benchmarks/draw_all.py --classes runs/classes   also the pictures of a class-conditional run
-python3 benchmarks/draw_all.py --weights runs/mine --out pictures
+python3 benchmarks/draw_all.py                              all of them, into docs/
+python3 benchmarks/draw_all.py --only cifar10 levels        some of them
+python3 benchmarks/draw_all.py --data_dir FOLDER --out pictures
+
+The real images come from the prepared TFDS sets fashion_mnist and cifar10; where they are missing, run
+python3 main.py --preset fashion_mnist-small and cifar10-small, which download them.
 """
 
 import argparse
+import logging
 import os
-import subprocess
+import shlex
 import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-# {picture: the flags that draw it}.
+from absl.testing import flagsaver
+
+from glow_tf.cli import sample
+
+DOCS = os.path.join(sys.path[0], "docs")
+
+# {picture, relative to docs/: the flags of sample.py that draw it}.
 PICTURES = {
-    "samples": "--temp 0.7 --seed 3",
-    "temperature": "--mode temperature --seed 3",
-    "reconstruct": "--mode reconstruct",
-    "interpolate": "--mode interpolate --n 3 --spherical",
-    "attribute": "--mode attribute --positive class:1 --negative class:8 --n 4",
-    "levels": "--mode levels --seed 1",
-    "pca": "--mode pca",
+    "fashion_mnist": "--weights fashion_mnist --seed 1 --n 80",
+    "cifar10": "--weights cifar10 --seed 1 --temp 0.9 --n 40",
+    "pictures/label": "--weights fashion_mnist --label Sneaker --n 16 --seed 1",
+    "pictures/temperature": "--weights cifar10 --mode temperature --seed 1",
+    "pictures/reconstruct": "--weights cifar10 --mode reconstruct",
+    "pictures/interpolate": "--weights cifar10 --mode interpolate --spherical --images test:2,3,18,9,40,21",
+    "pictures/attribute": "--weights fashion_mnist --mode attribute --positive 'class:Ankle boot' "
+    "--negative class:Sneaker --images test:9,17,21,22",
+    "pictures/levels": "--weights cifar10 --mode levels --seed 1 --temp 0.9",
+    "pictures/pca": "--weights fashion_mnist --mode pca",
 }
-OF_CLASSES = {"classes": "--seed 1", "label": "--label 7 --n 16 --seed 1"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="digits", help="a weights file, a run's folder or a bundled name")
-    parser.add_argument("--classes", help="the same for a class-conditional model")
-    parser.add_argument("--out", default=os.path.join(ROOT, "docs", "pictures"), help="the folder to write")
+    parser.add_argument("--only", nargs="+", help="names of pictures, such as levels")
+    parser.add_argument("--data_dir", help="the folder of prepared TFDS sets")
+    parser.add_argument("--out", default=DOCS, help="the folder to write")
     options = parser.parse_args()
-    for weights, pictures in ((options.weights, PICTURES), (options.classes, OF_CLASSES)):
-        for name, flags in pictures.items() if weights else ():
-            out = os.path.join(options.out, f"{name}.png")
-            command = [sys.executable, os.path.join(ROOT, "sample.py"), "--weights", weights, *flags.split()]
-            subprocess.run([*command, "--out", out], check=True)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # each picture's model is traced anew
+    for name, flags in PICTURES.items():
+        if options.only and os.path.basename(name) not in options.only:
+            continue
+        with flagsaver.flagsaver():
+            sample.FLAGS(["sample.py", *shlex.split(flags), "--out", os.path.join(options.out, f"{name}.png")])
+            sample.FLAGS["data_dir"].value = options.data_dir
+            sample.main([])
 
 
 if __name__ == "__main__":
