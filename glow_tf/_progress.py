@@ -56,6 +56,13 @@ def phase(name: str, total: int | None = None, unit: str = "images") -> Iterator
         yield bar.advance
 
 
+@contextlib.contextmanager
+def brief(name: str) -> Iterator[None]:
+    """Displays the name of a block that takes seconds, on terminals only; for the name see `phase`."""
+    with phase(name) if sys.stderr.isatty() else contextlib.nullcontext():
+        yield
+
+
 def line(text: str, stream: TextIO | None = None) -> None:
     """Writes a permanent line above the current bar.
 

@@ -15,6 +15,7 @@ from absl.testing import flagsaver
 from glow_tf.cli import app
 command = importlib.import_module(f"glow_tf.cli.{sys.argv[1]}")
 answers = []
+_, name, imports = sys.argv
 for arguments in json.load(sys.stdin):
     output, errors = io.StringIO(), io.StringIO()
     saved = flagsaver.save_flag_values()
@@ -28,6 +29,7 @@ for arguments in json.load(sys.stdin):
             status = repr(error)
     flagsaver.restore_flag_values(saved)
     answers.append([status, output.getvalue(), errors.getvalue()])
+assert imports == "any" or "tensorflow" not in sys.modules, "TensorFlow was imported"
 print("ANSWERS" + json.dumps(answers))
 """
 
@@ -39,9 +41,12 @@ def environment(**changes):
     return {name: value for name, value in changed.items() if value is not None}
 
 
-def run_many(script, command_lines, cwd):
-    """[(exit status, output, error output)] of the command lines, one after the other in one process."""
-    command = [sys.executable, "-c", _MANY, script]
+def run_many(script, command_lines, cwd, imports="any"):
+    """[(exit status, output, error output)] of the command lines, one after the other in one process.
+
+    With imports="no tensorflow" it is an error if one of them imports TensorFlow, which takes seconds.
+    """
+    command = [sys.executable, "-c", _MANY, script, imports]
     done = subprocess.run(
         command, input=json.dumps(command_lines), capture_output=True, text=True, timeout=300, cwd=cwd,
         env=environment(), check=False,

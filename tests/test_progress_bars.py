@@ -88,6 +88,20 @@ def test_an_unknown_length_is_announced(log, monkeypatch):
     assert log.getvalue() == "initializing ...\n"
 
 
+def test_a_brief_phase_is_shown_on_terminals_only(terminal):
+    with _progress.brief("importing TensorFlow"):
+        assert terminal.shown() == "importing TensorFlow ..."
+        _progress.line("warning: odd")
+        assert "\rwarning: odd\n" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r")
+
+
+def test_a_brief_phase_writes_nothing_elsewhere(log):
+    with _progress.brief("importing TensorFlow"):
+        pass
+    assert log.getvalue() == ""
+
+
 def test_an_inner_phase_hides_the_outer_one(clock, terminal):
     with _progress.phase("training", 10, unit="steps") as advance:
         advance()

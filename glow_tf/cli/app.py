@@ -5,6 +5,7 @@ are parsed: `--help` and an invalid flag are answered at once.
 """
 
 import contextlib
+import dataclasses
 import difflib
 import logging
 import os
@@ -23,7 +24,10 @@ from absl import flags
 from glow_tf import _progress, pretrained
 from glow_tf._files import printable
 from glow_tf._gc import importing
+from glow_tf.cli import defaults
+from glow_tf.config import GlowConfig, TrainConfig
 from glow_tf.errors import InputError, TrainingFailure
+from glow_tf.weights import open_weights
 
 FLAGS = flags.FLAGS
 
@@ -37,6 +41,15 @@ WEIGHTS_HELP = (
 )
 DATA_DIR_HELP = "The folder of prepared TFDS data sets. Default: TFDS's own."
 DOWNLOAD_HELP = "Download a TFDS data set that is not prepared yet."
+
+# The modules in this folder that define flags, and how their commands are called.
+COMMANDS = {
+    "train": "main.py",
+    "sample": "sample.py",
+    "evaluate": "evaluate.py",
+    "convert": "convert.py",
+    "explore": "python3 -m glow_tf explore",
+}
 
 # Flags whose name differs from that of the setting in the code.
 FLAG_NAMES = {"num_levels": "l_glow", "num_steps": "k_glow", "num_bits": "n_bits", "image_shape": "img_size"}
@@ -88,10 +101,46 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
     sys.exit(status)
 
 
-def model_name(path: str | os.PathLike) -> str:
-    """The name of a weights file, for captions."""
-    bundled = [name for name, file in pretrained.BUNDLED.items() if file == path]
-    return f"bundled {bundled[0]}" if bundled else printable(path)
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What a weights file says of itself, read without TensorFlow.
+
+    Attributes:
+        path: the file.
+        title: its name in messages and captions.
+        note: the same, and whether it was chosen because it is the newest.
+        config, metadata: as of the Glow that it holds.
+    """
+
+    path: str | os.PathLike
+    title: str
+    note: str
+    config: GlowConfig
+    metadata: dict[str, Any]
+
+
+def find_weights(name: str | None, needs_data: bool = False) -> Weights:
+    """The weights of `--weights`, or the default ones; for the arguments and errors see `pretrained.find`."""
+    path, _ = pretrained.find(name, defaults.RUNS, needs_data)
+    bundled = [known for known, file in pretrained.BUNDLED.items() if file == path]
+    title = f"bundled {bundled[0]}" if bundled else printable(path)
+    note = title if bundled or name is not None else f"{title}, the newest run"
+    with open_weights(path) as file:
+        return Weights(path, title, note, GlowConfig.from_dict(file.config), file.metadata)
+
+
+def check_output(flag: str) -> None:
+    """Raises InputError if the file that a flag names cannot be written; its folder need not exist."""
+    value = FLAGS[flag].value
+    if value is None:
+        return
+    folder = os.path.dirname(os.path.abspath(value))
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if os.path.isdir(value):
+        raise InputError(f"--{flag} is {printable(value)}, which is a folder; name a file")
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise InputError(f"--{flag} is {printable(value)}, but {printable(folder)} is not a writable folder")
 
 
 def resume_command(without: Sequence[str] = ()) -> str:
@@ -111,11 +160,12 @@ def import_tensorflow(starts_devices: bool = True) -> Any:
         starts_devices: whether to initialise its devices, which also prints. A multi-worker strategy initialises them
             itself.
     """
-    with importing("tensorflow"), _quiet_stderr():
+    with _progress.brief("importing TensorFlow"), importing("tensorflow"), _quiet_stderr():
         import tensorflow as tf
 
         if starts_devices:
             tf.config.list_logical_devices()
+        import glow_tf.glow  # noqa: F401  (imports TFP, which takes another second)
     return tf
 
 
@@ -158,10 +208,22 @@ def _help_of(main: Callable) -> str:
 
 
 def _unknown_flag(name: str, main: Callable) -> str:
+    other = _command_with(name)
+    if other:
+        return f"--{name} is a flag of {other}, not of this command; --help lists its flags"
     known = [flag.name for flag in (*_flags_of(main), FLAGS["help"], FLAGS["debug"])]
     near = difflib.get_close_matches(name, known + [f"no{known_name}" for known_name in known], n=1)
     hint = f"did you mean --{near[0]}? " if near else ""
     return f"--{name} is not a flag of this command; {hint}--help lists its flags"
+
+
+def _command_with(flag: str) -> str | None:
+    """The command that has a flag. Two commands' flags cannot be defined in one process, so this reads their code."""
+    if flag in (field.name for field in dataclasses.fields(TrainConfig)):
+        return COMMANDS["train"]
+    definition = re.compile(rf'DEFINE_\w+\(\s*"{re.escape(flag)}"')
+    modules = (name for name in COMMANDS if definition.search(Path(__file__).with_name(f"{name}.py").read_text()))
+    return next((COMMANDS[name] for name in modules), None)
 
 
 def _is_user_error(error: Exception) -> bool:
@@ -203,8 +265,7 @@ def _quoted(word: str) -> str:
 
 def _configure_messages() -> None:
     """Prints this package's warnings as single lines and, without --debug, hides those of libraries."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_LevelFormatter())
+    handler = _LineHandler()
     if not FLAGS.debug:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         handler.addFilter(lambda record: record.levelno >= logging.ERROR or record.pathname.startswith(_PACKAGE))
@@ -214,11 +275,11 @@ def _configure_messages() -> None:
     logging.basicConfig(handlers=[handler], force=True)
 
 
-class _LevelFormatter(logging.Formatter):
-    """Formats a warning as one plain line."""
+class _LineHandler(logging.Handler):
+    """Prints a warning as one plain line, above a progress bar."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {_one_line(record.getMessage())}"
+    def emit(self, record: logging.LogRecord) -> None:
+        _progress.line(f"{record.levelname.lower()}: {_one_line(record.getMessage())}")
 
 
 def _secure_streams() -> None:

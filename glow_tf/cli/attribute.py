@@ -4,21 +4,25 @@ sample.py defines the flags.
 """
 
 import csv
+import dataclasses
+import difflib
 import io
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
 
+from glow_tf import _progress
 from glow_tf._files import check_file, printable, read_text
 from glow_tf.cli import images as named_images
-from glow_tf.data import registry
+from glow_tf.data import listing, registry
 from glow_tf.errors import InputError
 
 if TYPE_CHECKING:
-    from glow_tf.data.image_data import ImageData
+    from glow_tf.cli import app
     from glow_tf.glow import Glow
 
 FLAGS = flags.FLAGS
@@ -52,35 +56,57 @@ def check_flags() -> None:
             check_file(file, what)
     for folder in (FLAGS.positive, FLAGS.negative):
         if folder is not None and not folder.startswith(CLASS):
-            registry.check_folder(folder)
+            listing.check_not_empty(registry.check_folder(folder))
 
 
-def find_direction(
-    glow: "Glow", data: "Callable[[], ImageData]", labels_for: Callable[[int], Sequence[int] | None]
-) -> tuple[np.ndarray, str]:
-    """Returns the direction that the flags define, and its description.
+def check_model(model: "app.Weights") -> None:
+    """Raises InputError for a class that the model's data set lacks, or for data that is missing."""
+    values = {f"--{flag}": FLAGS[flag].value or "" for flag in ("positive", "negative")}
+    of_class = {flag: value.removeprefix(CLASS) for flag, value in values.items() if value.startswith(CLASS)}
+    if of_class or (FLAGS.attribute is not None and FLAGS.csv is None):
+        named_images.check_data(model)
+    names = model.metadata.get("class_names")
+    if names and FLAGS.dataset is None:
+        for flag, name in of_class.items():
+            index_of_class(name, names, flag)
+
+
+@dataclasses.dataclass(frozen=True)
+class Direction:
+    """A direction in z, and what lies at its two ends: the image minus and plus the direction."""
+
+    z: np.ndarray
+    ends: tuple[str, str]
+
+
+def find_direction(glow: "Glow", labels_for: Callable[[int], Sequence[int] | None]) -> Direction:
+    """The direction that the flags define.
 
     Args:
         glow: the model.
-        data: returns the ImageData that `class:` refers to.
         labels_for: takes a number of images and returns the labels to encode them with.
     """
     from glow_tf.evaluation import editing
 
     if FLAGS.direction is not None:
-        return editing.load_direction(FLAGS.direction, glow), f"the direction in {FLAGS.direction}"
-    positive, negative, description = _examples(glow, data)
+        name = os.path.splitext(os.path.basename(FLAGS.direction))[0]
+        return Direction(editing.load_direction(FLAGS.direction, glow), _ends(name))
+    negative, positive, ends = _examples(glow)
     labels = [labels_for(len(images)) for images in (positive, negative)]
     direction = editing.attribute_direction(glow, positive, negative, *labels)
-    print(f"the direction: {len(positive)} images with the attribute, {len(negative)} without")
+    _progress.line(f"the direction: {len(positive)} images with the attribute, {len(negative)} without", sys.stdout)
     if FLAGS.save_direction:
         editing.save_direction(FLAGS.save_direction, direction)
-        print(f"the direction is saved: {FLAGS.save_direction}")
-    return direction, description
+        _progress.line(f"the direction is saved: {FLAGS.save_direction}", sys.stdout)
+    return Direction(direction, ends)
 
 
-def _examples(glow: "Glow", data: "Callable[[], ImageData]") -> tuple[np.ndarray, np.ndarray, str]:
-    """(uint8 images with the attribute, images without it, name of the direction)."""
+def _ends(attribute: str) -> tuple[str, str]:
+    return f"less {printable(attribute)}", f"more {printable(attribute)}"
+
+
+def _examples(glow: "Glow") -> tuple[np.ndarray, np.ndarray, tuple[str, str]]:
+    """(uint8 images without the attribute, images with it, the ends of the direction)."""
     from glow_tf.data import image_data
 
     height, width, channels = glow.config.image_shape
@@ -100,24 +126,25 @@ def _examples(glow: "Glow", data: "Callable[[], ImageData]") -> tuple[np.ndarray
             download=FLAGS.download,
         )
     else:
-        positive, negative = (_examples_of(glow, data, flag) for flag in ("positive", "negative"))
-        names = (os.path.basename(os.path.normpath(value)) for value in (FLAGS.positive, FLAGS.negative))
-        return positive, negative, " minus ".join(name.replace(CLASS, "class ") for name in names)
-    return positive, negative, f"{FLAGS.attribute!r}"
+        (negative, first), (positive, last) = (_examples_of(glow, flag) for flag in ("negative", "positive"))
+        return negative, positive, (first, last)
+    return negative, positive, _ends(FLAGS.attribute)
 
 
-def _examples_of(glow: "Glow", data: "Callable[[], ImageData]", flag: str) -> np.ndarray:
-    """The images that --positive or --negative names."""
-    from glow_tf.data import image_folder
-
+def _examples_of(glow: "Glow", flag: str) -> tuple[np.ndarray, str]:
+    """The images that --positive or --negative names, and a name for them."""
     value = str(FLAGS[flag].value)
     if not value.startswith(CLASS):
-        height, width, channels = glow.config.image_shape
-        return image_folder.read_folder(value, image_size=(height, width), channels=channels).images[:MAX_IMAGES]
-    source = data()
+        return named_images.read_folder(value, glow.config, MAX_IMAGES)[0], os.path.basename(os.path.abspath(value))
+    source = named_images.data_of(glow)
     index = index_of_class(value.removeprefix(CLASS), source.class_names, f"--{flag}")
     images, labels = source.train.random_subset(10 * MAX_IMAGES, seed=0)
-    return images[labels == index][:MAX_IMAGES]
+    return images[labels == index][:MAX_IMAGES], named_class(source.class_names[index])
+
+
+def named_class(name: str) -> str:
+    """The name of a class in a label: a number needs a noun."""
+    return f"class {name}" if name.isdigit() else name
 
 
 def index_of_class(name: str, names: Sequence[str], flag: str) -> int:
@@ -128,8 +155,12 @@ def index_of_class(name: str, names: Sequence[str], flag: str) -> int:
         return int(name)
     if not len(names):
         raise InputError(f"{flag} is {printable(name)!r}, but the images have no classes")
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {printable(near[0])}? The" if near else "the"
     shown = ", ".join(map(printable, names[:12])) + (", ..." if len(names) > 12 else "")
-    raise InputError(f"{flag} is {printable(name)!r}; the classes are {shown}, or an index from 0 to {len(names) - 1}")
+    raise InputError(
+        f"{flag} is {printable(name)!r}; {hint} classes are {shown}, or an index from 0 to {len(names) - 1}"
+    )
 
 
 def read_table(path: str | os.PathLike, attribute: str) -> tuple[list[str], list[str]]:

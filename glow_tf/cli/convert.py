@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from absl import flags
 
-from glow_tf._files import printable
+from glow_tf import _progress
+from glow_tf._files import check_file, printable
 from glow_tf.cli import app
 from glow_tf.errors import InputError
 
@@ -37,21 +38,22 @@ flags.DEFINE_bool("ema", False, "Read the moving average of the weights from an 
 def main(arguments: list[str]) -> None:
     """Reads or writes a checkpoint of another program, as the flags say."""
     program, target = FLAGS["from"].value, FLAGS.to
-    _check_flags(arguments, program, target)
-    source = arguments[0]
+    source = _check_flags(arguments, program, target)
     app.import_tensorflow()
-    try:
-        if target == "saved-model":
-            _write_saved_model(source)
-        elif target:
-            _write_openai(source)
-        elif program:
-            _write_weights(program, source)
-    except OSError as error:
-        raise InputError(f"{printable(FLAGS.out)} cannot be written: {error.strerror or error}") from error
+    with _progress.brief("converting"):
+        glow = _read(program, source)
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(FLAGS.out)), exist_ok=True)
+            lines = _write(glow, target)
+        except OSError as error:
+            raise InputError(f"{printable(FLAGS.out)} cannot be written: {error.strerror or error}") from error
+    print(lines)
+    if program:
+        print(f"{printable(source)} has no checksum: the result is only as trustworthy as its source")
 
 
-def _check_flags(arguments: list[str], program: str | None, target: str | None) -> None:
+def _check_flags(arguments: list[str], program: str | None, target: str | None) -> str | os.PathLike:
+    """The path to read; raises InputError for contradictory flags, and then for files that do not exist."""
     if bool(program) == bool(target):
         raise InputError(f"use either --from, one of {', '.join(PROGRAMS)}, or --to openai or saved-model")
     if len(arguments) != 1:
@@ -64,24 +66,15 @@ def _check_flags(arguments: list[str], program: str | None, target: str | None) 
         raise InputError("--n_bits cannot be combined with --from glow-tf2, whose models have 8 bits per channel")
     if FLAGS.ema and program != "openai":
         raise InputError("--ema is for --from openai: only its checkpoints hold averaged weights")
-    if os.path.isdir(FLAGS.out):
-        raise InputError(f"--out {printable(FLAGS.out)} is a folder; name a file")
+    app.check_output("out")
+    if target:
+        return app.find_weights(arguments[0]).path
+    if program != "openai":  # whose checkpoints are several files
+        check_file(arguments[0], f"weights file of {program}")
+    return arguments[0]
 
 
-def _write_weights(program: str, source: str) -> None:
-    glow = _read(program, source)
-    glow.save_weights(FLAGS.out)
-    c = glow.config
-    print(
-        f"{FLAGS.out}: images {'x'.join(map(str, c.image_shape))} of {c.num_bits} bits, L={c.num_levels} levels of "
-        f"K={c.num_steps} steps, width {c.width}, {c.coupling}, {c.permutation}"
-        + (f", {c.num_classes} classes" if c.num_classes else "")
-        + f", {glow.num_parameters:,} parameters"
-    )
-    print(f"{printable(source)} has no checksum: the result is only as trustworthy as its source")
-
-
-def _read(program: str, source: str) -> "Glow":
+def _read(program: str | None, source: str | os.PathLike) -> "Glow":
     if program == "openai":
         from glow_tf.importers import openai
 
@@ -90,27 +83,36 @@ def _read(program: str, source: str) -> "Glow":
         from glow_tf.importers import glow_tf2
 
         return glow_tf2.read(source, FLAGS.img_size)
-    from glow_tf.importers import rosinality
+    if program == "rosinality":
+        from glow_tf.importers import rosinality
 
-    return rosinality.read(source, FLAGS.img_size, FLAGS.n_bits)
-
-
-def _write_openai(source: str) -> None:
+        return rosinality.read(source, FLAGS.img_size, FLAGS.n_bits)
     from glow_tf.glow import Glow
-    from glow_tf.importers import openai
 
-    glow = Glow.load(source)
-    openai.write(glow, FLAGS.out)
-    size = glow.config.image_shape[0]
-    print(f"{FLAGS.out}.index and its data; read them with --img_size {size} --n_bits {glow.config.num_bits}")
+    return Glow.load(source)
 
 
-def _write_saved_model(source: str) -> None:
-    from glow_tf.glow import Glow
-    from glow_tf.integrations import saved_model
+def _write(glow: "Glow", target: str | None) -> str:
+    """Writes --out, and describes it in a line."""
+    config = glow.config
+    if target == "openai":
+        from glow_tf.importers import openai
 
-    saved_model.save_model(Glow.load(source), FLAGS.out)
-    print(f"{FLAGS.out}: a SavedModel with the signatures sample, bits_per_dim, log_prob, encode and decode")
+        openai.write(glow, FLAGS.out)
+        size, bits = config.image_shape[0], config.num_bits
+        return f"{FLAGS.out}.index and its data; read them with --img_size {size} --n_bits {bits}"
+    if target == "saved-model":
+        from glow_tf.integrations import saved_model
+
+        saved_model.save_model(glow, FLAGS.out)
+        return f"{FLAGS.out}: a SavedModel with the signatures sample, bits_per_dim, log_prob, encode and decode"
+    glow.save_weights(FLAGS.out)
+    return (
+        f"{FLAGS.out}: images {'x'.join(map(str, config.image_shape))} of {config.num_bits} bits, "
+        f"L={config.num_levels} levels of K={config.num_steps} steps, width {config.width}, {config.coupling}, "
+        f"{config.permutation}{f', {config.num_classes} classes' if config.num_classes else ''}, "
+        f"{glow.num_parameters:,} parameters"
+    )
 
 
 def run() -> NoReturn:

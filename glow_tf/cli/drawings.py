@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags, logging
 
+from glow_tf import metadata
 from glow_tf._files import printable
 from glow_tf.cli import attribute, defaults, images
 from glow_tf.errors import InputError
 
 if TYPE_CHECKING:
-    from glow_tf.data.image_data import ImageData
+    from glow_tf.cli import app
     from glow_tf.glow import Glow
 
 FLAGS = flags.FLAGS
@@ -64,7 +65,7 @@ def draw_samples(glow: "Glow") -> Drawing:
     samples = glow.sample(rows * columns, FLAGS.temp, FLAGS.seed, np.repeat(np.arange(rows), columns)).numpy()
     shown = f"each of {rows} classes" if rows == classes else f"the first {rows} of {classes} classes"
     title = f"{columns} samples of {shown} {at}"
-    names = [f"class {name}" if name.isdigit() else name for name in class_names(glow)[:rows]]
+    names = [*map(attribute.named_class, class_names(glow)[:rows])]
     return Drawing(samples.reshape(rows, columns, *samples.shape[1:]), title, seed, names)
 
 
@@ -76,7 +77,8 @@ def draw_temperatures(glow: "Glow") -> Drawing:
     rows = editing.temperatures(
         glow, TEMPERATURES, columns, FLAGS.seed, None if label is None else np.full(columns, label)
     )  # fmt: skip
-    labels = ["temp 0\nthe mode", *(f"temp {temperature:g}" for temperature in TEMPERATURES[1:])]
+    labels = [f"temperature {temperature:g}" for temperature in TEMPERATURES]
+    labels[0] += "\nthe mode"
     notes = f"the same noise in every row, seed {FLAGS.seed}"
     of_class = "" if label is None else f" of class {class_names(glow)[label]}"
     return Drawing(rows, f"{columns} samples{of_class} at rising temperatures", notes, labels, frames=0)
@@ -89,7 +91,7 @@ def draw_reconstructions(glow: "Glow") -> Drawing:
     chosen, labels, names = chosen_images(glow, FLAGS.n or COLUMNS)
     rows = editing.reconstruct(glow, chosen, labels)
     differing = int((rows[0] != rows[1]).sum())
-    notes = f"{differing} of {rows[0].size} bytes differ, the model sees {glow.config.num_bits} bits per channel"
+    notes = f"{differing:,} of {rows[0].size:,} bytes differ, the model sees {glow.config.num_bits} bits per channel"
     title = "1 image and its reconstruction" if len(chosen) == 1 else f"{len(chosen)} images and their reconstructions"
     return Drawing(rows, title, notes, ("original", "reconstruction"), [short(name) for name in names])
 
@@ -100,8 +102,6 @@ def draw_interpolations(glow: "Glow") -> Drawing:
 
     chosen, labels, names = chosen_images(glow, 2 * (FLAGS.n or 4), at_least=2)
     pairs = len(chosen) // 2
-    if not pairs:
-        raise InputError("an interpolation needs pairs of images; name two of them with --images")
     if len(chosen) % 2:
         logging.warning("the number of images, %d, is odd; %s is left out", len(chosen), printable(names[-1]))
     rows = editing.interpolate(
@@ -109,22 +109,24 @@ def draw_interpolations(glow: "Glow") -> Drawing:
     )  # fmt: skip
     shares = [f"{share:.0%}" for share in np.linspace(0, 1, FLAGS.columns)[1:-1]]
     ends = [f"{short(first)} to\n{short(last)}" for first, last in zip(names[::2], names[1::2], strict=False)]
-    title = f"{counted(pairs, 'interpolation')} through z, {'great circles' if FLAGS.spherical else 'straight'}"
-    return Drawing(rows, title, "columns: share of the second image", ends, ["first image", *shares, "second image"])
+    title = "Interpolation between two images" if pairs == 1 else f"Interpolations between {pairs} pairs of images"
+    path = "a great circle" if FLAGS.spherical else "a straight line"
+    notes = f"columns: share of the second image, along {path} through the latents"
+    return Drawing(rows, title, notes, ends, ["first image", *shares, "second image"])
 
 
 def draw_attribute(glow: "Glow") -> Drawing:
     """Images along a direction."""
     from glow_tf.evaluation import editing
 
-    direction, description = attribute.find_direction(
-        glow, lambda: chosen_data(glow), lambda count: common_labels(glow, count)
-    )
+    direction = attribute.find_direction(glow, lambda count: common_labels(glow, count))
     chosen, _, names = chosen_images(glow, FLAGS.n or 6)
     strengths, columns, middle = strengths_with_zero(FLAGS.strength, "unchanged")
-    rows = editing.apply_direction(glow, chosen, direction, strengths, common_labels(glow, len(chosen)))
-    title = f"{counted(len(chosen), 'image')} along {description}"
-    return Drawing(rows, title, "columns: strength of the direction", [short(name) for name in names], columns, middle)
+    rows = editing.apply_direction(glow, chosen, direction.z, strengths, common_labels(glow, len(chosen)))
+    first, last = direction.ends if FLAGS.strength >= 0 else direction.ends[::-1]
+    columns[0], columns[-1] = f"{short(first)}\n{columns[0]}", f"{short(last)}\n{columns[-1]}"
+    title = f"{counted(len(chosen), 'image')} changed towards {first} (left) and {last} (right)"
+    return Drawing(rows, title, "columns: strength of the change", [short(name) for name in names], columns, middle)
 
 
 def draw_levels(glow: "Glow") -> Drawing:
@@ -137,9 +139,10 @@ def draw_levels(glow: "Glow") -> Drawing:
     if len(levels) > 1:
         levels[0], levels[-1] = f"{levels[0]}, fine", f"{levels[-1]}, coarse"
     row_labels = [f"{short(name)}\n{level}" for name in names for level in levels]
-    columns = ["unchanged", *map(str, range(1, FLAGS.columns))]
-    title = f"One level of z sampled at temperature {FLAGS.temp:g}, the others unchanged"
-    return Drawing(rows, title, f"seed {FLAGS.seed}", row_labels, columns, 0)
+    columns = ["unchanged", *(f"sample {number}" for number in range(1, FLAGS.columns))]
+    title = f"The role of each level: its latents are replaced by samples at temperature {FLAGS.temp:g}"
+    notes = f"the other levels keep the latents of the image, seed {FLAGS.seed}"
+    return Drawing(rows, title, notes, row_labels, columns, 0)
 
 
 def draw_components(glow: "Glow") -> Drawing:
@@ -165,12 +168,12 @@ def draw_components(glow: "Glow") -> Drawing:
             components.scores[:, :2],
             labels if names else None,
             names,
-            caption=f"{len(chosen)} {source} by their first two principal components\n{notes}",
+            caption=f"{len(chosen):,} {source} by their first two principal components\n{notes}",
             axis_names=[f"component {i + 1}, {shares[i]} (in standard deviations σ)" for i in range(2)],
         )
 
     row_labels = [f"component {index}\n{share}" for index, share in enumerate(shares, 1)]
-    title = f"{counted(count, 'principal component')} of the latents of {len(chosen)} {source}"
+    title = f"{counted(count, 'principal component')} of the latents of {len(chosen):,} {source}"
     notes = "columns: standard deviations σ from the mean"
     return Drawing(rows, title, notes, row_labels, columns, middle, scatter=scatter if count > 1 else None)
 
@@ -198,22 +201,32 @@ def strengths_with_zero(largest: float, middle_label: str, unit: str = "") -> tu
     return strengths, labels, middle
 
 
-def class_names(glow: "Glow") -> list[str]:
+def class_names(model: "Glow | app.Weights") -> list[str]:
     """The class names of a class-conditional model."""
-    from glow_tf.evaluation import ood
-
-    return [ood.class_name(glow, index) for index in range(glow.config.num_classes)]
+    return metadata.class_names(model.metadata, model.config.num_classes)
 
 
-def chosen_label(glow: "Glow") -> int | None:
+def chosen_label(model: "Glow | app.Weights") -> int | None:
     """The index of --label, or None without it."""
     if FLAGS.label is None:
         return None
-    if not glow.config.num_classes:
+    if not model.config.num_classes:
         raise InputError(
             f"--label is {printable(FLAGS.label)!r}, but this model has no classes; train one with --conditional"
         )
-    return attribute.index_of_class(FLAGS.label, class_names(glow), "--label")
+    return attribute.index_of_class(FLAGS.label, class_names(model), "--label")
+
+
+def check_model(model: "app.Weights") -> None:
+    """Raises InputError for flags that contradict the model, and for missing data, before TensorFlow is imported."""
+    chosen_label(model)
+    if FLAGS.mode == "interpolate" and FLAGS.images and images.count(FLAGS.images) < 2:
+        raise InputError("an interpolation needs pairs of images; name two of them with --images")
+    if FLAGS.mode == "attribute":
+        attribute.check_model(model)
+    reads_data = FLAGS.mode not in ("samples", "temperature") and not FLAGS.images
+    if reads_data or any(value.startswith(images.TEST) for value in FLAGS.images or ()):
+        images.check_data(model)
 
 
 def common_labels(glow: "Glow", count: int) -> list[int] | None:
@@ -222,13 +235,6 @@ def common_labels(glow: "Glow", count: int) -> list[int] | None:
     With a single label, whichever it is, the latents of all classes are comparable and decode inverts encode.
     """
     return [chosen_label(glow) or 0] * count if glow.config.num_classes else None
-
-
-def chosen_data(glow: "Glow") -> "ImageData":
-    """The data set that `test:` and `class:` refer to."""
-    from glow_tf.data import image_data
-
-    return image_data.of_model(glow, FLAGS.dataset, data_dir=FLAGS.data_dir, download=FLAGS.download)
 
 
 def chosen_images(glow: "Glow", count: int, at_least: int = 1) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
@@ -243,11 +249,9 @@ def chosen_images(glow: "Glow", count: int, at_least: int = 1) -> tuple[np.ndarr
     from glow_tf.evaluation import metrics
 
     if FLAGS.images:
-        named = images.read(FLAGS.images, glow.config, lambda: chosen_data(glow))
-        if FLAGS.n or any(map(os.path.isdir, FLAGS.images)):
-            named = images.NamedImages(named.images[:count], named.labels[:count], named.names[:count])
+        named = images.read(FLAGS.images, glow, count if FLAGS.n or any(map(os.path.isdir, FLAGS.images)) else None)
     else:
-        data = chosen_data(glow)
+        data = images.data_of(glow)
         split, name = data.test, "test"
         if split.num_images < at_least:
             split, name = data.train, "train"
@@ -271,10 +275,10 @@ def images_for_components(glow: "Glow") -> tuple[np.ndarray, np.ndarray, str, Se
     count = FLAGS.n or attribute.MAX_IMAGES
     names: Sequence[str] = ()
     if FLAGS.images:
-        named = images.read(FLAGS.images, glow.config, lambda: chosen_data(glow))
-        chosen, labels, source = named.images[:count], named.labels[:count], "images"
+        named = images.read(FLAGS.images, glow, count)
+        chosen, labels, source = named.images, named.labels, "images"
     else:
-        data = chosen_data(glow)
+        data = images.data_of(glow)
         chosen, labels = data.test.random_subset(count, seed=0)
         source, names = "test images", data.class_names
         if len(chosen) <= FLAGS.components and len(chosen) < count:

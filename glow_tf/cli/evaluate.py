@@ -20,15 +20,25 @@ to be as likely.
 
 import os
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from glow_tf import pretrained
 from glow_tf._files import printable
-from glow_tf.cli import app, defaults
+from glow_tf.cli import app
 from glow_tf.cli import images as named_images
 from glow_tf.data import registry
 from glow_tf.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from glow_tf.data.dataset import ArrayDataset, StreamingDataset
+    from glow_tf.data.image_data import ImageData
+    from glow_tf.evaluation.metrics import SplitResult
+    from glow_tf.evaluation.ood import Scores
+    from glow_tf.glow import Glow
 
 FLAGS = flags.FLAGS
 
@@ -53,49 +63,43 @@ LATENT_IMAGES = 512
 MAX_ROWS = 20
 
 
-def main(arguments):
+def main(arguments: Sequence[str]) -> int:
     """Scores a test split, or single images where --images names some; returns the exit status."""
+    check_flags(arguments)
+    weights = app.find_weights(FLAGS.weights, needs_data=True)
+    if FLAGS.images is None or reads_test_split():
+        named_images.check_data(weights)
+    app.import_tensorflow()
+    from glow_tf.glow import Glow
+
+    glow = Glow.load(weights.path)
+    return evaluate_split(glow, weights.note) if FLAGS.images is None else score_images(glow, weights.note)
+
+
+def check_flags(arguments: Sequence[str]) -> None:
+    """Raises InputError for invalid combinations of flags, and then for files and data sets that do not exist."""
     if arguments:
         raise InputError(f"unexpected argument {arguments[0]!r}; a weights file is named by --weights")
     if FLAGS.images is None and (FLAGS.csv or FLAGS.html):
         raise InputError("--csv and --html are for scores of single images; name the images with --images")
     if FLAGS.csv and FLAGS.html and os.path.abspath(FLAGS.csv) == os.path.abspath(FLAGS.html):
         raise InputError(f"--csv and --html are both {FLAGS.csv}; name two files")
+    app.check_output("csv")
+    app.check_output("html")
     if FLAGS.images is not None:
         named_images.check(FLAGS.images)
-        reads_test_split = any(value.startswith(named_images.TEST) for value in FLAGS.images)
-        if FLAGS.dataset is not None and not reads_test_split:
+        if FLAGS.dataset is not None and not reads_test_split():
             raise InputError("--dataset evaluates a whole split and --images scores single images; use one of them")
     if FLAGS.dataset is not None:
         registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
-    path, _ = pretrained.find(FLAGS.weights, defaults.RUNS, needs_data=True)
-    app.import_tensorflow()
-    from glow_tf.glow import Glow
-
-    glow = Glow.load(path)
-    return evaluate_split(glow, path) if FLAGS.images is None else score_images(glow, path)
 
 
-def load_data(glow, path):
-    """The ImageData of --dataset, or else of the data set in the weights' metadata, which must be a prepared one."""
-    from glow_tf.data import image_data
-
-    name = FLAGS.dataset or glow.metadata.get("dataset")
-    if not isinstance(name, str):
-        raise InputError(f"{path} does not record its training data; name the data with --dataset")
-    if FLAGS.dataset is None and (registry.is_path(name) or registry.is_folder(name)):
-        raise InputError(f"{path} was trained on a folder; to read it, add --dataset {printable(name)}")
-    height, width, channels = glow.config.image_shape
-    return image_data.load(
-        name,
-        data_dir=FLAGS.data_dir,
-        image_size=(height, width),
-        channels=channels,
-        download=FLAGS.download and FLAGS.dataset is not None,
-    )
+def reads_test_split() -> bool:
+    """Whether --images names images of the test split."""
+    return any(value.startswith(named_images.TEST) for value in FLAGS.images)
 
 
-def report_conversion(glow, name):
+def report_conversion(glow: "Glow", name: str) -> None:
     """Prints a note if the images of a data set do not have the model's shape."""
     from glow_tf.data import tfds
 
@@ -111,18 +115,18 @@ def report_conversion(glow, name):
         print(f"the images of {name} are {size}; they are converted to {model_input(glow)}, the input of this model")
 
 
-def model_input(glow):
+def model_input(glow: "Glow") -> str:
     """Size and colours of a model's images in words, such as "32x32 RGB"."""
     height, width, channels = glow.config.image_shape
     return f"{height}x{width} {('grey', 'grey and alpha', 'RGB', 'RGBA')[channels - 1]}"
 
 
-def evaluate_split(glow, path):
+def evaluate_split(glow: "Glow", weights: str) -> int:
     """Prints bits/dim, accuracy, levels and round trip of the test split; returns the exit status."""
     from glow_tf.data.dataset import ArrayDataset
     from glow_tf.evaluation import metrics
 
-    data = load_data(glow, path)
+    data = named_images.data_of(glow)
     check_classes(glow, data)
     split = data.test
     if FLAGS.eval_images is not None and FLAGS.eval_images < split.num_images:
@@ -132,7 +136,7 @@ def evaluate_split(glow, path):
     if explain_not_finite(glow, bits, split):
         return 1
     summary = metrics.describe(bits.mean(), metrics.standard_error(bits), len(bits))
-    print(f"{summary} of {data.name} ({path})")
+    print(f"{summary} of {data.name} ({weights})")
     report_conversion(glow, data.name)
     if len(bits) < data.test.num_images:
         print(f"a random subset of the {data.test.num_images:,} test images")
@@ -149,7 +153,7 @@ def evaluate_split(glow, path):
     return 0
 
 
-def explain_not_finite(glow, bits, split):
+def explain_not_finite(glow: "Glow", bits: "np.ndarray", split: "ArrayDataset | StreamingDataset") -> bool:
     """Prints an error and returns True if some bits/dim of a split are not finite."""
     import numpy as np
 
@@ -167,7 +171,7 @@ def explain_not_finite(glow, bits, split):
     return True
 
 
-def print_classes(result, names):
+def print_classes(result: "SplitResult", names: Sequence[str]) -> None:
     """Prints images, bits/dim and accuracy of the first classes."""
     if len(names) < 2:
         return
@@ -180,7 +184,7 @@ def print_classes(result, names):
         print(f"... and {len(rows) - MAX_ROWS} more classes")
 
 
-def print_levels(glow, bits, split):
+def print_levels(glow: "Glow", bits: "np.ndarray", split: "ArrayDataset | StreamingDataset") -> None:
     """Prints each level's share of the bits/dim `bits` [L] and how close its latents are to N(0, 1)."""
     from glow_tf.dequantization import NoiseStream
     from glow_tf.evaluation import metrics
@@ -199,7 +203,7 @@ def print_levels(glow, bits, split):
     print(f"(z of {len(images)} images; the distance is the Kolmogorov-Smirnov statistic)")
 
 
-def check_classes(glow, data):
+def check_classes(glow: "Glow", data: "ImageData") -> None:
     """Raises InputError unless the classes of the images are those of the model."""
     if not glow.config.num_classes:
         return
@@ -212,22 +216,22 @@ def check_classes(glow, data):
         )
 
 
-def score_images(glow, path):
+def score_images(glow: "Glow", weights: str) -> int:
     """Prints or writes the scores of the images of --images; returns the exit status."""
     import numpy as np
 
     from glow_tf.data.dataset import ArrayDataset
     from glow_tf.evaluation import metrics, ood
 
-    read = named_images.read(FLAGS.images, glow.config, lambda: load_data(glow, path))
+    read = named_images.read(FLAGS.images, glow)
     scores = ood.score(glow, read.images, read.names, FLAGS.draws, FLAGS.seed)
     if FLAGS.csv:
         ood.write_csv(FLAGS.csv, scores)
     if FLAGS.html:
-        ood.write_html(FLAGS.html, scores, read.images, f"{', '.join(FLAGS.images)}, scored by {path}")
+        ood.write_html(FLAGS.html, scores, read.images, f"{', '.join(FLAGS.images)}, scored by {weights}")
     bits, corrected = scores.columns["bits_per_dim"], scores.columns["corrected_bits_per_dim"]
     summary = metrics.describe(bits.mean(), metrics.standard_error(bits), len(bits), "images")
-    print(f"{summary}, {corrected.mean():+.4f} against PNG or WebP ({path})")
+    print(f"{summary}, {corrected.mean():+.4f} against PNG or WebP ({weights})")
     report_conversions(glow, read.names)
     if any(registry.is_same_folder(glow.metadata.get("dataset"), folder) for folder in FLAGS.images):
         print("this model was trained on most of these images: new images of the same type would score worse")
@@ -241,7 +245,7 @@ def score_images(glow, path):
     return int(explain_not_finite(glow, bits, ArrayDataset(read.images, np.maximum(read.labels, 0))))
 
 
-def report_conversions(glow, names):
+def report_conversions(glow: "Glow", names: Sequence[str]) -> None:
     """Prints how many image files differ from the model's size or colours, and the largest of them."""
     from PIL import Image
 
@@ -264,23 +268,20 @@ def report_conversions(glow, names):
         )
 
 
-def print_scores(scores):
+def print_scores(scores: "Scores") -> None:
     """Prints the scores of the first images, a line each."""
-    from glow_tf.evaluation import ood
-
-    titles = [ood.COLUMNS[name][0] for name in scores.columns]
+    titles = [name.replace("_", " ") for name in scores.columns]
     print(*titles, "file", sep="  ")
     for name, *values in list(zip(scores.names, *scores.columns.values(), strict=True))[:MAX_ROWS]:
-        cells = (_cell(title, value) for title, value in zip(titles, values, strict=True))
+        cells = (
+            f"{value:>{len(title)}}" if isinstance(value, str) else f"{value:{len(title)}.4f}"
+            for title, value in zip(titles, values, strict=True)
+        )
         print(*cells, printable(name), sep="  ")
     if len(scores.names) > MAX_ROWS:
         print(f"... and {len(scores.names) - MAX_ROWS:,} more; --csv FILE writes all")
 
 
-def _cell(title, value):
-    return f"{value:>{len(title)}}" if isinstance(value, str) else f"{value:{len(title)}.4f}"
-
-
-def run():
+def run() -> None:
     """Runs the command with the arguments of the command line; does not return."""
-    app.run(main, __doc__)
+    app.run(main, __doc__ or "")

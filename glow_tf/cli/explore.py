@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
-from glow_tf import pretrained
+from glow_tf import _progress
 from glow_tf._files import check_file, printable
-from glow_tf.cli import app, defaults
+from glow_tf.cli import app
 from glow_tf.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,17 +51,18 @@ def main(arguments: list[str]) -> None:
         )
     for file in files.values():
         check_file(file, "direction")
-    path, _ = pretrained.find(FLAGS.weights, defaults.RUNS, needs_data=True)
+    weights = app.find_weights(FLAGS.weights, needs_data=True)
     app.import_tensorflow()
     from glow_tf.demo import page
     from glow_tf.demo.explorer import Explorer
     from glow_tf.evaluation import editing
     from glow_tf.glow import Glow
 
-    glow = Glow.load(path)
-    directions = {name: editing.load_direction(file, glow) for name, file in files.items()}
-    explorer = Explorer(glow, data_of(glow), directions)
-    server = page.serve(explorer, f"glow_tf: {app.model_name(path)}", HOST, FLAGS.port)
+    with _progress.brief("starting the page"):
+        glow = Glow.load(weights.path)
+        directions = {name: editing.load_direction(file, glow) for name, file in files.items()}
+        explorer = Explorer(glow, data_of(glow), directions)
+        server = page.serve(explorer, f"glow_tf: {weights.note}", HOST, FLAGS.port)
     print(server.local_url, flush=True)
     threading.Event().wait()
 

@@ -2,18 +2,24 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from absl import flags
 
+from glow_tf import _progress
 from glow_tf._files import check_file, printable
-from glow_tf.data import registry
+from glow_tf.cli import app
+from glow_tf.data import listing, registry
 from glow_tf.errors import InputError
 
 if TYPE_CHECKING:
     from glow_tf.config import GlowConfig
     from glow_tf.data.image_data import ImageData
+    from glow_tf.glow import Glow
+
+FLAGS = flags.FLAGS
 
 HELP = "An image file, a folder of images, or images of the test split such as test:0,5,17; may be repeated."
 
@@ -41,39 +47,65 @@ def check(values: Sequence[str]) -> None:
     """Checks the values of `--images` without importing TensorFlow.
 
     Raises:
-        InputError: a file or folder does not exist, or `test:` is not followed by a list of numbers.
+        InputError: a file or folder does not exist, a folder holds no image, or `test:` is not followed by a list of
+            numbers.
     """
     for value in values:
         if value.startswith(TEST):
             indices(value)
         elif os.path.isdir(value):
-            registry.check_folder(value)
+            listing.check_not_empty(registry.check_folder(value))
         else:
             check_file(value, "image file")
 
 
-def read(values: Sequence[str], config: "GlowConfig", data: Callable[[], "ImageData"]) -> NamedImages:
+def count(values: Sequence[str]) -> int:
+    """The number of images that the values of `--images` name."""
+    return sum(
+        len(indices(value))
+        if value.startswith(TEST)
+        else len(listing.find_images(value)[0])
+        if os.path.isdir(value)
+        else 1
+        for value in values
+    )
+
+
+def check_data(model: "app.Weights") -> None:
+    """Raises InputError if the data set of `data_of` is missing, without importing TensorFlow."""
+    name = FLAGS.dataset or registry.check_recorded(model.metadata.get("dataset"), FLAGS.data_dir)
+    registry.check_data_set(name, FLAGS.data_dir, FLAGS.download and FLAGS.dataset is not None)
+
+
+def data_of(glow: "Glow") -> "ImageData":
+    """The data set of --dataset, or the one that a model was trained on, in the size of its images."""
+    from glow_tf.data import image_data
+
+    return image_data.of_model(glow, FLAGS.dataset, data_dir=FLAGS.data_dir, download=FLAGS.download)
+
+
+def read(values: Sequence[str], glow: "Glow", limit: int | None = None) -> NamedImages:
     """Reads the images that the values of `--images` name, cropped and resized for a model.
 
     Args:
         values: the flag's values.
-        config: the configuration of the model.
-        data: returns the data set whose test split `test:` refers to; called only if it is needed.
+        glow: the model.
+        limit: the largest number of images of a folder, and in all. Default: no limit.
 
     Raises:
         InputError: an image cannot be read, or the test split has no image with that number.
     """
-    groups = [_read(value, config, data) for value in values]
+    groups = [_read(value, glow, limit) for value in values]
     images, labels = (np.concatenate([getattr(group, part) for group in groups]) for part in ("images", "labels"))
-    return NamedImages(images, labels, tuple(name for group in groups for name in group.names))
+    names = tuple(name for group in groups for name in group.names)
+    return NamedImages(images[:limit], labels[:limit], names[:limit])
 
 
-def _read(value: str, config: "GlowConfig", data: Callable[[], "ImageData"]) -> NamedImages:
-    from glow_tf.data import image_data, image_folder
+def _read(value: str, glow: "Glow", limit: int | None) -> NamedImages:
+    from glow_tf.data import image_data
 
-    height, width, channels = config.image_shape
     if value.startswith(TEST):
-        split, numbers = data().test, indices(value)
+        split, numbers = data_of(glow).test, indices(value)
         if max(numbers) >= split.num_images:
             raise InputError(
                 f"--images is {printable(value)!r}; the test split has {split.num_images} images, so numbers can be "
@@ -82,11 +114,22 @@ def _read(value: str, config: "GlowConfig", data: Callable[[], "ImageData"]) -> 
         images, labels = image_data.pick(split, numbers)
         return NamedImages(images, labels, tuple(f"{TEST}{number}" for number in numbers))
     if os.path.isdir(value):
-        folder = image_folder.read_folder(value, image_size=(height, width), channels=channels)
-        images, names = folder.images, tuple(os.path.join(value, path) for path in folder.paths)
+        images, names = read_folder(value, glow.config, limit)
     else:
-        images, names = read_file(value, config)[np.newaxis], (value,)
+        images, names = read_file(value, glow.config)[np.newaxis], (value,)
     return NamedImages(images, np.full(len(images), UNKNOWN, np.int32), names)
+
+
+def read_folder(folder: str, config: "GlowConfig", limit: int | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(uint8 [N, H, W, C], paths) of the images of a folder, or of its first `limit` images, which is said."""
+    from glow_tf.data import image_folder
+
+    found = count([folder])
+    if limit is not None and limit < found:
+        _progress.line(f"the first {limit:,} of {found:,} images in {printable(folder)} are used")
+    height, width, channels = config.image_shape
+    read = image_folder.read_folder(folder, image_size=(height, width), channels=channels, limit=limit)
+    return read.images, tuple(os.path.join(folder, path) for path in read.paths)
 
 
 def read_file(path: str | os.PathLike, config: "GlowConfig") -> np.ndarray:

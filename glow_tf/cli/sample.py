@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags, logging
 
-from glow_tf import pretrained
+from glow_tf import _progress
 from glow_tf._files import printable
 from glow_tf.cli import app, attribute, defaults, drawings, images
 from glow_tf.data import registry
@@ -85,36 +85,44 @@ def main(arguments: list[str]) -> None:
     """Draws the picture that the flags describe."""
     check_flags(arguments)
     needs_data = FLAGS.mode not in ("samples", "temperature") and FLAGS.data_dir is None
-    path, which = pretrained.find(FLAGS.weights, defaults.RUNS, needs_data)
+    weights = app.find_weights(FLAGS.weights, needs_data)
+    drawings.check_model(weights)
     app.import_tensorflow()
-    from glow_tf.evaluation import visualization
     from glow_tf.glow import Glow
 
-    glow = Glow.load(path)
     if FLAGS.seed is None:
         FLAGS["seed"].value = int(np.random.default_rng().integers(2**31))
-    model = app.model_name(path)
-    out = FLAGS.out or f"{FLAGS.mode}.png"
-    drawing = drawings.DRAW[FLAGS.mode](glow)
-    caption = f"{drawing.title}\n{', '.join(filter(None, [f'Model: {model}', drawing.notes]))}"
-    columns = drawing.images.shape[1] if drawing.images.ndim == 5 else None
+    with _progress.brief("drawing"):
+        written = save(drawings.DRAW[FLAGS.mode](Glow.load(weights.path)), weights)
+    print("\n".join(written))
+
+
+def save(drawing: drawings.Drawing, weights: app.Weights) -> list[str]:
+    """Writes the picture, and the scatter plot and the animation that belong to it; returns a line about each."""
+    from glow_tf.evaluation import visualization
+
+    steps = weights.metadata.get("step")
+    model = f"Model: {weights.title}" + ("" if steps is None else f", trained {steps:,} steps")
+    caption = f"{drawing.title}\n{'; '.join(filter(None, [model, drawing.notes]))}"
     picture = visualization.labelled_grid(
         drawing.images.reshape(-1, *drawing.images.shape[-3:]),
         caption=caption,
         row_labels=drawing.row_labels,
         column_labels=drawing.column_labels,
-        columns=columns,
+        columns=drawing.images.shape[1] if drawing.images.ndim == 5 else None,
         marked_column=drawing.marked_column,
     )
+    out = FLAGS.out or f"{FLAGS.mode}.png"
+    stem, ending = os.path.splitext(out)
     visualization.save_image(out, picture)
-    print(f"{out}: {drawing.title} ({path}, {which})")
+    written = [f"{out}: {drawing.title} ({weights.note})"]
     if drawing.scatter:
-        stem, ending = os.path.splitext(out)
-        visualization.save_image(f"{stem}-scatter{ending}", drawing.scatter(f"Model: {model}"))
-        print(f"{stem}-scatter{ending}: the images by the first two components")
+        visualization.save_image(f"{stem}-scatter{ending}", drawing.scatter(model))
+        written.append(f"{stem}-scatter{ending}: the images by the first two components")
     if FLAGS.gif:
-        visualization.save_gif(_gif_path(out), frames_of(drawing, caption))
-        print(f"{_gif_path(out)}: the animation")
+        visualization.save_gif(f"{stem}.gif", frames_of(drawing, caption))
+        written.append(f"{stem}.gif: the animation")
+    return written
 
 
 def check_flags(arguments: Sequence[str]) -> None:
@@ -131,7 +139,9 @@ def check_flags(arguments: Sequence[str]) -> None:
         raise InputError(f"--temp is {FLAGS.temp}; it must be from 0 to 100, 0.7 is usual")
     if FLAGS.temp > HIGH_TEMPERATURE:
         logging.warning(
-            "--temp %g is far above 1, the model itself; lower --temp if the samples look like noise", FLAGS.temp
+            "--temp %g is high: at 1 samples follow the model's own distribution, far above it they look like noise; "
+            "lower --temp",
+            FLAGS.temp,
         )
     if not -1000 <= FLAGS.strength <= 1000:
         raise InputError(f"--strength is {FLAGS.strength}; it must be from -1000 to 1000, 1 is usual")
@@ -141,6 +151,8 @@ def check_flags(arguments: Sequence[str]) -> None:
         from glow_tf.evaluation import visualization
 
         visualization.check_image_path(FLAGS.out)
+        app.check_output("out")
+    app.check_output("save_direction")
     if FLAGS.mode == "attribute":
         attribute.check_flags()
     images.check(FLAGS.images or ())
@@ -164,10 +176,6 @@ def frames_of(drawing: drawings.Drawing, caption: str) -> list[np.ndarray]:
             frame = visualization.labelled_grid(content, caption=f"{caption}\n{label}")
         frames.append(frame)
     return frames
-
-
-def _gif_path(out: str) -> str:
-    return os.path.splitext(out)[0] + ".gif"
 
 
 def run() -> None:

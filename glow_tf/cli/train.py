@@ -15,24 +15,22 @@ worker is gone and all must be restarted.
 """
 
 import contextlib
-import dataclasses
 import math
 import os
 import re
 import shlex
 import sys
-import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 
-from glow_tf import pretrained
 from glow_tf._files import printable
-from glow_tf.cli import app, defaults
+from glow_tf.cli import app, defaults, options
 from glow_tf.config import COUPLINGS, MAX_CHANNELS, MAX_LEVELS, MAX_SIDE, PERMUTATIONS, PIXELS, GlowConfig, TrainConfig
 from glow_tf.data import registry
 from glow_tf.errors import InputError
+from glow_tf.training import settings
 from glow_tf.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -70,11 +68,6 @@ flags.DEFINE_enum("communication", "auto", ["auto", "ring", "nccl"], "Protocol b
 flags.DEFINE_string("run_dir", None, "Folder of the run. Default: runs/<preset or data set>.")
 flags.DEFINE_bool("fresh", False, "Start over; an earlier run in the same folder is archived.")
 
-OPTIONS = {field.name: field for field in dataclasses.fields(TrainConfig)}
-
-# Options whose defaults a data set or preset overrides; `--help` shows them in a table.
-REPLACED = {name for row in (*defaults.DATASETS.values(), defaults.OTHER, *defaults.PRESETS.values()) for name in row}
-
 # Flags that change no weight: equal runs in two folders write equal weights files.
 NOT_RECORDED = ("data_dir", "download", "evaluate_every", "fresh", "keep", "run_dir")
 
@@ -84,9 +77,9 @@ FEW_TEST_IMAGES = 20
 
 def _define_options() -> None:
     """Defines a flag for each field of TrainConfig; None stands for the default of the data set."""
-    for name, field in OPTIONS.items():
+    for name, field in options.TRAINING.items():
         text = field.metadata["doc"]
-        if name in REPLACED:
+        if name in options.OVERRIDDEN:
             text += " Default: see the table."
         elif field.default not in (None, False):
             text += f" Default: {field.default}."
@@ -105,39 +98,16 @@ _define_options()
 
 def usage() -> str:
     """The text that `--help` prints before the flags."""
-    data_sets = {"every data set": _standard(), **defaults.DATASETS, "others, folders": defaults.OTHER}
-    names = [name for name in _standard() if name in REPLACED]
-    lines = ["Defaults, some of which a data set overrides:", *_table(data_sets, names), ""]
-    return "\n".join([__doc__, *lines, "Presets:", *_table(defaults.PRESETS, names)])
-
-
-def _table(rows: Mapping[str, Mapping[str, Any]], names: list[str]) -> list[str]:
-    lines = []
-    for title, settings in rows.items():
-        text = " ".join(f"{name}={_shown(settings[name])}" for name in names if name in settings)
-        lines += textwrap.wrap(
-            text, app.HELP_WIDTH, initial_indent=f"  {title:24}", subsequent_indent=" " * 26, break_on_hyphens=False
-        )
-    return lines
-
-
-def _standard() -> dict[str, Any]:
-    return defaults.MODEL | {name: field.default for name, field in OPTIONS.items()}
-
-
-def _shown(value: Any) -> str:
-    if value == defaults.HALF_OF_THE_RUN:
-        return "half"
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    return f"{__doc__}\n{options.table(app.HELP_WIDTH)}"
 
 
 def main(arguments: list[str]) -> int:
     """Trains the model that the flags describe; returns the exit status."""
     with _naming_flags():
         model, config = _check_flags(arguments)
-        weights = pretrained.find(FLAGS.weights, defaults.RUNS)[0] if FLAGS.weights else None
-        registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
-        run = _run_directory()
+        weights = app.find_weights(FLAGS.weights) if FLAGS.weights else None
+        kind = registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
+        run = _run_directory(_known_settings(model, weights, kind) | config.fixed() | {"dataset": FLAGS.dataset})
         tf = app.import_tensorflow(starts_devices=FLAGS.strategy != "multi_worker")
         if config.jit_compile and not tf.config.list_physical_devices("GPU"):
             raise InputError("--jit_compile needs a GPU: on CPUs it makes steps many times slower")
@@ -169,17 +139,13 @@ def _check_flags(arguments: list[str]) -> tuple[dict[str, Any], TrainConfig]:
         raise InputError(f"unexpected argument {printable(arguments[0])}; --dataset names the data set")
     for name in ("dataset", "data_dir", "weights", "run_dir"):
         _check_utf8(name, FLAGS[name].value or "")
-    preset = defaults.PRESETS.get(FLAGS.preset, {})
     for name in ("dataset", "img_size"):
         if FLAGS.preset and not FLAGS[name].present:
-            FLAGS[name].value = preset[name]
-    named = preset or defaults.DATASETS.get(FLAGS.dataset, defaults.OTHER)
-    settings: dict[str, Any] = {
-        name: FLAGS[name].value if FLAGS[name].value is not None else named.get(name, standard)
-        for name, standard in _standard().items()
-    }
-    config = TrainConfig(**{name: settings[name] for name in OPTIONS})
-    model = {name: settings[name] for name in defaults.MODEL} | {"classifier": config.weight_y > 0}
+            FLAGS[name].value = defaults.PRESETS[FLAGS.preset][name]
+    given = {name: FLAGS[name].value for name in (*options.STANDARD, "img_size")}
+    chosen = options.for_run(FLAGS.preset, FLAGS.dataset, given)
+    config = TrainConfig(**{name: chosen[name] for name in options.TRAINING})
+    model = {name: chosen[name] for name in defaults.MODEL} | {"classifier": config.weight_y > 0}
     if FLAGS.weights:
         present = [f"--{name}" for name in defaults.MODEL if FLAGS[name].value is not None]
         if present:
@@ -188,9 +154,21 @@ def _check_flags(arguments: list[str]) -> tuple[dict[str, Any], TrainConfig]:
         if config.weight_y and not model["conditional"]:
             raise InputError(f"--weight_y is {config.weight_y:g}, which needs --conditional")
         # If the image size is still unknown, use one that is divisible at every level.
-        side = FLAGS.img_size or named.get("img_size", 2**MAX_LEVELS)
+        side = chosen.get("img_size", 2**MAX_LEVELS)
         model_config(model, (side, side, FLAGS.channel_size or 1), num_classes=2)
     return model, config
+
+
+def _known_settings(model: Mapping[str, Any], weights: app.Weights | None, kind: str) -> dict[str, Any]:
+    """The settings of the model that a run records, as far as they are known without its data."""
+    if weights is not None:
+        return {"model": weights.config.to_dict()}
+    channels = FLAGS.channel_size or (3 if kind == "folder" else 0)
+    side = FLAGS.img_size or 2**MAX_LEVELS
+    known = model_config(model, (side, side, channels or 1), num_classes=2).to_dict()
+    unknown = [] if FLAGS.img_size and channels else ["image_shape"]
+    unknown += ["num_classes"] if model["conditional"] else []
+    return {"model": {name: value for name, value in known.items() if name not in unknown}}
 
 
 def _check_utf8(name: str, value: str) -> None:
@@ -200,18 +178,24 @@ def _check_utf8(name: str, value: str) -> None:
         raise InputError(f"--{name} is {printable(value)}, which is not UTF-8; rename it") from None
 
 
-def _run_directory() -> RunDirectory:
-    """The run's directory; refuses one that another trainer uses before TensorFlow is imported, which takes seconds."""
+def _run_directory(known: Mapping[str, Any]) -> RunDirectory:
+    """The run's directory, if no other trainer uses it and no run with other settings is there.
+
+    Args:
+        known: those of the run's settings that are known without importing TensorFlow, which takes seconds.
+    """
     run = RunDirectory(FLAGS.run_dir or os.path.join(defaults.RUNS, FLAGS.preset or run_name(FLAGS.dataset)))
     if FLAGS.strategy != "multi_worker":
         if FLAGS.fresh:
             run.check_movable()
+        elif run.has_saved():
+            settings.compare(run, known)
         run.check_unused()
         run.check_writable(0)
     return run
 
 
-def _build(model: Mapping[str, Any], config: TrainConfig, weights: Any) -> tuple["Trainer", "ImageData"]:
+def _build(model: Mapping[str, Any], config: TrainConfig, weights: app.Weights | None) -> tuple["Trainer", "ImageData"]:
     """Loads the images and creates the trainer with its model."""
     from glow_tf.data import image_data
     from glow_tf.glow import Glow
@@ -236,7 +220,7 @@ def _build(model: Mapping[str, Any], config: TrainConfig, weights: Any) -> tuple
         raise InputError(f"--conditional needs classes; {images.name} has neither labels nor one folder per class")
     with strategy.scope():
         if weights is not None:
-            glow = Glow.load(weights)
+            glow = Glow.load(weights.path)
         else:
             glow = Glow(model_config(model, images.image_shape, len(images.class_names)), seed=config.seed)
     check_data_fits(images, glow.config)
@@ -283,7 +267,7 @@ def _announce(trainer: "Trainer", images: "ImageData", run: RunDirectory) -> Non
         f"{images.name}: {images.train.num_images} training and {images.test.num_images} test images of "
         f"{'x'.join(map(str, config.image_shape))}; K={config.num_steps}, L={config.num_levels}, "
         f"{trainer.glow.num_parameters:,} parameters; "
-        + (f"writing to {run.path}" if workers.is_chief else f"worker {workers.index} follows the chief"),
+        + (f"run directory {run.path}" if workers.is_chief else f"worker {workers.index} follows the chief"),
         flush=True,
     )
     if workers.is_chief and images.test.num_images < FEW_TEST_IMAGES:
@@ -332,7 +316,7 @@ def _naming_flags() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        names = "|".join([*defaults.MODEL, *OPTIONS, "image_size", "channels"])
+        names = "|".join([*options.STANDARD, "image_size", "channels"])
         message = re.sub(rf"(?:\bmodel\.)?(?<![\w-])({names})(?= (?:is|was) )", r"--\1", str(error))
         raise InputError(re.sub(r"\bmodel\.(?=num_)", "", message)) from error
 

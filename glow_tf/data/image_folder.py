@@ -47,6 +47,7 @@ def read_folder(
     image_size: tuple[int, int] | None = None,
     channels: int = 3,
     max_bad: float = MAX_BAD,
+    limit: int | None = None,
 ) -> FolderImages:
     """Reads every image under a folder.
 
@@ -64,6 +65,7 @@ def read_folder(
             which must be the same for all.
         channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; see `image_file.to_mode`.
         max_bad: share of bad files, from 0 to 1, above which the folder is refused.
+        limit: only the first images, in the sorted order of their paths, are read. Default: all.
 
     Raises:
         InputError: if the folder does not exist, holds no image, too many bad files or images of several sizes
@@ -82,7 +84,7 @@ def read_folder(
     root = registry.check_folder(folder)
     listing.check_not_empty(root)
     files, bad = listing.find_images(root)
-    images, paths, unreadable = _decode_all(root, files, image_size, channels)
+    images, paths, unreadable = _decode_all(root, files[:limit], image_size, channels)
     _report_bad(root, sorted(bad + unreadable), len(paths), max_bad)
     labels, class_names = listing.classes(paths)
     return FolderImages(images, labels, class_names, tuple(paths))

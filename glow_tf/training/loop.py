@@ -227,6 +227,7 @@ class _Loop:
             check=self._check,
             try_to_save=self._try_to_save,
         )
+        self._is_first_step = True  # of this process
         self._unsaved: set[str] = set()
         self._last_save = time.monotonic()
 
@@ -254,7 +255,7 @@ class _Loop:
         step, is_last = self._trainer.step_count, self._trainer.step_count >= self._total
         if step <= self._record.reported_step or not (is_last or step % self._steps_per_evaluation == 0):
             return None
-        with self.reporter.pause():
+        with self.reporter.pause(), _progress.brief("evaluating"):
             result = self._evaluator.evaluate(is_last)
             self._run.check_lock()
             self.reporter.flush()
@@ -270,7 +271,9 @@ class _Loop:
         while True:
             self._chief.announce_step()
             images, labels = self._batches.batch(trainer.step_count)
-            metrics = {name: value.numpy() for name, value in trainer.train_step(images, labels).items()}
+            with _progress.brief("tracing the training step") if self._is_first_step else contextlib.nullcontext():
+                metrics = {name: value.numpy() for name, value in trainer.train_step(images, labels).items()}
+            self._is_first_step = False
             self._report_step(metrics)
             if self._recovery.after_step(metrics["is_finite"], images, labels):
                 self._chief.values_changed()

@@ -52,8 +52,22 @@ def check(run: RunDirectory, settings: Mapping[str, Any], batch_size: int) -> st
         the run's identifier; "" for runs of earlier versions.
 
     Raises:
-        InputError: if settings differ (the message names each and both values), or if the images changed so that the
-            run cannot be resumed.
+        InputError: as `compare`, or if the images changed so that the run cannot be resumed.
+    """
+    before = compare(run, settings)
+    if isinstance(before.get("images"), dict):
+        _check_images(run, before, settings["images"], batch_size)
+    return str(before.get("run_id", ""))
+
+
+def compare(run: RunDirectory, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Compares settings, all or some of them, with those that the run began with; images are left out.
+
+    Returns:
+        what the run recorded.
+
+    Raises:
+        InputError: if settings differ; the message names each and both values.
     """
     before = run.read_json(run.settings)
     old = _defaults() | _flat({name: value for name, value in before.items() if name != "images"})
@@ -68,9 +82,7 @@ def check(run: RunDirectory, settings: Mapping[str, Any], batch_size: int) -> st
             f"{run.path} holds a run with other settings: {shown}; name another --run_dir, or --fresh to archive this "
             f"run and start over"
         )
-    if isinstance(before.get("images"), dict):
-        _check_images(run, before, settings["images"], batch_size)
-    return str(before.get("run_id", ""))
+    return before
 
 
 def _check_images(run: RunDirectory, before: dict[str, Any], now: Mapping[str, Any], batch_size: int) -> None:

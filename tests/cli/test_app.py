@@ -73,6 +73,9 @@ def test_help_and_wrong_flags_answer_at_once():
     )  # fmt: skip
     status, _, error = run("raise KeyError", "--no_such_flag")
     assert (status, error) == (2, "error: --no_such_flag is not a flag of this command; --help lists its flags\n")
+    for flag, command in (("epochs", "main.py"), ("mode", "sample.py"), ("draws", "evaluate.py")):
+        message = f"--{flag} is a flag of {command}, not of this command; --help lists its flags"
+        assert run("raise KeyError", f"--{flag}", "3")[2] == f"error: {message}\n"
     assert run("raise KeyError", "--temp=x", head=before)[2].startswith("error: flag --temp=x: ")
     assert time.monotonic() - start < 10
 

@@ -31,7 +31,7 @@ REFUSED = [
     (("--from", "openai", "none", "--img_size", "8", "--out", "w"), "does not exist"),
     (("--from", "glow-tf2", "{prefix}.index", "--out", "w"), "part of a TensorFlow checkpoint"),
     (("--to", "openai", "{prefix}.index", "--out", "w"), "part of a TensorFlow checkpoint"),
-    (("--from", "openai", "{prefix}", "--img_size", "8", "--out", "none/weights.h5"), "cannot be written"),
+    (("--from", "openai", "{prefix}", "--img_size", "8", "--out", "{prefix}.index/w"), "is not a writable folder"),
     (("--from", "openai", "{prefix}", "--img_size", "8", "--out", "."), "is a folder"),
     *WRONG_FLAGS,
 ]
@@ -50,8 +50,8 @@ def run(prefix, tmp_path_factory):
     """({name: (status, output, errors)}, the folder the commands ran in)."""
     folder = tmp_path_factory.mktemp("convert")
     lines = {
-        "there": ["--from", "openai", str(prefix), "--img_size", "8", "--n_bits", "5", "--out", "there.h5"],
-        "back": ["--to", "openai", "there.h5", "--out", "again"],
+        "there": ["--from", "openai", str(prefix), "--img_size", "8", "--n_bits", "5", "--out", "new/there.h5"],
+        "back": ["--to", "openai", "new/there.h5", "--out", "again"],
         **{f"refused {i}": [w.format(prefix=prefix) for w in line] for i, (line, _) in enumerate(REFUSED)},
     }
     if REFERENCE.is_dir():
@@ -84,7 +84,7 @@ def test_there_and_back(converted, prefix, rng):
     assert "--img_size 8 --n_bits 5" in converted("back")[0]
     first, second = openai.read(prefix, 8, 5), openai.read(folder / "again", 8, 5)
     images = random_images(rng, first, 2)
-    np.testing.assert_array_equal(Glow.load(folder / "there.h5").log_prob(images), first.log_prob(images))
+    np.testing.assert_array_equal(Glow.load(folder / "new" / "there.h5").log_prob(images), first.log_prob(images))
     np.testing.assert_allclose(second.log_prob(images), first.log_prob(images), rtol=0, atol=1e-3)
 
 

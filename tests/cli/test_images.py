@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from glow_tf import _progress
 from glow_tf.cli import images
+from glow_tf.data import image_file
 from glow_tf.data.dataset import ArrayDataset
 from glow_tf.errors import InputError
 
@@ -22,21 +24,36 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def data():
+def data(monkeypatch):
     split = ArrayDataset(
         np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1) * np.ones((1, 4, 8, 2), np.uint8), np.arange(5)
     )
-    return lambda: types.SimpleNamespace(test=split)
+    monkeypatch.setattr(images, "data_of", lambda glow: types.SimpleNamespace(test=split))
 
 
 def test_files_folders_and_test_images_keep_their_order(folder, data, small_glow):
     values = ["many", "test:4,0", "a.png"]
     images.check(values)
-    named = images.read(values, small_glow.config, data)
+    named = images.read(values, small_glow)
     assert named.images.shape == (5, 4, 8, 2)
     assert named.images[:, 0, 0, 0].tolist() == [90, 120, 4, 0, 60]
     assert named.labels.tolist() == [images.UNKNOWN, images.UNKNOWN, 4, 0, images.UNKNOWN]
     assert named.names == ("many/b.png", "many/c.png", "test:4", "test:0", "a.png")
+
+
+def test_a_folder_is_read_only_as_far_as_needed_and_that_is_said(folder, small_glow, monkeypatch):
+    decoded, lines = [], []
+    decode = image_file.decode
+    monkeypatch.setattr(
+        image_file, "decode", lambda path, **options: (decoded.append(path), decode(path, **options))[1]
+    )
+    monkeypatch.setattr(_progress, "line", lines.append)
+    assert images.count(["many", "test:1,2", "a.png"]) == 5
+    assert images.read(["many"], small_glow, limit=1).names == ("many/b.png",)
+    assert decoded == ["many/b.png"]
+    assert lines == ["the first 1 of 2 images in many are used"]
+    assert images.read(["many", "a.png"], small_glow, limit=2).names == ("many/b.png", "many/c.png")
+    assert len(lines) == 1
 
 
 @pytest.mark.parametrize(
@@ -58,4 +75,4 @@ def test_what_cannot_be_read_is_named(folder, data, small_glow):
     for value, message in (("test:5", "from 0 to 4"), ("text.png", "the image text.png cannot be read")):
         images.check([value])
         with pytest.raises(InputError, match=message):
-            images.read([value], small_glow.config, data)
+            images.read([value], small_glow)

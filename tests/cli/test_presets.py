@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from glow_tf.cli import defaults, train
+from glow_tf.cli import defaults, options, train
 from glow_tf.config import TrainConfig
 from glow_tf.importers import openai
 from glow_tf.training.schedule import Schedule
@@ -29,9 +29,9 @@ def test_parameter_counts_are_the_published_ones(preset):
 
 @pytest.mark.parametrize("named", [*defaults.DATASETS.values(), defaults.OTHER, *defaults.PRESETS.values()])
 def test_defaults_are_valid_settings(named):
-    options = {name: value for name, value in named.items() if name in train.OPTIONS}
-    assert set(named) <= {*defaults.MODEL, *options, "dataset", "img_size"}
-    TrainConfig(**options)
+    training = {name: value for name, value in named.items() if name in options.TRAINING}
+    assert set(named) <= {*defaults.MODEL, *training, "dataset", "img_size"}
+    TrainConfig(**training)
 
 
 def test_a_cool_down_of_half_the_run_follows_its_length():
@@ -42,7 +42,7 @@ def test_a_cool_down_of_half_the_run_follows_its_length():
 
 
 def test_every_option_is_a_flag_with_a_sentence_of_help():
-    for name, field in train.OPTIONS.items():
+    for name, field in options.TRAINING.items():
         assert field.metadata["doc"] in train.FLAGS[name].help
         assert field.metadata["doc"][0].isupper() and field.metadata["doc"].endswith(".")
 
