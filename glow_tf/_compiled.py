@@ -27,22 +27,11 @@ class CompiledFunction:
 
     def __call__(self, images: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
         """The function's result for all images."""
-        count = images.shape[0]
-        if not count:  # zero, or unknown until the graph runs
-            # With oneDNN, a convolution of an empty batch has the wrong shape: the function runs on one image of zeros.
-            return self._function(*map(_pad_empty, (images, *others)))[: tf.shape(images)[0]]
-        if not tf.executing_eagerly():
-            return self._function(images, *others)
         size = images_per_chunk(images.shape[1:])
+        if not tf.executing_eagerly() or len(images) <= size:
+            return self._function(images, *others)
         parts = zip(*(chunks(values, size) for values in (images, *others)), strict=True)
-        results = [self._function(*part) for part in parts]
-        return results[0] if len(results) == 1 else tf.concat(results, axis=0)
-
-
-def _pad_empty(values: tf.Tensor) -> tf.Tensor:
-    """Pads an empty batch [0, ...] to one row of zeros [1, ...]; returns other batches unchanged."""
-    missing = tf.cast(tf.equal(tf.shape(values)[0], 0), tf.int32)
-    return tf.pad(values, [[0, missing], *([[0, 0]] * (values.shape.rank - 1))])
+        return tf.concat([self._function(*part) for part in parts], axis=0)
 
 
 def images_per_chunk(image_shape: Sequence[int]) -> int:

@@ -4,7 +4,7 @@ The direction is TFP's: `forward` maps latents z to images x, `inverse` maps x t
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -176,6 +176,34 @@ def check_event(values: tf.Tensor, result: tf.Tensor) -> None:
         raise ValueError(
             f"parameters broadcast an event of shape {tuple(before)} to {tuple(after)}, which is not a bijection"
         )
+
+
+def with_nonempty_batch(function: Callable[[tf.Tensor], Any], values: tf.Tensor) -> Any:
+    """function(values), where the function sees one image of zeros instead of an empty batch.
+
+    With oneDNN, TensorFlow's convolution of an empty float32 batch has the wrong shape. A batch whose size is known and
+    not 0 is passed on as it is. Where the size is unknown until a graph runs, the padding and the slices of a batch
+    with images copy nothing.
+
+    Args:
+        function: images [B, H, W, C] -> tensors [B, ...], in any nested structure.
+        values: [..., H, W, C].
+
+    Returns:
+        The results of the function, [..., ...].
+    """
+    batch = batch_shape(values)
+    if isinstance(batch, list) and 0 not in batch:
+        return function(values)
+    flat = values if values.shape.rank == EVENT_NDIMS + 1 else tf.reshape(values, [-1, *image_shape(values)])
+    size = tf.shape(flat)[0]
+    results = function(tf.pad(flat, [[0, tf.cast(size == 0, tf.int32)], [0, 0], [0, 0], [0, 0]]))
+
+    def restored(result: tf.Tensor) -> tf.Tensor:
+        result = result[:size]
+        return result if flat is values else tf.reshape(result, tf.concat([batch, tf.shape(result)[1:]], axis=0))
+
+    return tf.nest.map_structure(restored, results)
 
 
 def halves(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -6,12 +6,13 @@ results and gradients; they differ in what the forward pass saves for the backwa
 the forward and the backward loop of all three.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import ImageBijector, batch_shape
+from glow_tf.bijectors.base import ImageBijector, batch_shape, with_nonempty_batch
 from glow_tf.bijectors.residuals import Residuals, SaveResiduals, UseResiduals, vjp
 
 BACKPROP_MODES = ("stored", "recompute", "reversible")
@@ -92,9 +93,8 @@ class Scan(ImageBijector):
             directions = ("inverse", "forward") if reversible else ("inverse",) if inverse else ("forward",)
             stacked = self.prepare(stacked, directions)
         steps = _Steps(self.step, stacked, self.num_steps, inverse)
-        if reversible:
-            return scan_reversible(steps, values)
-        return scan_saving(steps, values) if self.backprop == "stored" else scan_recomputing(steps, values)
+        scan = scan_reversible if reversible else scan_saving if self.backprop == "stored" else scan_recomputing
+        return with_nonempty_batch(functools.partial(scan, steps), values)
 
 
 def scan_recomputing(steps: "_Steps", values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -15,6 +15,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from glow_tf.bijectors import ChannelPermutation, Gaussian
+from glow_tf.bijectors.base import with_nonempty_batch
 from glow_tf.bijectors.residuals import Residuals
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
@@ -108,7 +109,8 @@ class SplitPrior(ParameterModule):
 
     def __call__(self, x1: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """x1 [..., H, W, C/2] -> (mean, log_scale), each [..., H, W, C/2]."""
-        mean, log_scale = tf.split(_conv(self.parameters, x1), 2, axis=-1)
+        outputs = with_nonempty_batch(lambda x1: _conv(self.parameters, x1), x1)
+        mean, log_scale = tf.split(outputs, 2, axis=-1)
         return mean, log_scale
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.base import image_shape, with_batch_shape
+from glow_tf.bijectors.base import image_shape, with_batch_shape, with_nonempty_batch
 from glow_tf.nn.base import Parameters
 
 # The stored log-scales are multiplied by this: OpenAI's way of letting them learn faster.
@@ -45,7 +45,8 @@ def conv2d_zeros(parameters: Parameters, images: tf.Tensor) -> tf.Tensor:
     # The scale is multiplied into the kernel, which saves a pass over the result and another in the gradient.
     scale = tf.exp(LOG_SCALE_FACTOR * parameters["log_scale"])
     constant = conv2d_zeros_constant(parameters, *image_shape(images)[:2])
-    result = conv2d(images, tf.cast(parameters["kernel"] * scale, images.dtype), "SAME")
+    kernel = tf.cast(parameters["kernel"] * scale, images.dtype)
+    result = with_nonempty_batch(lambda images: conv2d(images, kernel, "SAME"), images)
     return tf.cast(result, constant.dtype) + constant
 
 
@@ -109,19 +110,16 @@ def conv2d(
 ) -> tf.Tensor:
     """tf.nn.conv2d with stride 1, then the bias and the activation, for any number of batch axes.
 
-    A 1x1 convolution is a matrix product where `are_products_faster`. So is that of a batch that is known to be empty,
-    for which tf.nn.conv2d with oneDNN returns the wrong shape in float32; a graph that was traced for an unknown batch
-    size must not be called with an empty batch.
+    A 1x1 convolution is a matrix product where `are_products_faster`. The batch must not be empty; see
+    `with_nonempty_batch`.
     """
     height, width, channels = image_shape(images)
     flat = images if images.shape.rank == 4 else tf.reshape(images, [-1, height, width, channels])
     kernel_height, kernel_width, _, out = kernel.shape
     if padding == "VALID":
         height, width = height - kernel_height + 1, width - kernel_width + 1
-    is_product = kernel_height == kernel_width == 1 and are_products_faster(images.dtype)
-    if is_product or flat.shape[0] == 0:
-        rows = tf.reshape(flat, [-1, kernel_height * kernel_width * channels])
-        result = tf.matmul(rows, tf.reshape(kernel, [-1, out]))
+    if kernel_height == kernel_width == 1 and are_products_faster(images.dtype):
+        result = tf.matmul(tf.reshape(flat, [-1, channels]), tf.reshape(kernel, [-1, out]))
     else:
         result = tf.nn.conv2d(flat, kernel, strides=1, padding=padding)
     if bias is not None:

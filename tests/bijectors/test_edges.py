@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from bijector_cases import IMAGE_EVENT, MAKE, draw, make
-from helpers import log_abs_det_jacobian, make_glow
+from helpers import log_abs_det_jacobian, make_glow, random_images
 
 from glow_tf.bijectors import (
     ActNorm,
@@ -17,7 +17,9 @@ from glow_tf.bijectors import (
     Split,
     Squeeze,
 )
-from glow_tf.nn.layers import conv2d
+from glow_tf.bijectors.base import with_nonempty_batch
+from glow_tf.bijectors.scan import BACKPROP_MODES
+from glow_tf.nn.layers import conv2d_zeros, conv2d_zeros_shapes
 
 tfb = tfp.bijectors
 
@@ -141,25 +143,72 @@ def test_is_constant_jacobian_and_copy(name, rng):
         np.testing.assert_array_equal(copy.inverse(x), bijector.inverse(x))
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-def test_convolution_of_an_empty_batch(padding):
-    images, kernel, bias = tf.zeros([0, 4, 5, 3]), tf.ones([3, 3, 3, 7]), tf.ones([7])
-
+def test_convolution_of_an_empty_batch():
+    images, parameters = tf.zeros([0, 4, 5, 3]), {k: tf.ones(v) for k, v in conv2d_zeros_shapes(3, 7).items()}
     with tf.GradientTape() as tape:
-        tape.watch([images, kernel])
-        result = conv2d(images, kernel, padding, bias, tf.nn.relu)
-    dimages, dkernel = tape.gradient(result, [images, kernel])
-    assert result.shape == ((0, 4, 5, 7) if padding == "SAME" else (0, 2, 3, 7))
+        tape.watch([images, parameters["kernel"]])
+        result = conv2d_zeros(parameters, images)
+    dimages, dkernel = tape.gradient(result, [images, parameters["kernel"]])
+    assert result.shape == (0, 4, 5, 7)
     assert dimages.shape == images.shape
-    np.testing.assert_array_equal(dkernel, np.zeros(kernel.shape))
+    np.testing.assert_array_equal(dkernel, np.zeros(dkernel.shape))
 
 
-def test_empty_batches_of_the_flow():
-    glow = make_glow(dtype="float32")
-    images = tf.zeros([0, 4, 8, 2])
-    assert glow.distribution.sample(0, seed=1).shape == images.shape
-    assert glow.log_prob(images).shape == (0,)
-    assert glow.encode(images).shape == glow.decode(images).shape == images.shape
-    assert glow.distribution.log_prob(images).shape == (0,)
-    for backprop in ("stored", "recompute", "reversible"):
-        assert glow.transformed_distribution(backprop=backprop).log_prob(tf.identity(images)).shape == (0,)
+@pytest.mark.parametrize("batch", [(), (3,), (0,), (2, 0), (0, 2), (2, 3)], ids=str)
+@pytest.mark.parametrize("known", [True, False])
+def test_with_nonempty_batch(batch, known):
+    values = tf.reshape(tf.range(16.0 * np.prod(batch), dtype=tf.float32), [*batch, 2, 2, 4])
+
+    def doubled(images):
+        assert known or not batch or images.shape.as_list() == [None, 2, 2, 4]
+        # Every matrix has a largest value, which an empty axis has not.
+        return {"values": 2 * images, "sums": tf.reduce_sum(images, [-3, -2, -1]) + 0 * tf.reduce_max(images)}
+
+    spec = tf.TensorSpec(values.shape if known else [None] * len(batch) + [2, 2, 4])
+    run = tf.function(lambda x: with_nonempty_batch(doubled, x), input_signature=[spec], autograph=False)
+    for results in (run(values), with_nonempty_batch(doubled, values) if known else run(values)):
+        np.testing.assert_array_equal(results["values"], 2 * values)
+        np.testing.assert_array_equal(results["sums"], np.sum(values, axis=(-3, -2, -1)))
+
+
+@pytest.mark.parametrize("architecture", ["openai", "glow_tf2"])
+def test_empty_batches_in_a_graph_of_any_batch_size(architecture, rng):
+    # float32 is what users run, and the only type that oneDNN computes.
+    glow = make_glow(dtype="float32", num_steps=1, width=4, architecture=architecture)
+    modes = BACKPROP_MODES if architecture == "openai" else BACKPROP_MODES[:1]
+
+    def everything(images, n):
+        results = {
+            "draw": glow.distribution.sample(n, seed=(1, 2)),
+            "draw pairs": glow.distribution.sample([2, n], seed=(1, 2)),
+            "log_prob": glow.log_prob(images),
+            "levels": glow.level_log_probs(images),
+            "bits": glow.bits_per_dim(glow.dequantizer.quantize(images)),
+            "decoded": glow.decode(glow.encode(images)),
+        }
+        for backprop in modes:
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                distribution = glow.transformed_distribution(backprop=backprop)
+                results[f"density, {backprop}"] = log_prob = distribution.log_prob(images)
+            results[f"gradients, {backprop}"] = tape.gradient(log_prob, [images, *glow.trainable_variables])
+        return results
+
+    specs = [tf.TensorSpec([None, 4, 8, 2]), tf.TensorSpec([], tf.int32)]
+    compiled = tf.function(everything, input_signature=specs, autograph=False)
+    images = random_images(rng, glow, 3)
+    some, none = compiled(images, 3), compiled(images[:0], 0)
+    np.testing.assert_allclose(some["decoded"], images, rtol=0, atol=1e-5)
+    for backprop in modes:
+        np.testing.assert_allclose(some[f"density, {backprop}"], glow.log_prob(images), rtol=1e-6)
+    for name, value in none.items():
+        if name.startswith("gradients"):
+            assert value[0].shape == (0, 4, 8, 2)
+            for gradient in value[1:]:
+                np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
+        else:
+            shape = list(some[name].shape)
+            shape[shape.index(3)] = 0
+            assert value.shape == shape, name
+    for name, value in everything(images[:0], 0).items():
+        assert name.startswith("gradients") or value.shape == none[name].shape
