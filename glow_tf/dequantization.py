@@ -21,7 +21,7 @@ import tensorflow as tf
 from absl import logging
 
 from glow_tf.errors import InputError
-from glow_tf.inputs import Array, as_tensor
+from glow_tf.inputs import Array, as_tensor, floating
 
 
 class NoiseStream(enum.IntEnum):
@@ -100,8 +100,11 @@ class Dequantizer:
         """The byte of the bin that holds each value; values outside of the range become black or white.
 
         Bytes are the bins' lower edges, multiples of 2**(8 - num_bits), but 255 above the range; NaN becomes 0.
+
+        Raises:
+            InputError: if the values are not floats.
         """
-        bins = tf.floor((values - self.low) / self.bin_width)
+        bins = tf.floor((floating(values, "pixels") - self.low) / self.bin_width)
         bins = tf.where(tf.math.is_nan(bins), tf.zeros_like(bins), bins)
         return tf.cast(tf.clip_by_value(bins * (256 / self.num_bins), 0.0, 255.0), tf.uint8)
 

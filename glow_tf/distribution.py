@@ -13,6 +13,8 @@ from tensorflow_probability.python.distributions.transformed_distribution import
 
 from glow_tf import inputs
 from glow_tf.bijectors.base import EVENT_NDIMS
+from glow_tf.config import GlowConfig
+from glow_tf.errors import InputError
 
 tfd = tfp.distributions
 
@@ -20,17 +22,25 @@ tfd = tfp.distributions
 class FlowBijector(_Chain):
     """A `tfb.Chain` from z (the input of `forward`) to images, whose batch shape and slices are those of its labels.
 
+    Arguments are checked for type and shape, and images in eager code for their scale; see `inputs.image_events`.
+
     Args:
         make_bijectors: labels -> the bijectors of the chain, that of the image first.
+        config: that of the model.
         labels: integers [...] of a class-conditional model, else None.
         name: of the bijector.
     """
 
     def __init__(
-        self, make_bijectors: Callable[[Any], list[Any]], labels: tf.Tensor | None = None, name: str = "glow"
+        self,
+        make_bijectors: Callable[[Any], list[Any]],
+        config: GlowConfig,
+        labels: tf.Tensor | None = None,
+        name: str = "glow",
     ) -> None:
         parameters = dict(locals())
         super().__init__(make_bijectors(labels), parameters=parameters, name=name)
+        self.config = config
         self.labels = labels
 
     def __getitem__(self, slices: Any) -> "FlowBijector":
@@ -50,19 +60,40 @@ class FlowBijector(_Chain):
         # TFP's default would let two bijectors of one model share cached results, even after an assignment.
         return id(self)
 
+    def _call_forward(self, x: Any, name: str, **kwargs: Any) -> tf.Tensor:
+        return super()._call_forward(self.checked(x, "z"), name, **kwargs)
+
+    def _call_forward_log_det_jacobian(self, x: Any, event_ndims: Any, name: str, **kwargs: Any) -> tf.Tensor:
+        return super()._call_forward_log_det_jacobian(self.checked(x, "z"), event_ndims, name, **kwargs)
+
+    def _call_inverse(self, y: Any, name: str, **kwargs: Any) -> tf.Tensor:
+        return super()._call_inverse(self.checked(y), name, **kwargs)
+
+    def _call_inverse_log_det_jacobian(self, y: Any, event_ndims: Any, name: str, **kwargs: Any) -> tf.Tensor:
+        return super()._call_inverse_log_det_jacobian(self.checked(y), event_ndims, name, **kwargs)
+
+    def checked(self, values: Any, name: str = "images") -> tf.Tensor:
+        """The images, or latents if `name` is "z", [..., H, W, C] as a tensor; InputError if they are not valid."""
+        values = inputs.image_events(values, self.config, name)
+        if self.labels is not None:
+            try:
+                tf.broadcast_static_shape(values.shape[:-3], self.labels.shape)
+            except ValueError as error:
+                given, needed = tuple(values.shape[:-3]), tuple(self.labels.shape)
+                raise InputError(
+                    f"{name} of batch shape {given} do not broadcast with {needed} of the labels"
+                ) from error
+        return values
+
 
 class ImageDistribution(_TransformedDistribution):
     """A `tfd.TransformedDistribution` of images: standard Normal latents through a flow.
 
-    Densities are checked for the type and the event shape of their argument. As TFP's algorithms need, any finite
-    float has a density, however far from the pixel range; images that are evidently scaled to [0, 1] or 0 .. 255 are
-    refused in eager code.
+    The arguments of densities are checked as those of the bijector. As TFP's algorithms need, any finite float has a
+    density, however far from the pixel range.
 
     Args:
         bijector: a `FlowBijector`.
-        image_shape: (H, W, C).
-        pixel_range: (low, high) of the pixels.
-        dtype: float32 or float64.
         temperature: standard deviation of z.
         batch_shape: batch shape of a model without labels.
         name: of the distribution.
@@ -71,20 +102,15 @@ class ImageDistribution(_TransformedDistribution):
     def __init__(
         self,
         bijector: FlowBijector,
-        image_shape: Sequence[int],
-        pixel_range: tuple[float, float],
-        dtype: tf.DType,
         temperature: float | tf.Tensor = 1.0,
         batch_shape: Sequence[int] = (),
         name: str = "glow",
     ) -> None:
         parameters = dict(locals())
-        self._pixel_range = pixel_range
+        dtype = tf.as_dtype(bijector.config.dtype)
         batch = batch_shape if bijector.labels is None else tf.unstack(tf.shape(bijector.labels))
-        loc = tf.zeros([*batch, *image_shape], dtype)
-        # `tf.cast` would round a Python number to float32 first.
-        scale = tf.cast(tf.convert_to_tensor(temperature, dtype_hint=dtype), dtype)
-        base = tfd.Independent(tfd.Normal(loc, scale), EVENT_NDIMS)
+        loc = tf.zeros([*batch, *bijector.config.image_shape], dtype)
+        base = tfd.Independent(tfd.Normal(loc, inputs.temperature_of(temperature, dtype)), EVENT_NDIMS)
         super().__init__(base, bijector, parameters=parameters, name=name)
 
     def __getitem__(self, slices: Any) -> "ImageDistribution":
@@ -92,23 +118,29 @@ class ImageDistribution(_TransformedDistribution):
             return self.copy(bijector=self.bijector[slices])
         return self.copy(batch_shape=_slice_shape(self.batch_shape.as_list(), slices))
 
+    @classmethod
+    def _parameter_properties(cls, dtype: tf.DType, num_classes: int | None = None) -> dict[str, Any]:
+        # The methods below and the slices above do what TFP would derive from properties of the parameters.
+        return {}
+
     def _batch_shape(self) -> tf.TensorShape:
         return self.distribution.batch_shape
 
     def _batch_shape_tensor(self) -> tf.Tensor:
         return self.distribution.batch_shape_tensor()
 
+    def _maybe_broadcast_distribution_batch_shape(self) -> tfp.distributions.Distribution:
+        # The base has the batch shape of the labels. TFP would broadcast it again, and divide by zero for no labels.
+        return self.distribution
+
     def _call_log_prob(self, value: Any, name: str, **kwargs: Any) -> tf.Tensor:
-        return super()._call_log_prob(self._checked(value), name, **kwargs)
+        return super()._call_log_prob(self.bijector.checked(value), name, **kwargs)
 
     def _call_prob(self, value: Any, name: str, **kwargs: Any) -> tf.Tensor:
-        return super()._call_prob(self._checked(value), name, **kwargs)
+        return super()._call_prob(self.bijector.checked(value), name, **kwargs)
 
     def _call_unnormalized_log_prob(self, value: Any, name: str, **kwargs: Any) -> tf.Tensor:
-        return super()._call_unnormalized_log_prob(self._checked(value), name, **kwargs)
-
-    def _checked(self, value: Any) -> tf.Tensor:
-        return inputs.image_events(value, self.event_shape, self._pixel_range)
+        return super()._call_unnormalized_log_prob(self.bijector.checked(value), name, **kwargs)
 
 
 def _slice_shape(shape: Sequence[int], slices: Any) -> tuple[int, ...]:

@@ -87,9 +87,7 @@ class Glow(tf.Module):
                 always takes one, is faster with "stored".
             network_dtype: dtype in which the coupling networks compute, such as bfloat16. Default: the model's.
         """
-        bijector = self.bijector(labels, backprop, network_dtype)
-        config = self.config
-        return ImageDistribution(bijector, config.image_shape, config.pixel_range, self._dtype, temperature)
+        return ImageDistribution(self.bijector(labels, backprop, network_dtype), temperature)
 
     def bijector(
         self, labels: Labels | None = None, backprop: str = "recompute", network_dtype: tf.DType | None = None
@@ -97,11 +95,12 @@ class Glow(tf.Module):
         """The tfb.Chain from z (the input of `forward`) to images; see `Flow.bijectors`."""
         labels = inputs.class_labels(labels, self.config.num_classes)
         flow = self.flow
-        return FlowBijector(lambda labels: flow.bijectors(flow.top.bijector(labels), backprop, network_dtype), labels)
+        make_bijectors = lambda labels: flow.bijectors(flow.top.bijector(labels), backprop, network_dtype)  # noqa: E731
+        return FlowBijector(make_bijectors, self.config, labels)
 
     def initialize(self, images: Array) -> None:
         """Sets every actnorm from images [N, H, W, C], once, before training: eagerly, outside `strategy.run`."""
-        images = self._continuous(images)
+        images = inputs.continuous_images(images, self.config)
         if not len(images):
             raise InputError("0 images were given to initialize from; 1 or more are needed")
         self.flow.initialize(chunks(images, images_per_chunk(self.config.image_shape)))
@@ -118,27 +117,30 @@ class Glow(tf.Module):
             stream: the second half of the seed, a `NoiseStream` or the number of a training step.
         """
         images = inputs.uint8_images(images, self.config.image_shape)
-        noise = 0.5 if seed is None else dequantization.uniform_noise(tf.shape(images), [seed, stream], self._dtype)
+        noise: float | tf.Tensor = 0.5
+        if seed is not None:
+            inputs.check_seed(seed)
+            noise = dequantization.uniform_noise(tf.shape(images), [seed, stream], self._dtype)
         return self.dequantizer.dequantize(images, noise, self._dtype)
 
     def log_prob(self, images: Array, labels: Labels | None = None) -> tf.Tensor:
         """[B], nats: the log density of images; without labels, under the mixture of all classes in equal parts."""
         if labels is None and self.config.num_classes:
             return classes.mixture_log_prob(self.class_log_probs(images))
-        return self._run(self._log_prob, self._continuous(images), labels)
+        return self._run(self._log_prob, inputs.continuous_images(images, self.config), labels)
 
     def class_log_probs(self, images: Array) -> tf.Tensor:
         """[B, num_classes], nats: log p(image | class), from one pass through the flow for all classes."""
         if not self.config.num_classes:
             raise InputError("this model is not class-conditional: it has no classes")
-        return self._class_log_probs(self._continuous(images))
+        return self._class_log_probs(inputs.continuous_images(images, self.config))
 
     def level_log_probs(self, images: Array, labels: Labels | None = None) -> tf.Tensor:
         """[B, L], nats: the contribution of each level, level 0 (the finest) first, to `log_prob`.
 
         A contribution is the sum of the level's log-dets and of the log density of the latents that leave there.
         """
-        return self._run(self._level_log_probs, self._continuous(images), labels)
+        return self._run(self._level_log_probs, inputs.continuous_images(images, self.config), labels)
 
     def bits_per_dim(self, images: Array, labels: Labels | None = None, seed: int | tf.Tensor = 0) -> tf.Tensor:
         """[B], bits/dim of uint8 images, dequantised with uniform noise from `seed`; labels are as in `log_prob`.
@@ -150,11 +152,11 @@ class Glow(tf.Module):
 
     def encode(self, images: Array, labels: Labels | None = None) -> tf.Tensor:
         """z [B, H, W, C] of images: the standardised latents of every level."""
-        return self._run(self._encode, self._continuous(images), labels)
+        return self._run(self._encode, inputs.continuous_images(images, self.config), labels)
 
     def decode(self, z: Array, labels: Labels | None = None) -> tf.Tensor:
         """Continuous images [B, H, W, C] from z: the inverse of `encode`. Values may lie outside the pixel range."""
-        return self._run(self._decode, inputs.floats(z, self.config.image_shape, self._dtype, "z"), labels)
+        return self._run(self._decode, inputs.latents(z, self.config), labels)
 
     def decode_to_uint8(self, z: Array, labels: Labels | None = None) -> tf.Tensor:
         """uint8 images [B, H, W, C] from z: those of `decode`, clipped to the pixel range; NaN becomes black."""
@@ -163,7 +165,11 @@ class Glow(tf.Module):
         return self.dequantizer.quantize(images)
 
     def sample(
-        self, num_images: int, temperature: float = 0.7, seed: int | None = None, labels: Labels | None = None
+        self,
+        num_images: int | tf.Tensor,
+        temperature: float | tf.Tensor = 0.7,
+        seed: int | tf.Tensor | None = None,
+        labels: Labels | None = None,
     ) -> tf.Tensor:
         """uint8 [num_images, H, W, C].
 
@@ -173,9 +179,10 @@ class Glow(tf.Module):
             seed: an integer; None for a new one at each call.
             labels: [num_images] classes; None cycles through all classes.
         """
-        inputs.check_sampling(num_images, temperature, seed)
+        inputs.check_sampling(num_images, seed)
+        temperature = inputs.temperature_of(temperature, self._dtype)
         if labels is None and self.config.num_classes:
-            labels = np.arange(num_images) % self.config.num_classes
+            labels = tf.range(num_images) % self.config.num_classes
         seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
         shape = [num_images, *self.config.image_shape]
         z = tf.random.stateless_normal(shape, [seed, NoiseStream.SAMPLE], dtype=self._dtype)
@@ -184,15 +191,15 @@ class Glow(tf.Module):
     def classify(self, images: Array) -> tf.Tensor:
         """[B, num_classes]: the logits of the classifier (`config.classifier`) for continuous images."""
         classes.classifier_of(self.flow)
-        images = self._continuous(images)
+        images = inputs.continuous_images(images, self.config)
         labels = tf.zeros(tf.shape(images)[:1], tf.int32)  # arbitrary: the classifier's input does not depend on it
         return self.class_logits(self.encode(images, labels), labels)
 
     def class_logits(self, z: Array, labels: Labels) -> tf.Tensor:
         """[B, num_classes]: the logits of the classifier for latents z that were encoded under `labels`."""
         classes.classifier_of(self.flow)
-        z = inputs.floats(z, self.config.image_shape, self._dtype, "z")
-        return classes.class_logits(self.flow, z, inputs.class_labels(labels, self.config.num_classes, z.shape[0]))
+        z = inputs.latents(z, self.config)
+        return classes.class_logits(self.flow, z, inputs.class_labels(labels, self.config.num_classes, tf.shape(z)[0]))
 
     def split_latents(self, z: Array) -> list[tf.Tensor]:
         """The latents of each level, level 0 (the finest) first; see `latents.split`."""
@@ -241,9 +248,6 @@ class Glow(tf.Module):
         """Prints the levels, their shapes and their numbers of parameters."""
         print(summary.table(self))
 
-    def _continuous(self, images: Array) -> tf.Tensor:
-        return inputs.continuous_images(images, self.config.image_shape, self.config.pixel_range, self._dtype)
-
     def _run(self, function: CompiledFunction, values: tf.Tensor, labels: Labels | None) -> tf.Tensor:
-        labels = inputs.class_labels(labels, self.config.num_classes, values.shape[0])
+        labels = inputs.class_labels(labels, self.config.num_classes, tf.shape(values)[0])
         return function(values) if labels is None else function(values, labels)

@@ -8,12 +8,15 @@ them when the graph runs, with the same message.
 
 import re
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from glow_tf.errors import InputError
+
+if TYPE_CHECKING:
+    from glow_tf.config import GlowConfig
 
 # What most functions take: images, latents.
 Array: TypeAlias = np.ndarray | tf.Tensor
@@ -46,63 +49,61 @@ def uint8_images(images: Array, image_shape: Sequence[int], name: str = "images"
     return _ensure_event_shape(images, image_shape, name)
 
 
-def continuous_images(
-    images: Array,
-    image_shape: Sequence[int],
-    pixel_range: tuple[float, float],
-    dtype: tf.DType | str,
-    name: str = "images",
-) -> tf.Tensor:
-    """Converts float images [B, H, W, C] to `dtype`.
+def continuous_images(images: Array, config: "GlowConfig") -> tf.Tensor:
+    """Converts float images [B, H, W, C] to the model's type.
 
     Samples of a flow may lie outside of its pixel range and are valid. Not valid are NaN, values more than
-    `MAX_WIDTHS_OUTSIDE` widths of the range away from it, and images that are evidently scaled to [0, 1] or 0 .. 255.
+    `MAX_WIDTHS_OUTSIDE` widths of the range away from it, and images that are evidently scaled to [0, 1], [-1, 1] or
+    0 .. 255.
 
     Raises:
         InputError: for another type or shape, or for invalid values.
     """
-    images = floats(images, image_shape, dtype, name)
-    low, high = pixel_range
-    smallest, largest = _extremes(images)
+    images = _ensure_event_shape(tf.cast(floating(images, "images"), config.dtype), config.image_shape, "images")
+    low, high = config.pixel_range
+    extremes = smallest, largest = _extremes(images)
     width = high - low
     # Written so that NaN is not inside.
     is_inside = (smallest >= low - MAX_WIDTHS_OUTSIDE * width) & (largest <= high + MAX_WIDTHS_OUTSIDE * width)
-    is_valid = is_inside & ~_has_other_scale(images, smallest, largest, pixel_range)
-    return _valid(images, is_valid, f"{name} reach from %g to %g; {_pixels_needed(pixel_range)}", [smallest, largest])
+    is_valid = is_inside & ~_has_other_scale(images, extremes, config.pixel_range)
+    return _valid(images, is_valid, f"images reach from %g to %g; {_pixels_needed(config)}", extremes)
 
 
-def image_events(
-    values: Any, event_shape: Sequence[int], pixel_range: tuple[float, float], name: str = "images"
-) -> tf.Tensor:
-    """Checks floats [..., H, W, C] for a density on all real numbers, which TFP's algorithms evaluate anywhere.
+def latents(z: Array, config: "GlowConfig") -> tf.Tensor:
+    """Converts floats z [B, H, W, C] to the model's type; InputError for another type or shape."""
+    return _ensure_event_shape(tf.cast(floating(z, "z"), config.dtype), config.image_shape, "z")
 
-    A tensor is returned as it is: TFP's cache goes by its identity. Of the values only the scales [0, 1] and 0 .. 255
-    are refused, in eager code.
+
+def image_events(values: Any, config: "GlowConfig", name: str = "images") -> tf.Tensor:
+    """Checks floats [..., H, W, C] for a bijector or a density, which TFP's algorithms evaluate anywhere.
+
+    Arrays and lists are converted to the model's type. A tensor of that type is returned as it is, since TFP's cache
+    goes by its identity. Of the values only evident scales of other programs are refused, in eager code.
+
+    Args:
+        name: "images"; or "z", whose values are not checked.
 
     Raises:
         InputError: for another type or event shape, or for images of another scale.
     """
-    values = _floating(values, name)
-    if not tf.TensorShape(event_shape).is_compatible_with(values.shape[-3:]):
-        needed = ", ".join(map(str, event_shape))
-        raise InputError(f"{name} have shape {_shape_text(values)}; this model needs [..., {needed}]")
-    if tf.executing_eagerly():
-        smallest, largest = _extremes(values)
-        if _has_other_scale(values, smallest, largest, pixel_range):
-            raise InputError(f"{name} reach from {smallest:g} to {largest:g}; {_pixels_needed(pixel_range)}")
-    return values
+    tensor = floating(values, name)
+    if not tf.is_tensor(values):
+        tensor = tf.cast(tensor, config.dtype)
+    if tensor.dtype != config.dtype:
+        raise InputError(f"{name} are {tensor.dtype.name}; this model computes in {config.dtype}")
+    if not tf.TensorShape(config.image_shape).is_compatible_with(tensor.shape[-3:]):
+        needed = ", ".join(map(str, config.image_shape))
+        raise InputError(f"{name} have shape {_shape_text(tensor)}; this model needs [..., {needed}]")
+    if name == "images" and tf.executing_eagerly():
+        extremes = _extremes(tensor)
+        is_valid = ~_has_other_scale(tensor, extremes, config.pixel_range)
+        return _valid(tensor, is_valid, f"images reach from %g to %g; {_pixels_needed(config)}", extremes)
+    return tensor
 
 
-def floats(values: Array, event_shape: Sequence[int], dtype: tf.DType | str, name: str) -> tf.Tensor:
-    """Converts floats [B, *event_shape], such as latents, to `dtype`.
-
-    Raises:
-        InputError: for another type or shape.
-    """
-    return _ensure_event_shape(tf.cast(_floating(values, name), dtype), event_shape, name)
-
-
-def class_labels(labels: Labels | None, num_classes: int, num_images: int | None = None) -> tf.Tensor | None:
+def class_labels(
+    labels: Labels | None, num_classes: int, num_images: int | tf.Tensor | None = None
+) -> tf.Tensor | None:
     """Checks labels [B] of any integer type and converts them to int32; None for a model without classes.
 
     Args:
@@ -132,37 +133,57 @@ def class_labels(labels: Labels | None, num_classes: int, num_images: int | None
         values = tf.cast(values, tf.int32)  # numpy makes floats of an empty list
     if not values.dtype.is_integer:
         raise InputError(f"labels are {values.dtype.name}; {needed} are needed")
-    if values.shape.rank != 1:
+    if not values.shape.is_compatible_with([None]):
         raise InputError(f"labels have shape {_shape_text(values)}; {needed} of shape [B] are needed")
-    if None not in (num_images, values.shape[0]) and values.shape[0] != num_images:
-        raise InputError(f"{values.shape[0]} labels were given for {num_images} images")
-    values = tf.cast(values, tf.int64)  # of uint64 too large for it, a negative number
-    smallest, largest = _extremes(values)
+    values = tf.cast(tf.ensure_shape(values, [None]), tf.int64)  # of uint64 too large for it, a negative number
+    if num_images is not None:
+        counts = [tf.size(values), tf.convert_to_tensor(num_images)]
+        values = _valid(values, tf.equal(*counts), "%d labels were given for %d images", counts)
+    extremes = smallest, largest = _extremes(values)
     is_valid = (smallest >= 0) & (largest < num_classes)
-    values = _valid(values, is_valid, f"labels reach from %d to %d; {needed} are needed", [smallest, largest])
+    values = _valid(values, is_valid, f"labels reach from %d to %d; {needed} are needed", extremes)
     return tf.cast(values, tf.int32)
 
 
-def check_sampling(num_images: int, temperature: float, seed: int | None) -> None:
-    """Checks the arguments of `Glow.sample`.
+def check_sampling(num_images: int | tf.Tensor, seed: int | tf.Tensor | None) -> None:
+    """Checks arguments of `Glow.sample`; of a number of images that only a graph knows just the type.
 
     Raises:
-        InputError: for fewer than one image, a temperature that is negative or not finite, or a missing seed inside a
-            `tf.function`, which would draw the same samples at every call.
+        InputError: for fewer than one image, an invalid seed, or a missing seed inside a `tf.function`, which would
+            draw the same samples at every call.
     """
-    if not 0 <= temperature < float("inf"):
-        raise InputError(f"temperature is {temperature}; it must be a number from 0 up, 1 is the model itself")
-    if num_images < 1:
+    if not _is_scalar(num_images, integer=True):
+        raise InputError(f"num_images is {num_images!r}; it must be an integer, 1 or more")
+    if not _is_symbolic(num_images) and num_images < 1:
         raise InputError(f"{num_images} images were asked for; ask for 1 or more")
-    if seed is None and not tf.executing_eagerly():
+    if seed is not None:
+        check_seed(seed)
+    elif not tf.executing_eagerly():
         raise InputError("sample needs a seed inside a tf.function; without one, every call would draw the same images")
+
+
+def check_seed(seed: int | tf.Tensor) -> None:
+    """Raises InputError for a seed that is not an integer, or that has more than 64 bits."""
+    if not _is_scalar(seed, integer=True) or (not _is_symbolic(seed) and abs(int(seed)) >= 2**63):
+        raise InputError(f"seed is {seed!r}; it must be an integer between -2**63 and 2**63")
+
+
+def temperature_of(value: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Converts a temperature to a tensor [] of type `dtype`; InputError if it is negative, not finite or no number."""
+    needed = "it must be a number from 0 up, 1 is the model itself"
+    if not _is_scalar(value, integer=False):
+        raise InputError(f"temperature is {value!r}; {needed}")
+    # Not by `tf.cast` alone, which would round a Python number to float32 first.
+    temperature = tf.cast(tf.convert_to_tensor(value, dtype_hint=dtype), dtype)
+    is_valid = (temperature >= 0) & tf.math.is_finite(temperature)
+    return _valid(temperature, is_valid, f"temperature is %g; {needed}", [temperature])
 
 
 def error_of_assertion(error: Exception) -> InputError | None:
     """The InputError of a failed assertion of this module in a graph; None for any other error."""
     failed = re.search(r"assertion failed: ((\[.*?\] ?)+)", str(error), re.DOTALL)
     message = "".join(re.findall(r"\[(.*?)\](?: |$)", failed[1])) if failed else ""
-    return InputError(message) if " reach from " in message else None
+    return InputError(message) if re.search(" reach from | were given for |temperature is ", message) else None
 
 
 def as_tensor(values: Any, name: str) -> tf.Tensor:
@@ -174,21 +195,33 @@ def as_tensor(values: Any, name: str) -> tf.Tensor:
     try:
         # By way of numpy, which takes Python numbers as float64 and int64.
         return tf.convert_to_tensor(values if tf.is_tensor(values) else np.asarray(values))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         raise InputError(f"{name} are {type(values).__name__}, not an array of numbers") from error
 
 
-def _floating(values: Any, name: str) -> tf.Tensor:
+def floating(values: Any, name: str) -> tf.Tensor:
+    """Converts arrays, lists and tensors to a tensor of their type; InputError if that is not a floating-point one."""
     values = as_tensor(values, name)
     if not values.dtype.is_floating:
-        raise InputError(
-            f"{name} are {values.dtype.name}; continuous values are needed (`glow.dequantize` makes them from uint8)"
-        )
+        hint = " (`glow.dequantize` makes them from uint8)" if name == "images" else ""
+        raise InputError(f"{name} are {values.dtype.name}; continuous values are needed{hint}")
     return values
 
 
-def _pixels_needed(pixel_range: tuple[float, float]) -> str:
-    low, high = pixel_range
+def _is_scalar(value: Any, integer: bool) -> bool:
+    try:
+        scalar = as_tensor(value, "value")
+    except InputError:
+        return False
+    return scalar.shape.rank == 0 and (scalar.dtype.is_integer or (not integer and scalar.dtype.is_floating))
+
+
+def _is_symbolic(value: Any) -> bool:
+    return tf.is_tensor(value) and not hasattr(value, "numpy")
+
+
+def _pixels_needed(config: "GlowConfig") -> str:
+    low, high = config.pixel_range
     return f"continuous pixels in [{low:g}, {high:g}) are needed (`glow.dequantize` makes them from uint8)"
 
 
@@ -212,21 +245,26 @@ def _extremes(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _has_other_scale(
-    images: tf.Tensor, smallest: tf.Tensor, largest: tf.Tensor, pixel_range: tuple[float, float]
+    images: tf.Tensor, extremes: tuple[tf.Tensor, tf.Tensor], pixel_range: tuple[float, float]
 ) -> tf.Tensor:
-    """Whether images are evidently scaled to [0, 1] or to 0 .. 255 rather than to `pixel_range`: a bool []."""
+    """Whether images are evidently scaled to [0, 1], [-1, 1] or 0 .. 255 rather than to `pixel_range`: a bool []."""
+    smallest, largest = extremes
     low, high = pixel_range
     width = high - low
-    is_unit = (smallest < 0.05) & (largest > high + 0.1 * width) & (largest <= 1.0)
-    is_bytes = (largest > high + 4 * width) & (largest <= 256.0)
-    return (tf.size(images) >= MIN_VALUES_TO_JUDGE) & (smallest >= 0.0) & (is_unit | is_bytes)
+    is_bright = largest > high + 0.1 * width
+    is_unit = (smallest >= 0.0) & (smallest < 0.05) & is_bright & (largest <= 1.0)
+    # Samples of a flow reach exactly these two values only if they were clipped to them.
+    is_signed = (smallest == -1.0) & is_bright & (largest == 1.0)
+    is_bytes = (smallest >= 0.0) & (largest > high + 4 * width) & (largest <= 256.0)
+    return (tf.size(images) >= MIN_VALUES_TO_JUDGE) & (is_unit | is_signed | is_bytes)
 
 
 def _valid(values: tf.Tensor, is_valid: tf.Tensor, message: str, numbers: Sequence[tf.Tensor]) -> tf.Tensor:
     """The values; an InputError, or in a graph an assertion, with `message` % `numbers` where they are not valid."""
-    if tf.executing_eagerly():
-        if not is_valid:
-            raise InputError(message % tuple(number.numpy() for number in numbers))
+    known = [tf.get_static_value(tensor) for tensor in (is_valid, *numbers)]
+    if None not in known:
+        if not known[0]:
+            raise InputError(message % tuple(known[1:]))
         return values
     texts = message.replace("%g", "%").replace("%d", "%").split("%")
     data = [part for pair in zip(texts, [*numbers, ""], strict=True) for part in pair][:-1]

@@ -6,7 +6,9 @@ import tensorflow as tf
 from helpers import SMALL, make_glow
 
 from glow_tf import inputs
+from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
+from glow_tf.evaluation import editing
 
 SHAPE = SMALL["image_shape"]
 PIXELS = np.random.default_rng(4).integers(0, 256, (3, *SHAPE)).astype(np.uint8)
@@ -24,7 +26,7 @@ def conditional():
 
 
 def continuous(images):
-    return inputs.continuous_images(images, SHAPE, (-0.5, 0.5), tf.float32)
+    return inputs.continuous_images(images, GlowConfig(SHAPE, num_levels=2))
 
 
 def message_of(call):
@@ -42,6 +44,7 @@ WRONG_IMAGES = {
     "booleans": (PIXELS > 9, "bool"),
     "0 .. 1": (PIXELS / 255, "from 0 to 1"),
     "0 .. 255": (PIXELS.astype(np.float32), "from 0 to 255"),
+    "-1 .. 1": (PIXELS / 127.5 - 1, "from -1 to 1"),
     "far above": (np.full((1, *SHAPE), 300.0), "from 300 to 300"),
     "far below": (np.full((1, *SHAPE), -1e5), "-100000"),
     "NaN": (np.full((1, *SHAPE), np.nan), "nan"),
@@ -78,8 +81,59 @@ def test_a_density_of_tfp_takes_pixels_of_no_other_scale(glow):
         for images in (PIXELS, PIXELS.astype(np.float32), (PIXELS / 255).astype(np.float32)):
             assert "glow.dequantize" in message_of(lambda call=call, images=images: call(images))
         assert "[..., 4, 8, 2]" in message_of(lambda call=call: call(np.zeros((2, 8, 4, 2), np.float32)))
+    bijector = glow.bijector()
+    for call in (bijector.inverse, lambda x: bijector.inverse_log_det_jacobian(x, 3)):
+        for images in (PIXELS, PIXELS > 9, PIXELS.astype(np.float32), (PIXELS / 255).astype(np.float32)):
+            assert "glow.dequantize" in message_of(lambda call=call, images=images: call(images))
+    for call in (bijector.forward, lambda z: bijector.forward_log_det_jacobian(z, 3)):
+        assert message_of(lambda call=call: call(PIXELS)) == "z are uint8; continuous values are needed"
+        assert "[..., 4, 8, 2]" in message_of(lambda call=call: call(np.zeros((2, 8, 4, 2), np.float32)))
     far = np.full((1, *SHAPE), -70.0, np.float32)  # as an algorithm of TFP may propose
     assert glow.distribution.log_prob(far).shape == (1,) and "from -70" in message_of(lambda: glow.log_prob(far))
+
+
+def test_tfp_converts_arrays_but_not_tensors(glow):
+    images = PIXELS / 256 - 0.5  # float64, as numpy makes them
+    expected = glow.log_prob(images)
+    for same in (images, images.tolist(), tf.constant(images, tf.float32)):
+        np.testing.assert_array_equal(glow.distribution.log_prob(same), expected)
+        np.testing.assert_array_equal(glow.bijector().inverse(same), glow.encode(images))
+    for call in (glow.distribution.log_prob, glow.bijector().inverse):
+        for dtype in (tf.float64, tf.float16, tf.bfloat16):
+            message = message_of(lambda call=call, dtype=dtype: call(tf.constant(images, dtype)))
+            assert message == f"images are {dtype.name}; this model computes in float32"
+
+
+def test_only_floats_become_bytes(glow):
+    for pixels in (PIXELS, PIXELS.astype(np.int64), PIXELS > 9, "a", None):
+        assert "pixels are" in message_of(lambda pixels=pixels: glow.dequantizer.quantize(pixels))
+    assert glow.dequantizer.quantize([[-0.5, 0.0, 0.5]]).numpy().tolist() == [[0, 128, 255]]
+
+
+WRONG_SAMPLING = {
+    "num_images": [0, -1, 2.5, True, None, "2", [2], np.float64(2)],
+    "temperature": [-0.1, float("nan"), float("inf"), "1", None, [0.5, 1.0], True],
+    "seed": [1.5, (1, 2), "1", True, 2**63, np.float32(1)],
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SAMPLING)
+def test_arguments_of_a_sample(name, glow):
+    for value in WRONG_SAMPLING[name]:
+        arguments = {"num_images": 2, "seed": 1, name: value}
+        message = message_of(lambda arguments=arguments: glow.sample(**arguments))
+        assert str(value) in message and name.removeprefix("num_") in message, value
+        if name == "temperature":
+            message_of(lambda value=value: glow.transformed_distribution(temperature=value))
+        elif name == "seed":
+            assert message_of(lambda value=value: glow.bits_per_dim(PIXELS, seed=value)) == message
+
+
+def test_tensors_as_arguments_of_a_sample(conditional):
+    expected = conditional.sample(4, temperature=0.5, seed=3)
+    arguments = tf.constant(4), tf.constant(0.5), tf.constant(3)
+    for sample in (conditional.sample, tf.function(conditional.sample, autograph=False)):
+        np.testing.assert_array_equal(sample(*arguments), expected)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
@@ -121,6 +175,23 @@ def test_wrong_labels(labels, said, conditional):
         assert said in message_of(call)
 
 
+def test_labels_of_edits(conditional):
+    with_labels = [
+        lambda labels: editing.labels_of(conditional, PIXELS[:2], labels),
+        lambda labels: editing.interpolate(conditional, PIXELS[:2], 3, labels),
+        lambda labels: editing.apply_direction(conditional, PIXELS[:2], np.zeros(SHAPE), [1.0], labels),
+    ]
+    for call in with_labels:
+        for labels, said in (([0, 1.7], "float64"), ([0, 3], "from 0 to 3"), ([True, False], "bool"), ([0], "1 label")):
+            assert said in message_of(lambda call=call, labels=labels: call(labels))
+
+
+def test_labels_and_images_that_do_not_broadcast(conditional):
+    images = conditional.dequantize(PIXELS)
+    for call in (conditional.conditional_distribution([0, 1]).log_prob, conditional.bijector([0, 1]).inverse):
+        assert "of batch shape (3,) do not broadcast with (2,)" in message_of(lambda call=call: call(images))
+
+
 def test_a_model_of_classes_is_never_scored_without_one(conditional, glow):
     images = conditional.dequantize(PIXELS)
     for call in (
@@ -153,3 +224,11 @@ def test_a_graph_checks_types_when_traced_and_values_when_run(glow, conditional)
         list(mapped)
     assert str(inputs.error_of_assertion(failure.value)).startswith("labels reach from 0 to 5; integers from 0 to 2")
     assert inputs.error_of_assertion(ValueError("something else")) is None
+
+    # One label for three images would broadcast, if the graph did not compare their numbers.
+    specs = [tf.TensorSpec([None, *SHAPE]), tf.TensorSpec(None, tf.int64)]
+    log_prob = tf.function(conditional.log_prob, input_signature=specs, autograph=False)
+    np.testing.assert_allclose(log_prob(images, [0, 1, 2]), conditional.log_prob(images, [0, 1, 2]), rtol=1e-6)
+    with pytest.raises(tf.errors.InvalidArgumentError) as failure:
+        log_prob(images, [1])
+    assert str(inputs.error_of_assertion(failure.value)) == "1 labels were given for 3 images"

@@ -17,7 +17,7 @@ from glow_tf._files import load_npy, printable, write_atomically
 from glow_tf.errors import InputError
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
-from glow_tf.inputs import Labels
+from glow_tf.inputs import Labels, class_labels
 
 
 def labels_of(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> np.ndarray | None:
@@ -29,7 +29,7 @@ def labels_of(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> n
     if not glow.config.num_classes:
         return None
     if labels is not None:
-        return np.asarray(labels, np.int32)
+        return np.asarray(class_labels(labels, glow.config.num_classes, len(images)))
     return metrics.classify(glow, images)
 
 
@@ -83,6 +83,7 @@ def interpolate(
         raise InputError(
             f"an interpolation needs pairs of images and 2 or more columns, not {len(images)} and {columns}"
         )
+    labels = class_labels(labels, glow.config.num_classes, len(images))
     labels = None if labels is None else np.repeat(labels[::2], 2)
     z = encode(glow, images, labels)
     shares = np.linspace(0, 1, columns)
