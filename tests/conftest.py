@@ -13,9 +13,11 @@ import pytest
 import tensorflow as tf
 from helpers import REFERENCE, make_glow
 
-# Two devices for the tests of replicas; they must be declared before the first operation.
+# Two devices for the tests of replicas, or those that a process started by a test asks for; they must be declared
+# before the first operation.
 tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * int(os.environ.get("TEST_DEVICES", 2)),
 )
 
 # A shell starts what runs in its background with Ctrl-C ignored, nohup with SIGHUP; what is ignored stays ignored in

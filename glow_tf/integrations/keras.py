@@ -6,7 +6,7 @@ own `save_weights` finds no layers in a tf.Module and writes an empty file witho
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import tensorflow as tf
 import tf_keras
 
 from glow_tf import dequantization, inputs, persistence
+from glow_tf.bijectors import BACKPROP_MODES
 from glow_tf.config import GlowConfig
 from glow_tf.dequantization import NoiseStream
 from glow_tf.errors import InputError
@@ -25,6 +26,22 @@ WAYS_TO_SAVE = (
     'save_weights("weights.h5") writes weights that Glow.load reads, save("model.keras") the whole model, and '
     "glow_tf.integrations.saved_model.save_model a SavedModel"
 )
+
+
+@contextlib.contextmanager
+def _plain_input_errors() -> Iterator[None]:
+    """Raises an InputError as it was first raised: Keras, AutoGraph and graphs wrap it in lines of their own."""
+    try:
+        yield
+    except Exception as error:
+        plain = inputs.error_of_assertion(error)
+        cause: BaseException | None = error
+        while cause is not None:
+            plain = cause if isinstance(cause, InputError) else plain
+            cause = cause.__cause__ or cause.__context__
+        if plain is None or plain is error:
+            raise
+        raise plain from None
 
 
 @tf_keras.saving.register_keras_serializable("glow_tf")
@@ -57,6 +74,11 @@ class KerasGlow(tf_keras.Model):
     """
 
     def __init__(self, glow: Glow, backprop: str = "stored", seed: int = 0) -> None:
+        if not isinstance(glow, Glow):
+            raise InputError(f"KerasGlow takes a Glow, not {type(glow).__name__}")
+        if backprop not in BACKPROP_MODES:
+            raise InputError(f"backprop is {backprop!r}; it can be {', '.join(BACKPROP_MODES)}")
+        inputs.check_seed(seed)
         super().__init__(name="keras_glow")
         self.glow = glow
         self.backprop = backprop
@@ -80,10 +102,10 @@ class KerasGlow(tf_keras.Model):
         """[B], nats: `Glow.log_prob` of continuous images, under the mixture of classes if there are any."""
         return self.glow.log_prob(images)
 
+    @_plain_input_errors()
     def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
         """As Keras' `__call__`."""
-        with _plain_input_errors():
-            return super().__call__(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
 
     # -------------------------------------------------------------------------------------- training
 
@@ -99,8 +121,10 @@ class KerasGlow(tf_keras.Model):
         """Sets the optimizer.
 
         Raises:
-            InputError: for a loss, metrics or weights: the loss and the metric are bits/dim.
+            InputError: for a loss, metrics or weights, since the loss and the metric are bits/dim, and for XLA.
         """
+        if options.get("jit_compile"):
+            raise InputError("KerasGlow has no jit_compile; Trainer(glow, jit_compile=True) trains with XLA")
         _refuse("compile", loss=loss, metrics=metrics, loss_weights=loss_weights, weighted_metrics=weighted_metrics)
         super().compile(optimizer, **options)
 
@@ -112,6 +136,7 @@ class KerasGlow(tf_keras.Model):
         """Raises InputError: a metric that is added would be ignored."""
         raise InputError("KerasGlow has no add_metric: its metric is bits_per_dim")
 
+    @_plain_input_errors()
     def fit(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> tf_keras.callbacks.History:
         """As Keras' `fit`.
 
@@ -123,28 +148,51 @@ class KerasGlow(tf_keras.Model):
         _refuse("fit", sample_weight=options.get("sample_weight"), class_weight=options.get("class_weight"))
         for callback in _flat(options.get("callbacks")):
             _check_callback(callback)
-        self._check_data(x, y)
+        _check_data(self._unpack, x, y)
         validation = options.get("validation_data")
         if isinstance(validation, (tuple, list)):
             _refuse("fit", sample_weight=validation[2] if len(validation) > 2 else None)
-            self._check_data(*validation[:2])
-        else:
-            self._check_data(validation)
-        with _plain_input_errors():
-            return super().fit(x, y, *args, **options)
+            _check_data(self._unpack, *validation[:2])
+        elif validation is not None:
+            _check_data(self._unpack, validation)
+        return super().fit(x, y, *args, **options)
 
+    @_plain_input_errors()
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
         """As Keras' `evaluate`; its noise is the same at every call. Raises InputError as `fit`."""
         _refuse("evaluate", sample_weight=options.get("sample_weight"))
-        self._check_data(x, y)
+        _check_data(self._unpack, x, y)
         self._batches_tested.assign(0)
-        with _plain_input_errors():
-            return super().evaluate(x, y, *args, **options)
+        return super().evaluate(x, y, *args, **options)
 
-    def predict(self, *args: Any, **options: Any) -> Any:
+    @_plain_input_errors()
+    def predict(self, x: Any, *args: Any, **options: Any) -> Any:
         """As Keras' `predict`: the log densities [B] of continuous images, in nats."""
-        with _plain_input_errors():
-            return super().predict(*args, **options)
+        _check_data(self._check_continuous, x)
+        return super().predict(x, *args, **options)
+
+    @_plain_input_errors()
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: None = None, class_weight: None = None, **options: Any
+    ) -> Any:
+        """As Keras' `train_on_batch`. Raises InputError as `fit`."""
+        self._check_initialized()
+        _refuse("train_on_batch", sample_weight=sample_weight, class_weight=class_weight)
+        _check_data(self._unpack, x, y)
+        return super().train_on_batch(x, y, **options)
+
+    @_plain_input_errors()
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: None = None, **options: Any) -> Any:
+        """As Keras' `test_on_batch`. Raises InputError as `fit`."""
+        _refuse("test_on_batch", sample_weight=sample_weight)
+        _check_data(self._unpack, x, y)
+        return super().test_on_batch(x, y, **options)
+
+    @_plain_input_errors()
+    def predict_on_batch(self, x: Any) -> Any:
+        """As Keras' `predict_on_batch`; see `predict`."""
+        self._check_continuous(x)
+        return super().predict_on_batch(x)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step of `fit`, on one replica's part of a batch: its share of the mean over the whole batch."""
@@ -169,12 +217,8 @@ class KerasGlow(tf_keras.Model):
         if not self.glow.is_initialized:
             raise InputError("the actnorms are not initialized; call initialize(images) before fit")
 
-    def _check_data(self, x: Any, y: Any = None) -> None:
-        """Checks arrays and the element types of a data set, before anything is traced or trained."""
-        if isinstance(x, (np.ndarray, tf.Tensor)):
-            self._unpack((x,) if y is None else (x, y))
-        elif isinstance(x, tf.data.Dataset):
-            tf.function(self._unpack, autograph=False).get_concrete_function(x.element_spec)
+    def _check_continuous(self, data: Any) -> None:
+        inputs.continuous_images(data[0] if isinstance(data, tuple) else data, self.glow.config)
 
     def _unpack(self, data: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
         images, labels, weights = tf_keras.utils.unpack_x_y_sample_weight(data)
@@ -183,7 +227,7 @@ class KerasGlow(tf_keras.Model):
         images = inputs.uint8_images(images, config.image_shape)
         if not config.num_classes:
             labels = None  # data sets have labels that such a model does not use
-        return images, inputs.class_labels(labels, config.num_classes, images.shape[0])
+        return images, inputs.class_labels(labels, config.num_classes, tf.shape(images)[0])
 
     def _bits(self, images: tf.Tensor, labels: tf.Tensor | None, seed: Sequence[Any]) -> tuple[tf.Tensor, tf.Tensor]:
         """(bits/dim [b] of this replica's images, the number of images of all replicas)."""
@@ -193,11 +237,7 @@ class KerasGlow(tf_keras.Model):
         noise_shape = [batch_size, *glow.config.image_shape]
         noise = dequantization.uniform_noise(noise_shape, tf.stack(seed), glow.config.dtype)[first : first + size]
         values = glow.dequantizer.dequantize(images, noise, glow.config.dtype)
-        # A replica without images computes with one that does not count, since all replicas must take part in the sum.
-        missing = tf.cast(size == 0, tf.int32)
-        values = tf.pad(values, [[0, missing], [0, 0], [0, 0], [0, 0]])
-        labels = labels if labels is None else tf.pad(labels, [[0, missing]])
-        log_prob = glow.transformed_distribution(labels, backprop=self.backprop).log_prob(values)[:size]
+        log_prob = glow.transformed_distribution(labels, backprop=self.backprop).log_prob(values)
         return glow.dequantizer.bits_per_dim(log_prob, glow.config.num_dims), batch_size
 
     def _updated(self, bits: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -253,14 +293,19 @@ class KerasGlow(tf_keras.Model):
         self.glow.load_weights(filepath)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments as plain values, for `.keras` archives."""
+        """The constructor's arguments as plain values, for `.keras` archives.
+
+        Raises:
+            InputError: for a Glow with a coupling network of its own, which such values do not describe.
+        """
+        if self.glow.network is not None:
+            raise InputError("an archive cannot hold a coupling network of your own; save_weights writes its weights")
         return {"glow": self.glow.config.to_dict(), "backprop": self.backprop, "seed": self.seed}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "KerasGlow":
-        """The inverse of `get_config`."""
-        glow = Glow(GlowConfig.from_dict(config["glow"]), seed=None)
-        return cls(glow, config["backprop"], config["seed"])
+        """The inverse of `get_config`, with new weights."""
+        return cls(Glow(GlowConfig.from_dict(config["glow"])), config["backprop"], config["seed"])
 
     def save_own_variables(self, store: Any) -> None:
         """Writes the variables of the Glow into a `.keras` archive."""
@@ -275,6 +320,14 @@ class KerasGlow(tf_keras.Model):
             variable.assign(store[name.replace("/", ".")][()])
         self.step_count.assign(store["step_count"][()])
         self.glow.is_initialized = bool(store["is_initialized"][()])
+
+
+def _check_data(check: Callable[[Any], Any], x: Any, y: Any = None) -> None:
+    """Checks arrays, or the element types of a data set, before anything is traced or trained."""
+    if isinstance(x, tf.data.Dataset):
+        tf.function(check, autograph=False).get_concrete_function(x.element_spec)
+    elif x is None or isinstance(x, (np.ndarray, tf.Tensor, str)):
+        check((x,) if y is None else (x, y))
 
 
 def _place_in_batch(size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -317,19 +370,3 @@ def _check_archive(path: str | os.PathLike, save_format: Any) -> None:
 def _check_weights_file(path: str | os.PathLike, save_format: Any) -> None:
     if save_format not in (None, "h5") or not os.fspath(path).endswith(HDF5_ENDINGS):
         raise InputError(f"{os.fspath(path)} cannot hold the weights in that format; {WAYS_TO_SAVE}")
-
-
-@contextlib.contextmanager
-def _plain_input_errors() -> Iterator[None]:
-    """Raises an InputError as it was first raised: Keras, AutoGraph and graphs wrap it in lines of their own."""
-    try:
-        yield
-    except Exception as error:
-        plain = inputs.error_of_assertion(error)
-        cause: BaseException | None = error
-        while cause is not None:
-            plain = cause if isinstance(cause, InputError) else plain
-            cause = cause.__cause__ or cause.__context__
-        if plain is None or plain is error:
-            raise
-        raise plain from None

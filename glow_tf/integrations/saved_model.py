@@ -2,12 +2,11 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from glow_tf import inputs
-from glow_tf.dequantization import NoiseStream
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
 
@@ -46,7 +45,7 @@ def save_model(glow: Glow, folder: str | os.PathLike) -> None:
     try:
         # The gradient functions of the loops use tensors of their forward passes, which cannot be saved.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(module, part, signatures=_Functions(glow).signatures(), options=options)
+        tf.saved_model.save(module, part, signatures=_signatures(glow), options=options)
         os.rename(part, folder)
     except (OSError, tf.errors.OpError) as error:
         raise InputError(f"{folder} cannot be written: {error}") from error
@@ -54,61 +53,41 @@ def save_model(glow: Glow, folder: str | os.PathLike) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-class _Functions:
-    """The functions of the signatures. Not a tf.Module, because a SavedModel holds every function of a module."""
+def _signatures(glow: Glow) -> dict[str, Any]:
+    """{name: concrete function}. Functions outside of any module: a SavedModel holds all functions of a module."""
+    shape = [None, *glow.config.image_shape]
+    labels = {"labels": tf.TensorSpec([None], tf.int32, "labels")} if glow.config.num_classes else {}
+    n, seed = (tf.TensorSpec([], tf.int32, name) for name in ("n", "seed"))
+    temperature = tf.TensorSpec([], tf.float32, "temperature")
+    images, z = (tf.TensorSpec(shape, glow.config.dtype, name) for name in ("images", "z"))
+    signatures = {}
 
-    def __init__(self, glow: Glow) -> None:
-        self._glow = glow
+    def signature(**specs: tf.TensorSpec) -> Callable[[Callable], None]:
+        def add(function: Callable) -> None:
+            compiled = tf.function(function, autograph=False)
+            signatures[function.__name__] = compiled.get_concrete_function(**specs, **labels)
 
-    @property
-    def _dtype(self) -> tf.DType:
-        return tf.as_dtype(self._glow.config.dtype)
+        return add
 
-    def signatures(self) -> dict[str, Any]:
-        glow = self._glow
-        shape = [None, *glow.config.image_shape]
-        labels = {"labels": tf.TensorSpec([None], tf.int32, "labels")} if glow.config.num_classes else {}
-        scalars = {
-            "n": tf.TensorSpec([], tf.int32, "n"),
-            "temperature": tf.TensorSpec([], tf.float32, "temperature"),
-            "seed": tf.TensorSpec([], tf.int32, "seed"),
-        }
-        images = {"images": tf.TensorSpec(shape, self._dtype, "images")}
-        arguments = {
-            self.sample: scalars,
-            self.bits_per_dim: {"images": tf.TensorSpec(shape, tf.uint8, "images"), "seed": scalars["seed"]},
-            self.log_prob: images,
-            self.encode: images,
-            self.decode: {"z": tf.TensorSpec(shape, self._dtype, "z")},
-        }
-        return {
-            function.__name__: tf.function(function, autograph=False).get_concrete_function(**specs, **labels)
-            for function, specs in arguments.items()
-        }
+    @signature(n=n, temperature=temperature, seed=seed)
+    def sample(n: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, labels: tf.Tensor | None = None) -> Any:
+        return {"images": glow.sample(n, temperature, seed, labels)}
 
-    def sample(
-        self, n: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, labels: tf.Tensor | None = None
-    ) -> dict[str, tf.Tensor]:
-        glow = self._glow
-        noise_seed = [seed, NoiseStream.SAMPLE]
-        noise = tf.random.stateless_normal([n, *glow.config.image_shape], noise_seed, dtype=self._dtype)
-        values = glow.bijector(labels).forward(noise * tf.cast(temperature, self._dtype))
-        return {"images": glow.dequantizer.quantize(values)}
+    @signature(images=tf.TensorSpec(shape, tf.uint8, "images"), seed=seed)
+    def bits_per_dim(images: tf.Tensor, seed: tf.Tensor, labels: tf.Tensor | None = None) -> Any:
+        return {"bits_per_dim": glow.bits_per_dim(images, labels, seed)}
 
-    def bits_per_dim(self, images: tf.Tensor, seed: tf.Tensor, labels: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        log_prob = self.log_prob(self._glow.dequantize(images, seed), labels)["log_prob"]
-        return {"bits_per_dim": self._glow.dequantizer.bits_per_dim(log_prob, self._glow.config.num_dims)}
+    @signature(images=images)
+    def log_prob(images: tf.Tensor, labels: tf.Tensor | None = None) -> Any:
+        return {"log_prob": glow.log_prob(images, labels)}
 
-    def log_prob(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        return {"log_prob": self._glow.transformed_distribution(labels).log_prob(self._continuous(images))}
+    @signature(images=images)
+    def encode(images: tf.Tensor, labels: tf.Tensor | None = None) -> Any:
+        return {"z": glow.encode(images, labels)}
 
-    def encode(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        return {"z": self._glow.bijector(labels).inverse(self._continuous(images))}
+    @signature(z=z)
+    def decode(z: tf.Tensor, labels: tf.Tensor | None = None) -> Any:
+        continuous = glow.decode(z, labels)
+        return {"images": glow.dequantizer.quantize(continuous), "continuous": continuous}
 
-    def decode(self, z: tf.Tensor, labels: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-        values = self._glow.bijector(labels).forward(z)
-        return {"images": self._glow.dequantizer.quantize(values), "continuous": values}
-
-    def _continuous(self, images: tf.Tensor) -> tf.Tensor:
-        config = self._glow.config
-        return inputs.continuous_images(images, config.image_shape, config.pixel_range, self._dtype)
+    return signatures

@@ -1,8 +1,14 @@
+import copy
+import os
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from helpers import make_glow, values_of
+from helpers import CountingNetwork, make_glow, values_of
 
 from glow_tf.data import image_data
 from glow_tf.errors import InputError
@@ -21,8 +27,12 @@ def batches(*arrays):
 
 def compiled(glow, **options):
     model = KerasGlow(glow, **options)
-    model.compile(tf_keras.optimizers.Adamax(0.01, epsilon=1e-8))
+    model.compile(adamax())
     return model
+
+
+def trainer_of(glow):
+    return Trainer(glow, batch_size=4, learning_rate=0.01, ema_decay=0.0, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +47,7 @@ def trained():
 def test_fit_gives_the_numbers_of_the_trainer(trained):
     model, history = trained
     glow = make_glow(num_classes=3)
-    trainer = Trainer(glow, batch_size=4, learning_rate=0.01, ema_decay=0.0, seed=5)
+    trainer = trainer_of(glow)
     for epoch in range(2):
         found = [trainer.train_step(*batch)["bits_per_dim"] for batch in batches(PIXELS, LABELS)]
         assert history["bits_per_dim"][epoch] == pytest.approx(np.mean(found), rel=1e-6)
@@ -81,8 +91,12 @@ def small(replicas=None, optimizer=None, **kind):
         glow = make_glow(num_steps=1, **kind)
         glow.is_initialized = True
         model = KerasGlow(glow, seed=5)
-        model.compile(optimizer or tf_keras.optimizers.SGD(1e-3))
+        model.compile((optimizer or (lambda: tf_keras.optimizers.SGD(1e-3)))())
     return model
+
+
+def adamax():
+    return tf_keras.optimizers.Adamax(0.01, epsilon=1e-8)
 
 
 def largest_difference(one, other):
@@ -97,6 +111,46 @@ def test_replicas_share_a_batch_that_does_not_divide(two_replicas):
     assert two.step_count.numpy() == 3
     bits = [m.evaluate(PIXELS[:11], batch_size=4, verbose=0) for m in (one, two)]
     np.testing.assert_allclose(bits[1], bits[0], rtol=1e-6)
+
+
+def tiny(replicas=None):
+    """As `small`, but with one level and 4x4 grey images, for which tracing four replicas takes seconds."""
+    return small(replicas, image_shape=(4, 4, 1), num_levels=1, width=4)
+
+
+def two_kinds_of_training(replicas=None):
+    """{"trainer": the Glow after two steps of `Trainer`, "keras": after an epoch by SGD, whose last batch has 3}."""
+    by_keras, trainer, images = tiny(replicas), trainer_of(tiny(replicas).glow), PIXELS[:, :, :4, :1]
+    by_keras.fit(images[:7], batch_size=4, shuffle=False, verbose=0)
+    for i in (0, 4):
+        trainer.train_step(images[i : i + 4])
+    return {"keras": by_keras.glow, "trainer": trainer.glow}
+
+
+# MirroredStrategies over different numbers of devices cannot share a process.
+FOUR_REPLICAS = """
+import conftest, sys
+import numpy as np, tensorflow as tf
+from helpers import values_of
+from integrations.test_keras import two_kinds_of_training
+strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(4)])
+glows = two_kinds_of_training(strategy)
+np.savez(sys.argv[1], **{f"{k}|{name}": v for k, glow in glows.items() for name, v in values_of(glow).items()})
+"""
+
+
+@pytest.mark.slow
+def test_four_replicas_compute_what_one_does(tmp_path):
+    folder = pathlib.Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{folder.parent}", "TEST_DEVICES": "4"}
+    command = [sys.executable, "-c", FOUR_REPLICAS, tmp_path / "four.npz"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = np.load(tmp_path / "four.npz")
+    for kind, glow in two_kinds_of_training().items():
+        assert largest_difference(KerasGlow(glow), tiny()) > 1e-4
+        for name, value in values_of(glow).items():
+            np.testing.assert_allclose(found[f"{kind}|{name}"], value, rtol=0, atol=1e-9, err_msg=f"{kind} {name}")
 
 
 def test_a_step_goes_down_the_gradient_of_the_mean_bits():
@@ -140,6 +194,22 @@ REFUSED_DATA = {
     "bytes to predict": (lambda m: m.predict(PIXELS), "images are uint8; continuous"),
     "0 .. 255 to predict": (lambda m: m.predict(PIXELS.astype(float)), "images reach from 0 to 255"),
     "bytes to call": (lambda m: m(PIXELS), "images are uint8; continuous"),
+    "another shape to predict": (lambda m: m.predict(np.zeros((2, 8, 4, 2))), "(2, 8, 4, 2)"),
+    "bytes to predict in a data set": (lambda m: m.predict(batches(PIXELS)), "images are uint8; continuous"),
+    "nothing": (lambda m: m.fit(None), "images are NoneType"),
+    "a list": (lambda m: m.fit([PIXELS]), "images are tuple"),
+    "sample_weight of a batch": (lambda m: m.train_on_batch(PIXELS, LABELS, np.ones(12)), "no sample_weight"),
+    "sample_weight of a test batch": (lambda m: m.test_on_batch(PIXELS, LABELS, np.ones(12)), "no sample_weight"),
+    "class_weight of a batch": (lambda m: m.train_on_batch(PIXELS, LABELS, class_weight={0: 2.0}), "no class_weight"),
+    "floats in a batch": (lambda m: m.train_on_batch(PIXELS / 255, LABELS), "images are float64; uint8"),
+    "floats in a test batch": (lambda m: m.test_on_batch(PIXELS / 255, LABELS), "images are float64; uint8"),
+    "bytes in a batch to predict": (lambda m: m.predict_on_batch(PIXELS), "images are uint8; continuous"),
+    "a batch without labels": (lambda m: m.train_on_batch(PIXELS), "give labels, integers from 0 to 2"),
+    "too few labels in a batch": (lambda m: m.train_on_batch(PIXELS, LABELS[:3]), "3 labels were given for 12"),
+    "no Glow": (lambda m: KerasGlow("digits"), "takes a Glow, not str"),
+    "backprop": (lambda m: KerasGlow(m.glow, backprop="cheap"), "backprop is 'cheap'"),
+    "seed": (lambda m: KerasGlow(m.glow, seed=0.5), "seed is 0.5"),
+    "jit_compile": (lambda m: m.compile("sgd", jit_compile=True), "no jit_compile"),
     "loss": (lambda m: m.compile("sgd", "mse"), "no loss"),
     "metrics": (lambda m: m.compile("sgd", metrics=["mae"]), "no metrics"),
     "weighted_metrics": (lambda m: m.compile("sgd", weighted_metrics=["mae"]), "no weighted_metrics"),
@@ -186,7 +256,7 @@ def test_a_file_without_the_weights_is_never_written(save, conditional, tmp_path
 
 
 def test_an_archive_trains_on_as_the_model_does(tmp_path):
-    model = small(optimizer=tf_keras.optimizers.Adamax(1e-3))
+    model = small(optimizer=adamax)
     path = str(tmp_path / "model.keras")
     model.fit(batches(PIXELS), verbose=0, callbacks=[tf_keras.callbacks.ModelCheckpoint(path)])
     loaded = tf_keras.models.load_model(path)
@@ -195,6 +265,27 @@ def test_an_archive_trains_on_as_the_model_does(tmp_path):
     for one in (model, loaded):
         one.fit(batches(PIXELS), verbose=0)
     assert largest_difference(model, loaded) == 0
+
+
+def test_copies(conditional):
+    values = conditional.glow.dequantize(PIXELS)
+    same = copy.deepcopy(conditional)
+    np.testing.assert_allclose(same(values), conditional(values), rtol=1e-12)
+    clone = tf_keras.models.clone_model(conditional)
+    assert clone.glow.config == conditional.glow.config and not clone.glow.is_initialized
+    assert np.any(clone.glow.named_variables()["level0/coupling/conv1_kernel"].numpy() != 0)  # weights that can learn
+    own_network = KerasGlow(make_glow(network=CountingNetwork(8)))
+    assert "network of your own" in refusal_of(own_network.get_config)
+
+
+def test_steps_by_hand_are_those_of_fit():
+    by_fit, by_hand = small(), small()
+    history = by_fit.fit(PIXELS, batch_size=4, shuffle=False, verbose=0).history
+    found = [by_hand.train_on_batch(PIXELS[i : i + 4], reset_metrics=i == 0) for i in (0, 4, 8)]
+    np.testing.assert_allclose(found[-1], [history["loss"][0]] * 2, rtol=1e-6)
+    assert largest_difference(by_fit, by_hand) == 0
+    values = by_fit.glow.dequantize(PIXELS[:3])
+    np.testing.assert_allclose(by_fit.predict_on_batch(values), by_fit.glow.log_prob(values), rtol=1e-6)
 
 
 def test_a_tf_checkpoint_restores_the_weights(tmp_path):
