@@ -1,6 +1,7 @@
 """Compiled functions of images: traced once for all batch sizes, applied to a batch in chunks of bounded size."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -12,7 +13,7 @@ MAX_PIXELS = MAX_IMAGES * 32 * 32
 
 
 class CompiledFunction:
-    """A compiled function from tensors [B, ...] to a tensor [B, ...].
+    """A compiled function from tensors [B, ...] to a tensor [B, ...] or a tuple of them.
 
     In eager code a large batch is split into chunks, which bounds the memory. Inside another `tf.function` the whole
     batch runs at once, as part of that function.
@@ -22,16 +23,17 @@ class CompiledFunction:
         *specs: `tf.TensorSpec`s [None, ...], that of images [None, H, W, C] first.
     """
 
-    def __init__(self, function: Callable[..., tf.Tensor], *specs: tf.TensorSpec) -> None:
+    def __init__(self, function: Callable[..., Any], *specs: tf.TensorSpec) -> None:
         self._function = tf.function(paused()(function), input_signature=specs, autograph=False)
 
-    def __call__(self, images: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
+    def __call__(self, images: tf.Tensor, *others: tf.Tensor) -> Any:
         """The function's result for all images."""
         size = images_per_chunk(images.shape[1:])
         if not tf.executing_eagerly() or len(images) <= size:
             return self._function(images, *others)
         parts = zip(*(chunks(values, size) for values in (images, *others)), strict=True)
-        return tf.concat([self._function(*part) for part in parts], axis=0)
+        results = [self._function(*part) for part in parts]
+        return tf.nest.map_structure(lambda *each: tf.concat(each, axis=0), *results)
 
 
 def images_per_chunk(image_shape: Sequence[int]) -> int:

@@ -11,6 +11,7 @@ COUPLINGS = ("affine", "additive")
 PERMUTATIONS = ("conv1x1", "shuffle", "reverse")
 DTYPES = ("float32", "float64")
 PIXELS = ("scale", "logit")
+DEQUANTIZATIONS = ("uniform", "variational")
 ARCHITECTURES = ("openai", "plus", "glow_tf2")
 OPTIMIZERS = ("adamax", "adam", "muon")
 BACKPROPS = ("stored", "recompute", "reversible")
@@ -44,6 +45,7 @@ class GlowConfig:
         pixel_range: (low, high) of the continuous pixels, all bins together.
         architecture: whose networks and Gaussians: "openai" (the paper's), "plus", which learns faster (see `nn.plus`),
             or "glow_tf2" for weights of that program.
+        dequantization: "uniform" noise within the bins (the paper's), or "variational": learned (see `nn.noise`).
         dtype: "float32" or "float64".
 
     Raises:
@@ -73,6 +75,7 @@ class GlowConfig:
     pixels: str = "scale"
     pixel_range: tuple[float, float] = (-0.5, 0.5)
     architecture: str = "openai"
+    dequantization: str = "uniform"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -90,6 +93,7 @@ class GlowConfig:
         _check_choice("permutation", self.permutation, PERMUTATIONS)
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("architecture", self.architecture, ARCHITECTURES)
+        _check_choice("dequantization", self.dequantization, DEQUANTIZATIONS)
         height, width, channels = self.image_shape
         _check_range("image channels", channels, 1, MAX_CHANNELS)
         factor = 2**self.num_levels

@@ -12,8 +12,10 @@ from glow_tf.bijectors import Split, Squeeze
 from glow_tf.bijectors.base import EVENT_NDIMS, batch_shape, sum_except_batch
 from glow_tf.bijectors.gaussian import standardize
 from glow_tf.config import GlowConfig
+from glow_tf.dequantization import Dequantizer
 from glow_tf.nn.architectures import ARCHITECTURES
 from glow_tf.nn.base import CouplingNetwork
+from glow_tf.nn.noise import NoiseFlow
 from glow_tf.nn.priors import Classifier
 
 tfb = tfp.bijectors
@@ -35,6 +37,8 @@ class Flow(tf.Module):
         splits: for each level but the last, the prior of the latents that leave there.
         top: the prior of the deepest latents.
         classifier: OpenAI's classifier of the deepest latents, or None.
+        noise: the `NoiseFlow` of variational dequantisation, or None.
+        dequantizer: the `Dequantizer` between bytes and pixels.
 
     References: Kingma & Dhariwal 2018, figure 2b; Dinh et al. 2017, section 3.6.
     """
@@ -48,13 +52,15 @@ class Flow(tf.Module):
         self.splits = [architecture.split_prior(config, s[-1], f"split{i}") for i, s in enumerate(shapes[:-1])]
         self.top = architecture.top_prior(config, shapes[-1], "top")
         self.classifier = Classifier(config, shapes[-1][-1], "classifier") if config.classifier else None
+        self.noise = NoiseFlow(config, rng, "noise") if config.dequantization == "variational" else None
+        self.dequantizer = Dequantizer(config.num_bits, *config.pixel_range)
         self.num_classes = config.num_classes
         self._dtype = tf.as_dtype(config.dtype)
         self._logit = _logit(*config.pixel_range, self._dtype) if config.pixels == "logit" else None
 
     def named_variables(self) -> dict[str, tf.Variable]:
         """{name in weights files: variable}, in a fixed order."""
-        parts = [*self.steps, *self.splits, self.top, *([self.classifier] if self.classifier else [])]
+        parts = [*self.steps, *self.splits, self.top, *filter(None, (self.classifier, self.noise))]
         return {name: variable for part in parts for name, variable in part.named_variables().items()}
 
     def bijectors(
@@ -84,14 +90,31 @@ class Flow(tf.Module):
             return images, tf.zeros(batch_shape(images), images.dtype)
         return self._logit.inverse(images), self._logit.inverse_log_det_jacobian(images, event_ndims=EVENT_NDIMS)
 
+    def dequantize(self, uniform: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """(continuous pixels [B, H, W, C], log q(noise | image) [B] in nats) of uint8 images.
+
+        Args:
+            uniform: [B, H, W, C], uniform noise in [0, 1), which a `NoiseFlow` turns into that of the images.
+            images: uint8 [B, H, W, C].
+        """
+        noise, log_prob = uniform, tf.zeros(tf.shape(images)[:1], self._dtype)
+        if self.noise is not None:
+            noise, log_prob = self.noise(uniform, self.dequantizer.dequantize(images, 0.5, self._dtype))
+        return self.dequantizer.dequantize(images, noise, self._dtype), log_prob
+
     def initialize(self, batches: list[tf.Tensor]) -> None:
-        """Sets every actnorm so that it standardises its input over all images. Works only in eager code.
+        """Sets every actnorm, those of the noise's networks too, from continuous images. Works only in eager code.
 
         Args:
             batches: continuous images [B, H, W, C]; each layer runs on one batch at a time, which bounds the memory.
 
         References: Kingma & Dhariwal 2018, section 3.1.
         """
+        if self.noise is not None:
+            width = self.dequantizer.bin_width
+            lower = [self.dequantizer.dequantize(self.dequantizer.quantize(x), dtype=self._dtype) for x in batches]
+            uniform = [(x - low) / width for x, low in zip(batches, lower, strict=True)]
+            self.noise.initialize(uniform, [low + width / 2 for low in lower])
         batches = [self.preprocess(batch)[0] for batch in batches]
         for level, steps in enumerate(self.steps):
             batches = [Squeeze(dtype=self._dtype).inverse_and_log_det(batch)[0] for batch in batches]

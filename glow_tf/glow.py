@@ -48,18 +48,21 @@ class Glow(tf.Module):
     def __init__(self, config: GlowConfig, seed: int | None = 0, network: Any = None) -> None:
         super().__init__(name="glow")
         self.config = config
-        self.dequantizer = dequantization.Dequantizer(config.num_bits, *config.pixel_range)
         self.metadata: dict[str, Any] = {}
         self.is_initialized = False
         self.network = network
         self._dtype = tf.as_dtype(config.dtype)
         self.flow = Flow(config, ZeroGenerator() if seed is None else np.random.default_rng(seed), network)
+        self.dequantizer = self.flow.dequantizer
         images, labels = tf.TensorSpec([None, *config.image_shape], self._dtype), tf.TensorSpec([None], tf.int32)
         specs = [images, labels] if config.num_classes else [images]
         self._log_prob = CompiledFunction(lambda x, y=None: self.transformed_distribution(y).log_prob(x), *specs)
         self._encode = CompiledFunction(lambda x, y=None: self.bijector(y).inverse(x), *specs)
         self._decode = CompiledFunction(lambda z, y=None: self.bijector(y).forward(z), *specs)
         self._level_log_probs = CompiledFunction(self.flow.level_log_probs, *specs)
+        self._dequantize: Any = self.flow.dequantize  # eagerly, where it is arithmetic
+        if self.flow.noise is not None:
+            self._dequantize = CompiledFunction(self.flow.dequantize, images, tf.TensorSpec(images.shape, tf.uint8))
         self._class_log_probs = CompiledFunction(lambda x: classes.class_log_probs(self.flow, x), images)
 
     @property
@@ -113,15 +116,22 @@ class Glow(tf.Module):
 
         Args:
             images: uint8 [B, H, W, C].
-            seed: seed of uniform noise within each bin; None for the middle of each bin.
+            seed: seed of the noise within each bin; None for the middle of each bin.
             stream: the second half of the seed, a `NoiseStream` or the number of a training step.
         """
+        if seed is None:
+            images = inputs.uint8_images(images, self.config.image_shape)
+            return self.dequantizer.dequantize(images, 0.5, self._dtype)
+        return self.dequantize_and_log_prob(images, seed, stream)[0]
+
+    def dequantize_and_log_prob(
+        self, images: Array, seed: int | tf.Tensor, stream: int | tf.Tensor = NoiseStream.SCORE
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """(continuous pixels of uint8 images, the log density [B] of their noise: 0 where it is uniform)."""
         images = inputs.uint8_images(images, self.config.image_shape)
-        noise: float | tf.Tensor = 0.5
-        if seed is not None:
-            inputs.check_seed(seed)
-            noise = dequantization.uniform_noise(tf.shape(images), [seed, stream], self._dtype)
-        return self.dequantizer.dequantize(images, noise, self._dtype)
+        inputs.check_seed(seed)
+        uniform = dequantization.uniform_noise(tf.shape(images), [seed, stream], self._dtype)
+        return self._dequantize(uniform, images)
 
     def log_prob(self, images: Array, labels: Labels | None = None) -> tf.Tensor:
         """[B], nats: the log density of images; without labels, under the mixture of all classes in equal parts."""
@@ -143,12 +153,12 @@ class Glow(tf.Module):
         return self._run(self._level_log_probs, inputs.continuous_images(images, self.config), labels)
 
     def bits_per_dim(self, images: Array, labels: Labels | None = None, seed: int | tf.Tensor = 0) -> tf.Tensor:
-        """[B], bits/dim of uint8 images, dequantised with uniform noise from `seed`; labels are as in `log_prob`.
+        """[B], bits/dim of uint8 images, dequantised with noise from `seed`; labels are as in `log_prob`.
 
         This is a conservative bound, since part of the model's mass lies outside the pixel range; see `dequantization`.
         """
-        log_prob = self.log_prob(self.dequantize(images, seed), labels)
-        return self.dequantizer.bits_per_dim(log_prob, self.config.num_dims)
+        values, noise_log_prob = self.dequantize_and_log_prob(images, seed)
+        return self.dequantizer.bits_per_dim(self.log_prob(values, labels) - noise_log_prob, self.config.num_dims)
 
     def encode(self, images: Array, labels: Labels | None = None) -> tf.Tensor:
         """z [B, H, W, C] of images: the standardised latents of every level."""

@@ -29,8 +29,8 @@ def table(glow: "Glow") -> str:
         rows.append((f"level {level}: {glow.config.num_steps} steps", str(size), f"{leaves:,}", _count(steps)))
     rows += [(f"prior of level {i}", "", "", _count(split)) for i, split in enumerate(glow.flow.splits)]
     rows.append((f"prior of level {len(shapes) - 1}", "", "", _count(glow.flow.top)))
-    if glow.flow.classifier is not None:
-        rows.append(("classifier", "", "", _count(glow.flow.classifier)))
+    parts = {"classifier": glow.flow.classifier, "dequantisation noise": glow.flow.noise}
+    rows += [(name, "", "", _count(part)) for name, part in parts.items() if part is not None]
     rows.append(("total", str(glow.config.image_shape), f"{glow.config.num_dims:,}", f"{glow.num_parameters:,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []

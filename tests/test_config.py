@@ -76,6 +76,7 @@ def test_every_choice_survives_json():
         pixels="logit",
         pixel_range=(0.0, 1.0),
         architecture="glow_tf2",
+        dequantization="variational",
         dtype="float64",
     )
     usual = GlowConfig((32, 32, 3))

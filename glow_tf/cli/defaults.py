@@ -25,6 +25,7 @@ MODEL = {
     "architecture": "openai",
     "n_bits": 8,  # bits per channel
     "pixels": "scale",
+    "dequantization": "uniform",
     "conditional": False,  # one Gaussian per class
 }
 

@@ -140,7 +140,8 @@ def evaluate_split(glow: "Glow", weights: str) -> int:
     report_conversion(glow, data.name)
     if len(bits) < data.test.num_images:
         print(f"a random subset of the {data.test.num_images:,} test images")
-    samples = "1 noise sample" if FLAGS.draws == 1 else f"importance-weighted over {FLAGS.draws} noise samples"
+    noise = "noise sample" if glow.config.dequantization == "uniform" else "learned noise sample"
+    samples = f"1 {noise}" if FLAGS.draws == 1 else f"importance-weighted over {FLAGS.draws} {noise}s"
     print(f"an upper bound, {samples} per image{' (levels: 1)' if FLAGS.draws > 1 else ''}")
     if result.classes is not None:
         print(f"given the class; the generative classifier is right for {result.accuracy:.2%} of {len(bits):,} images")

@@ -61,6 +61,8 @@ def _model(config: GlowConfig) -> str:
 
 def _kind(config: GlowConfig) -> str:
     parts = [f"{config.coupling} coupling", config.permutation, f"pixels {config.pixels}", config.architecture]
+    if config.dequantization != "uniform":
+        parts.append(f"{config.dequantization} dequantisation")
     if config.num_classes:
         parts.append(f"{config.num_classes} classes{' with classifier' if config.classifier else ''}")
     return ", ".join(parts)

@@ -27,7 +27,17 @@ from absl import flags, logging
 
 from glow_tf._files import printable
 from glow_tf.cli import app, defaults, options
-from glow_tf.config import COUPLINGS, MAX_CHANNELS, MAX_LEVELS, MAX_SIDE, PERMUTATIONS, PIXELS, GlowConfig, TrainConfig
+from glow_tf.config import (
+    COUPLINGS,
+    DEQUANTIZATIONS,
+    MAX_CHANNELS,
+    MAX_LEVELS,
+    MAX_SIDE,
+    PERMUTATIONS,
+    PIXELS,
+    GlowConfig,
+    TrainConfig,
+)
 from glow_tf.data import registry
 from glow_tf.errors import InputError
 from glow_tf.training import settings
@@ -57,6 +67,9 @@ flags.DEFINE_enum(
 flags.DEFINE_integer("n_bits", None, "Bits per channel, 1 to 8. Default: see the table.")
 flags.DEFINE_enum(
     "pixels", None, PIXELS, "Transform of the pixels: none (the paper's) or RealNVP's logit. Default: scale."
+)
+flags.DEFINE_enum(
+    "dequantization", None, DEQUANTIZATIONS, "Noise within the bins: the paper's, or learned. Default: uniform."
 )
 flags.DEFINE_bool("conditional", None, "Learn one Gaussian per class; the images need labels or class folders.")
 flags.DEFINE_string("weights", None, "Start from this weights file or run's folder, which also defines the model.")
@@ -244,6 +257,7 @@ def model_config(model: Mapping[str, Any], image_shape: tuple[int, int, int], nu
         num_classes=num_classes if model["conditional"] else 0,
         classifier=model["classifier"],
         pixels=model["pixels"],
+        dequantization=model["dequantization"],
     )
 
 

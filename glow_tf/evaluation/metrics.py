@@ -29,7 +29,8 @@ class SplitResult:
 
     Attributes:
         bits_per_dim: [N]; for a class-conditional model given the label.
-        level_bits_per_dim: [N, L]: contribution of each level, level 0 first; sums to bits/dim of one noise sample.
+        level_bits_per_dim: [N, L]: contribution of each level, level 0 first, which includes the density of learned
+            noise; sums to bits/dim of one noise sample.
         labels: [N].
         classes: [N], predictions of the generative classifier; None for a model without classes.
         round_trip_error: largest |decode(encode(image)) - image|, in bins.
@@ -86,8 +87,9 @@ def evaluate(
     with _progress.phase("evaluating", split.num_images) as advance:
         for index, (images, batch_labels) in enumerate(split.batches(batch_size)):
             conditions = batch_labels if config.num_classes else None
-            values = glow.dequantize(images, seed + index, NoiseStream.SCORE)
+            values, noise_log_prob = glow.dequantize_and_log_prob(images, seed + index)
             levels.append(level_bits_per_dim(glow, values, conditions))
+            levels[-1][:, 0] += noise_log_prob / (math.log(2.0) * config.num_dims)
             seeds = _sample_seeds(seed + index, num_importance_samples)[1:]  # the levels have used the first
             others = [glow.bits_per_dim(images, conditions, seed=each).numpy() for each in seeds]
             bits.append(_importance_weighted([levels[-1].sum(axis=1), *others], config.num_dims))

@@ -253,6 +253,8 @@ def _check_order(prefix: str, name: str, indices: np.ndarray, inverse: np.ndarra
 def _check_exportable(config: GlowConfig, lu: bool) -> None:
     if config.architecture != "openai":
         raise InputError(f"a model of the architecture {config.architecture} cannot be exported to OpenAI's format")
+    if config.dequantization != "uniform":
+        raise InputError("a model with variational dequantisation cannot be exported to OpenAI's format")
     if tuple(config.pixel_range) != (-0.5, 0.5):
         raise InputError(f"OpenAI's pixels lie between -0.5 and 0.5; this model's pixel_range is {config.pixel_range}")
     if lu and config.permutation != "conv1x1":

@@ -236,9 +236,9 @@ class KerasGlow(tf_keras.Model):
         first, batch_size = _place_in_batch(size)
         noise_shape = [batch_size, *glow.config.image_shape]
         noise = dequantization.uniform_noise(noise_shape, tf.stack(seed), glow.config.dtype)[first : first + size]
-        values = glow.dequantizer.dequantize(images, noise, glow.config.dtype)
+        values, noise_log_prob = glow.flow.dequantize(noise, images)
         log_prob = glow.transformed_distribution(labels, backprop=self.backprop).log_prob(values)
-        return glow.dequantizer.bits_per_dim(log_prob, glow.config.num_dims), batch_size
+        return glow.dequantizer.bits_per_dim(log_prob - noise_log_prob, glow.config.num_dims), batch_size
 
     def _updated(self, bits: tf.Tensor) -> dict[str, tf.Tensor]:
         self._bits_per_dim.update_state(bits)

@@ -87,13 +87,14 @@ def locate(trainer: "Trainer", images: Array, labels: Labels | None = None) -> s
     glow = trainer.glow
     labels = class_labels(labels, glow.config.num_classes)
     noise = trainer._noise(tf.constant(trainer.step_count - 1), tf.convert_to_tensor(images), 0)
-    values = glow.dequantizer.dequantize(images, noise, glow.config.dtype)
+    values, _ = glow.flow.dequantize(noise, images)
     layer = diagnostics.first_not_finite(glow, values, labels)
     if layer is not None:
         return layer
     with tf.GradientTape() as tape:
         distribution = glow.transformed_distribution(labels, backprop=trainer.config.backprop)
-        loss = -tf.reduce_mean(distribution.log_prob(values))
+        values, noise_log_prob = glow.flow.dequantize(noise, images)
+        loss = -tf.reduce_mean(distribution.log_prob(values) - noise_log_prob)
     named = {name: variable for name, variable in glow.named_variables().items() if variable.trainable}
     gradients = zip(named, tape.gradient(loss, list(named.values())), strict=True)
     broken = [name for name, g in gradients if g is not None and not bool(tf.reduce_all(tf.math.is_finite(g)))]

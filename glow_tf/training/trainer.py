@@ -165,8 +165,7 @@ class Trainer:
         """One replica's step: noise, loss and gradients, sum over all replicas, update."""
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         noise = self._noise(step, images, replica)
-        values = self.glow.dequantizer.dequantize(images, noise, self.glow.config.dtype)
-        losses, gradients = self._sum_over_replicas(*self._loss_and_gradients(values, labels))
+        losses, gradients = self._sum_over_replicas(*self._loss_and_gradients(noise, images, labels))
         bits_per_dim = self.glow.dequantizer.bits_per_dim(-losses["nll_nats"], self.glow.config.num_dims)
         norm = tf.linalg.global_norm(gradients)
         is_finite = tf.math.is_finite(bits_per_dim) & tf.math.is_finite(norm)
@@ -191,7 +190,7 @@ class Trainer:
         return noise[replica * size : (replica + 1) * size]
 
     def _trace_loss_and_gradients(
-        self, values: tf.Tensor, labels: tf.Tensor | None
+        self, noise: tf.Tensor, images: tf.Tensor, labels: tf.Tensor | None
     ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
         """This replica's share of the batch's mean losses, and the gradient of their weighted sum in bits."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -199,7 +198,8 @@ class Trainer:
             distribution = self.glow.transformed_distribution(
                 labels, backprop=self.config.backprop, network_dtype=self._network_dtype
             )
-            nll = -tf.reduce_sum(distribution.log_prob(values)) / self.config.batch_size
+            values, noise_log_prob = self.glow.flow.dequantize(noise, images)
+            nll = -tf.reduce_sum(distribution.log_prob(values) - noise_log_prob) / self.config.batch_size
             loss = self.glow.dequantizer.bits_per_dim(-nll, self.glow.config.num_dims)
             losses = {"nll_nats": nll}
             if self.config.weight_y:
