@@ -173,8 +173,8 @@ class GlowConfig:
 def _option(
     default: Any,
     doc: str,
-    is_valid: Callable[[Any], bool] = lambda value: True,
     valid: str = "",
+    is_valid: Callable[[Any], bool] = lambda value: True,
     *,
     choices: tuple[str, ...] = (),
     is_fixed: bool = False,
@@ -184,13 +184,18 @@ def _option(
     Args:
         default: its default; None stands for "not set".
         doc: one sentence, which is also the help of the flag.
-        is_valid: tells whether a value of the right type is allowed.
         valid: the values that are allowed, in words.
+        is_valid: tells whether a value of the right type is allowed.
         choices: the texts that are allowed.
         is_fixed: whether the value must stay the same when a run is resumed.
     """
     metadata = {"doc": doc, "is_valid": is_valid, "valid": valid, "choices": choices, "is_fixed": is_fixed}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+# Ranges of several options: what is allowed in words, and the test of it.
+_COUNT = ("an integer from 1 up", lambda v: v >= 1)
+_EPOCHS = ("a number from 0 to 1e6", lambda v: 0 <= v <= 1e6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,58 +216,40 @@ class TrainConfig:
     glow_tf.errors.InputError: learning_rate is -1.0; it must be a number above 0, 0.001 is usual
     """
 
-    batch_size: int = _option(
-        64, "Images per step, over all devices.", lambda v: v >= 1, "an integer from 1 up", is_fixed=True
-    )
-    epochs: int = _option(
-        100,
-        "Passes over the training images, those before a resume included.",
-        lambda v: v >= 1,
-        "an integer from 1 up",
-    )
-    steps: int | None = _option(
-        None, "Stop after this many steps, wherever the epoch is.", lambda v: v >= 1, "an integer from 1 up"
-    )
+    batch_size: int = _option(64, "Images per step, over all devices.", *_COUNT, is_fixed=True)
+    epochs: int = _option(100, "Passes over the training images, those before a resume included.", *_COUNT)
+    steps: int | None = _option(None, "Stop after this many steps, wherever the epoch is.", *_COUNT)
     learning_rate: float = _option(
         1e-3,
         "Learning rate between warm-up and cool-down.",
-        lambda v: 0 < v < math.inf,
         "a number above 0, 0.001 is usual",
+        lambda v: 0 < v < math.inf,
         is_fixed=True,
     )
-    warmup_epochs: float = _option(
-        1.0,
-        "Epochs over which the learning rate rises from 0.",
-        lambda v: 0 <= v <= 1e6,
-        "a number from 0 to 1e6",
-        is_fixed=True,
-    )
+    warmup_epochs: float = _option(1.0, "Epochs over which the learning rate rises from 0.", *_EPOCHS, is_fixed=True)
     cooldown_epochs: float = _option(
-        0.0,
-        "Last epochs, over which the learning rate falls to 0; at most half of the run.",
-        lambda v: 0 <= v <= 1e6,
-        "a number from 0 to 1e6",
+        0.0, "Last epochs, over which the learning rate falls to 0; at most half of the run.", *_EPOCHS
     )
     optimizer: str = _option("adamax", "Update rule; muon learns fastest.", choices=OPTIMIZERS, is_fixed=True)
     beta_2: float = _option(
         0.999,
         "Decay of the optimizer's second moments; 0.99 learns faster in runs of few steps.",
-        lambda v: 0 <= v < 1,
         "a number from 0 to below 1, 0.999 is usual, 0.99 for short runs",
+        lambda v: 0 <= v < 1,
         is_fixed=True,
     )
     ema_decay: float = _option(
         0.999,
         "Decay per step of the moving average of the weights; 0 disables the average.",
-        lambda v: 0 <= v < 1,
         "a number from 0 (no average) to below 1",
+        lambda v: 0 <= v < 1,
         is_fixed=True,
     )
     weight_y: float = _option(
         0.0,
         "Weight of the classifier's loss (bits per image) beside the bits/dim; 0.01 is usual, 0 leaves it out.",
-        lambda v: 0 <= v < math.inf,
         "a number from 0 up, 0.01 is usual",
+        lambda v: 0 <= v < math.inf,
         is_fixed=True,
     )
     backprop: str = _option(
@@ -274,22 +261,19 @@ class TrainConfig:
     seed: int = _option(
         0,
         "Seed for weights, noise and data order.",
-        lambda v: 0 <= v < 2**31,
         "an integer from 0 to 2147483647",
+        lambda v: 0 <= v < 2**31,
         is_fixed=True,
     )
-    evaluate_every: int = _option(
-        1, "Epochs between evaluations, each with pictures and weights.", lambda v: v >= 1, "an integer from 1 up"
-    )
+    evaluate_every: int = _option(1, "Epochs between evaluations, each with pictures and weights.", *_COUNT)
     eval_images: int | None = _option(
         None,
         "Test images per evaluation; the last evaluation uses all. By default an evaluation takes at most a tenth of "
         "an epoch.",
-        lambda v: v >= 1,
-        "an integer from 1 up",
+        *_COUNT,
         is_fixed=True,
     )
-    keep: int = _option(0, "Epoch snapshots of the weights to keep.", lambda v: v >= 0, "an integer from 0 up")
+    keep: int = _option(0, "Epoch snapshots of the weights to keep.", "an integer from 0 up", lambda v: v >= 0)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -318,9 +302,8 @@ def _check_option(field: dataclasses.Field, value: Any) -> None:
 
 
 def _tuple(name: str, value: Any, length: int, kind: type | tuple[type, ...]) -> tuple:
-    if not isinstance(value, (tuple, list)) or len(value) != length:
-        raise InputError(f"{name} is {value!r}; it must hold {length} numbers")
-    if not all(isinstance(v, kind) and not isinstance(v, bool) for v in value):
+    is_sequence = isinstance(value, (tuple, list)) and len(value) == length
+    if not (is_sequence and all(isinstance(v, kind) and not isinstance(v, bool) for v in value)):
         raise InputError(f"{name} is {value!r}; it must hold {length} numbers")
     return tuple(value)
 

@@ -1,13 +1,11 @@
 """The files of a training run, and who may write them.
 
-<run>/.lock                           held by the trainer; its process id
-<run>/checkpoints/weights.h5          the latest weights
-<run>/checkpoints/weights-best.h5     those of the best test result
-<run>/checkpoints/MODEL_CARD.md       their description
-<run>/checkpoints/state/              what training resumes from
-<run>/logs/train, <run>/logs/test     TensorBoard
-<run>/results/                        pictures
-<run>/settings.json                   what must stay the same when the run is resumed
+<run>/.lock            held by the trainer; its process id
+<run>/checkpoints/     weights, their model card, and state/, from which training resumes
+<run>/logs/            TensorBoard
+<run>/results/         pictures
+<run>/metrics.csv      a row for each evaluation, drawn in curves.png and diagnostics.png
+<run>/settings.json    what must stay the same when the run is resumed
 """
 
 import contextlib
@@ -18,6 +16,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,68 +39,40 @@ class RunDirectory:
 
     Raises:
         InputError: if the path is not UTF-8, which TensorFlow cannot write to.
+
+    Attributes:
+        checkpoints: folder of all weights and of the states.
+        weights: the newest weights.
+        best_weights: the weights of the best test result.
+        model_card: description of the weights.
+        state: folder of the states that training resumes from.
+        train_logs: TensorBoard's logs of the training.
+        test_logs: TensorBoard's logs of the evaluations.
+        results: folder of the pictures.
+        settings: what must stay the same when the run is resumed.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path)
-        self._held: int | None = None
         try:
             os.fspath(self.path).encode()
         except UnicodeEncodeError:
             raise InputError(f"the run directory {printable(self.path)} is not UTF-8; name another one") from None
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of all weights and of the states."""
-        return self.path / "checkpoints"
-
-    @property
-    def weights(self) -> Path:
-        """The newest weights."""
-        return self.checkpoints / "weights.h5"
-
-    @property
-    def best_weights(self) -> Path:
-        """The weights of the best test result."""
-        return self.checkpoints / "weights-best.h5"
+        self.checkpoints = self.path / "checkpoints"
+        self.weights = self.checkpoints / "weights.h5"
+        self.best_weights = self.checkpoints / "weights-best.h5"
+        self.model_card = self.checkpoints / "MODEL_CARD.md"
+        self.state = self.checkpoints / "state"
+        self.train_logs = self.path / "logs" / "train"
+        self.test_logs = self.path / "logs" / "test"
+        self.results = self.path / "results"
+        self.settings = self.path / "settings.json"
+        self._folders = (self.state, self.train_logs, self.test_logs, self.results)
+        self._held: int | None = None
 
     def snapshot(self, epoch: int) -> Path:
         """The weights saved at the end of an epoch."""
         return self.checkpoints / f"weights-epoch{epoch:04d}.h5"
-
-    @property
-    def model_card(self) -> Path:
-        """Description of the weights."""
-        return self.checkpoints / "MODEL_CARD.md"
-
-    @property
-    def state(self) -> Path:
-        """Folder of the states that training resumes from."""
-        return self.checkpoints / "state"
-
-    @property
-    def train_logs(self) -> Path:
-        """TensorBoard's logs of the training."""
-        return self.path / "logs" / "train"
-
-    @property
-    def test_logs(self) -> Path:
-        """TensorBoard's logs of the evaluations."""
-        return self.path / "logs" / "test"
-
-    @property
-    def results(self) -> Path:
-        """Folder of the pictures."""
-        return self.path / "results"
-
-    @property
-    def settings(self) -> Path:
-        """What must stay the same when the run is resumed."""
-        return self.path / "settings.json"
-
-    @property
-    def _folders(self) -> tuple[Path, ...]:
-        return (self.state, self.train_logs, self.test_logs, self.results)
 
     def create(self) -> None:
         """Creates every folder.
@@ -126,8 +97,6 @@ class RunDirectory:
         """
         self._held = descriptor = self._open_lock()
         try:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
         finally:
             self._held = None
@@ -172,23 +141,26 @@ class RunDirectory:
         except OSError as error:
             raise InputError(f"the run directory {self.path} cannot be used: {error.strerror}") from error
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise InputError(
-                    f"{self.path / '.lock'} is not a regular file; remove it or name another run directory"
-                )
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = re.match(rb"\d+", os.pread(descriptor, 20, 0))
-            os.close(descriptor)
-            pid = int(holder[0]) if holder else "unknown"
-            raise InputError(f"the run directory {self.path} is in use by pid {pid}; name another one") from None
-        except OSError as error:
-            os.close(descriptor)
-            raise InputError(f"the run directory {self.path} cannot be locked: {error.strerror}") from error
-        except InputError:
+            self._acquire(descriptor)
+        except BaseException:
             os.close(descriptor)
             raise
         return descriptor
+
+    def _acquire(self, descriptor: int) -> None:
+        """Locks an open lock file and writes this process's id into it."""
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InputError(f"{self.path / '.lock'} is not a regular file; remove it or name another run directory")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = re.match(rb"\d+", os.pread(descriptor, 20, 0))
+            pid = int(holder[0]) if holder else "unknown"
+            raise InputError(f"the run directory {self.path} is in use by pid {pid}; name another one") from None
+        except OSError as error:
+            raise InputError(f"the run directory {self.path} cannot be locked: {error.strerror}") from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def remove_stale_files(self) -> list[Path]:
         """Removes what killed writers left behind; to be called under the lock.
@@ -289,7 +261,9 @@ class RunDirectory:
         for folder in dict.fromkeys(_nearest_existing(folder) for folder in self._folders):
             try:
                 status = os.statvfs(folder)
-                _probe(folder)
+                with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+                    file.write(bytes(PROBE_BYTES))
+                    os.fsync(file.fileno())
             except OSError as error:
                 raise InputError(f"cannot write to {folder}: {error.strerror}") from error
             free = status.f_bavail * status.f_frsize
@@ -315,25 +289,13 @@ def _absolute(path: Path) -> Path:
         raise InputError("the working directory no longer exists; change to one that does") from None
 
 
-def _probe(folder: Path) -> None:
-    path = folder / f".probe.tmp-{os.getpid()}"
-    try:
-        with open(path, "wb") as file:
-            file.write(bytes(PROBE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-
-
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True
+        pass
     return True
 
 
