@@ -7,5 +7,5 @@ python3 -m venv .venv-check
 .venv-check/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 .venv-check/bin/ruff check .
 .venv-check/bin/mypy
-# Two files at a time: most of the time goes into tracing, which takes one core.
-.venv-check/bin/python -m pytest --numprocesses 2 --dist loadfile "$@"
+# Two files at a time, the longest first (tests/conftest.py): most of the time goes into tracing, which takes one core.
+.venv-check/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

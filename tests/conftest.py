@@ -13,12 +13,27 @@ import pytest
 import tensorflow as tf
 from helpers import REFERENCE, make_glow
 
+from glow_tf.training import curves
+
 # Two devices for the tests of replicas, or those that a process started by a test asks for; they must be declared
 # before the first operation.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * int(os.environ.get("TEST_DEVICES", 2)),
 )
+
+# Files that take long although they have few tests; two processes that share the files end at about the same time if
+# these come first.
+LONG_FILES = (
+    *("test_faults", "cli/test_train", "training/test_loop", "training/test_distributed", "cli/test_sample"),
+    *("test_glow", "cli/test_evaluate", "integrations/test_keras", "test_docs", "test_tfp", "training/test_trainer"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    order = {f"tests/{name}.py": number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.location[0], len(order)))
+
 
 # A shell starts what runs in its background with Ctrl-C ignored, nohup with SIGHUP; what is ignored stays ignored in
 # every child.
@@ -38,6 +53,12 @@ def reference():
 @pytest.fixture
 def rng():
     return np.random.default_rng(2018)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves out the drawing of curves, most of the time of a small run."""
+    monkeypatch.setattr(curves, "draw", lambda *_: b"png")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """One process of the tests of several workers: trains a small model and writes what it saw.
 
-    python3 worker.py OUTPUT.npz DEVICES [STEPS]
+    python3 worker.py OUTPUT.npz DEVICES
 
 With TF_CONFIG in the environment it is one of several workers, else it has DEVICES logical CPUs of its own.
 """
@@ -25,13 +25,21 @@ from glow_tf.training.trainer import Trainer, default_strategy
 BATCH = 16
 
 
-def main(output, devices, steps=20):
+STEPS = 20
+
+
+def main(output, devices):
     if "TF_CONFIG" in os.environ:
         strategy = distributed.multi_worker_strategy("ring")
     else:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices))
         strategy = default_strategy()
+    np.savez(output, **train(strategy))
+
+
+def train(strategy):
+    """{"bits", "weights", "replicas", "shard"} of a small model after some steps."""
     split = image_data.load("digits").train
     with strategy.scope():
         glow = Glow(GlowConfig((8, 8, 1), num_levels=1, num_steps=3, width=16, num_bits=4))
@@ -40,12 +48,12 @@ def main(output, devices, steps=20):
         trainer.initialize(split.random_subset(64, seed=0)[0])
     trainer.broadcast_variables()
     bits = []
-    for images, _ in split.training_batches(BATCH, 0, 0, shard=trainer.shard).take(int(steps)):
+    for images, _ in split.training_batches(BATCH, 0, 0, shard=trainer.shard).take(STEPS):
         bits.append(float(trainer.train_step(images)["bits_per_dim"]))
     copies = [strategy.experimental_local_results(v) for v in [*glow.variables, *trainer.optimizer.ema]]
     assert all(np.array_equal(copy.numpy(), first.numpy()) for first, *rest in copies for copy in rest)
     weights = np.concatenate([np.ravel(first.numpy()) for first, *_ in copies]).astype(np.float64)
-    np.savez(output, bits=bits, weights=weights, replicas=trainer.num_replicas, shard=trainer.shard)
+    return {"bits": bits, "weights": weights, "replicas": trainer.num_replicas, "shard": trainer.shard}
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ need no shared folder.
 """
 
 import contextlib
+import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,9 +31,6 @@ COMMUNICATIONS = ("auto", "ring", "nccl")
 
 # What the chief announces.
 _STEP, _TAKE_VALUES, _END, _FAILED = range(1, 5)
-
-# Variables are sent around in pieces of this size, which bounds the copies.
-_PIECE_BYTES = 256 * 2**20
 
 
 def multi_worker_strategy(communication: str = "auto") -> tf.distribute.Strategy:
@@ -80,32 +78,27 @@ class Workers:
         self.count = strategy.num_replicas_in_sync // len(ids)
         self.index = self.first_replica // len(ids)
         self._summed = tf.function(self._sum_over_workers, autograph=False)
-        self._senders: list[Callable[[], Any]] | None = None
+        self._send: Callable[[], Any] | None = None
 
     @property
     def is_chief(self) -> bool:
         """Whether this is the worker that evaluates and writes."""
         return self.index == 0
 
-    @contextlib.contextmanager
-    def raising_worker_lost(self) -> Iterator[None]:
-        """Raises WorkerLost instead of TensorFlow's errors when another worker is gone."""
-        if self.count == 1:
-            yield
-            return
-        with _raising_worker_lost():
-            yield
+    def raising_worker_lost(self) -> contextlib.AbstractContextManager[None]:
+        """A context that raises WorkerLost instead of TensorFlow's errors when another worker is gone."""
+        return _raising_worker_lost() if self.count > 1 else contextlib.nullcontext()
 
     def share(self, variables: Iterable[tf.Variable]) -> None:
-        """Gives all workers the chief's values, bit for bit; all workers call it."""
+        """Gives all workers the chief's values, bit for bit; all workers call it, always with the same variables."""
         if self.count == 1:
             return
-        if self._senders is None:
-            pieces = _pieces({id(variable): variable for variable in variables}.values())
-            self._senders = [tf.function(self._sender(piece), autograph=False) for piece in pieces]
+        if self._send is None:
+            unique = {id(variable): variable for variable in variables}.values()
+            send = functools.partial(_overwrite_with_chiefs, unique)
+            self._send = tf.function(lambda: self._strategy.run(send), autograph=False)
         with self.raising_worker_lost():
-            for send in self._senders:
-                send()
+            self._send()
 
     def exchange(self, action: int = 0, number: int = 0, signal_received: int = 0) -> np.ndarray:
         """[2 + count] integers that every worker gets: the chief's action and number, and each one's signal."""
@@ -122,32 +115,22 @@ class Workers:
         result = self._strategy.run(in_replica, args=(message,))
         return self._strategy.experimental_local_results(result)[0]
 
-    def _sender(self, variables: Sequence[tf.Variable]) -> Callable[[], Any]:
-        """A function that overwrites these variables with the chief's: a sum to which the others add nothing."""
 
-        def in_replica() -> None:
-            context = tf.distribute.get_replica_context()
-            is_chief = tf.equal(context.replica_id_in_sync_group, 0)
-            values = []
-            for variable in variables:
-                value = tf.convert_to_tensor(variable)
-                # -0.0 changes no float, not even another -0.0.
-                value = value if value.dtype.is_floating else tf.cast(value, tf.int64)
-                nothing = tf.constant(-0.0 if value.dtype.is_floating else 0, value.dtype)
-                values.append(tf.where(is_chief, value, nothing))
-            sums = [context.all_reduce(tf.distribute.ReduceOp.SUM, value) for value in values]
-            for variable, total in zip(variables, sums, strict=True):
-                tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tf.cast(total, variable.dtype))
-
-        return lambda: self._strategy.run(in_replica)
+def _overwrite_with_chiefs(variables: Iterable[tf.Variable]) -> None:
+    """In replica context: overwrites variables with the chief's, by a sum to which the others add nothing."""
+    context = tf.distribute.get_replica_context()
+    is_chief = tf.equal(context.replica_id_in_sync_group, 0)
+    for variable in variables:
+        value = tf.convert_to_tensor(variable)
+        # -0.0 changes no float, not even another -0.0.
+        value = value if value.dtype.is_floating else tf.cast(value, tf.int64)
+        nothing = tf.constant(-0.0 if value.dtype.is_floating else 0, value.dtype)
+        total = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(is_chief, value, nothing))
+        tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tf.cast(total, variable.dtype))
 
 
 class Chief:
-    """The chief's side of a run: tells the other workers what comes next. Alone it does nothing.
-
-    Args:
-        trainer: the chief's Trainer.
-    """
+    """The chief's side of a run: tells the other workers what comes next. Alone it does nothing."""
 
     def __init__(self, trainer: "Trainer") -> None:
         self._trainer = trainer
@@ -191,10 +174,6 @@ class Chief:
 
 def follow(trainer: "Trainer", batches: "TrainingBatches") -> int | None:
     """The run of every worker but the chief.
-
-    Args:
-        trainer: this worker's Trainer.
-        batches: this worker's part of the batches.
 
     Returns:
         the number of the signal that stopped the run, or None.
@@ -260,20 +239,6 @@ def _raising_worker_lost() -> Iterator[None]:
         raise WorkerLost(
             f"another worker is gone ({type(error).__name__}); restart all of them: the run resumes from its last state"
         ) from error
-
-
-def _pieces(variables: Iterable[tf.Variable]) -> list[list[tf.Variable]]:
-    """The variables in lists of about `_PIECE_BYTES`."""
-    pieces: list[list[tf.Variable]] = [[]]
-    size = 0
-    for variable in variables:
-        own = variable.shape.num_elements() * variable.dtype.size
-        if pieces[-1] and size + own > _PIECE_BYTES:
-            pieces.append([])
-            size = 0
-        pieces[-1].append(variable)
-        size += own
-    return pieces
 
 
 def _cluster() -> tf.distribute.cluster_resolver.ClusterResolver:

@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+import worker
 
 from glow_tf.errors import InputError
 from glow_tf.training import distributed
@@ -59,19 +60,17 @@ def finish(*processes):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """{name: what worker.py wrote}: one process, one of four devices, and two workers of a device each."""
+    """{name: what worker.py found}: this process, one of four devices, and two workers of a device each."""
     folder = tmp_path_factory.mktemp("runs")
     script = ROOT / "tests" / "worker.py"
-    names = ["one", "four"]
-    processes = [start(script, folder / f"{name}.npz", devices) for name, devices in zip(names, (1, 4), strict=True)]
-    answers = finish(*processes)
-    two = [
+    processes = [
         start(script, folder / f"worker{index}.npz", 1, environment=environment)
         for index, environment in enumerate(cluster_environments(2))
     ]
-    answers += finish(*two)
-    assert [status for status, _ in answers] == [0] * 4, "\n".join(output for _, output in answers)
-    return {name: np.load(folder / f"{name}.npz") for name in (*names, "worker0", "worker1")}
+    one = worker.train(tf.distribute.get_strategy())
+    answers = finish(*processes, start(script, folder / "four.npz", 4))
+    assert [status for status, _ in answers] == [0] * 3, "\n".join(output for _, output in answers)
+    return {"one": one} | {name: np.load(folder / f"{name}.npz") for name in ("four", "worker0", "worker1")}
 
 
 def test_two_workers_compute_what_one_process_does(runs):
