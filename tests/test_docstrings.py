@@ -20,7 +20,7 @@ MODULES = (
     *(f"data.{name}" for name in ("dataset", "holdout", "image_data", "image_folder", "registry")),
     *(f"evaluation.{name}" for name in ("editing", "metrics", "ood", "visualization")),
     *("cli.inspect", "integrations.keras"),
-    *("training.evaluator", "training.schedule", "training.trainer"),
+    *("training.curves", "training.evaluator", "training.schedule", "training.trainer"),
 )
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
 

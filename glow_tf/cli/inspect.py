@@ -16,6 +16,7 @@ from glow_tf._files import printable
 from glow_tf.cli import app, defaults
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
+from glow_tf.training import curves
 
 # `nn.base.NON_TRAINABLE`, without importing TensorFlow: P, the signs of s and the channel orders.
 _NON_TRAINABLE = ("conv1x1/permutation", "conv1x1/sign_s", "permutation/indices")
@@ -47,7 +48,7 @@ def describe(path: str | os.PathLike) -> dict[str, str]:
         "parameters": f"{stored - fixed:,} trained and {fixed:,} fixed, {dtype}, in {len(arrays)} arrays",
         "numbers": "all finite",
         "data set": _data_set(metadata),
-        "trained": _progress(metadata),
+        "trained": _progress(metadata, path),
         "bits/dim": _result(metadata),
         "command": _text(metadata.get("command")),
         "SHA-256": digest,
@@ -74,9 +75,10 @@ def _data_set(metadata: Mapping[str, Any]) -> str:
     return _text(metadata.get("dataset")) + count
 
 
-def _progress(metadata: Mapping[str, Any]) -> str:
+def _progress(metadata: Mapping[str, Any], path: str | os.PathLike) -> str:
     known = [f"{name} {_text(metadata[name])}" for name in ("step", "epoch", "seed") if name in metadata]
-    return ", ".join(known) or _UNKNOWN
+    time = curves.training_time_of(path, metadata.get("step"))
+    return ", ".join([*known, time] if time else known) or _UNKNOWN
 
 
 def _result(metadata: Mapping[str, Any]) -> str:

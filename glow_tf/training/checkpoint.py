@@ -9,11 +9,13 @@ of other runs.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -27,6 +29,10 @@ NUM_STATES = 3
 
 _STATE_FILE = re.compile(r"ckpt-(\d{1,18})\.(index|sha256|data-\d{5}-of-\d{5})")
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # end of a variable's name in TensorFlow's checkpoints
+_DTYPES = {bool: tf.bool, int: tf.int64, float: tf.float64, str: tf.string}
+
+# Exceptions of a state that cannot be read.
+_ERRORS = (tf.errors.OpError, AssertionError, ValueError, RuntimeError, OSError)
 
 
 class Checkpointer:
@@ -35,7 +41,7 @@ class Checkpointer:
     Args:
         state: what the training changes.
         record: what the run has reached.
-        folder: folder of the states.
+        folder: of the states.
         num_replicas: devices that share a batch.
         check: called before anything is written; raises if this process may no longer write there.
 
@@ -68,10 +74,12 @@ class Checkpointer:
             return
         self._check()
         self._record.num_replicas = self._num_replicas
+        self._record.count_time()
         self._remove(step)  # a damaged state of the same step
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._checkpoint().write(str(self._prefix(step)))
+            checkpoint = tf.train.Checkpoint(**self._state.variables(), **_variables(self._values()))
+            checkpoint.write(str(self._prefix(step)))
         except tf.errors.OpError as error:
             raise OSError(f"the state could not be written to {self._folder}: {_first_line(error)}") from None
         self._write_checksum(step)
@@ -92,12 +100,17 @@ class Checkpointer:
         states = self._states()
         complete = sorted((number for number, files in states.items() if "sha256" in files), reverse=True)
         for number in complete:
-            problem = self._problem(number) or self._try_to_restore(number)
-            if problem is None:
-                self._after_restore()
-                self._remove_unfinished(set(states) - set(complete))
-                return str(self._prefix(number))
-            logging.warning("state %s is skipped: %s", self._prefix(number), problem)
+            try:
+                values = self._read(number)
+            except _ERRORS as error:
+                logging.warning("state %s is skipped: %s", self._prefix(number), _first_line(error))
+                continue
+            self._state.step_count = self.saved_step = values.pop("step_count")
+            for name, value in values.items():
+                setattr(self._record, name, value)
+            self._warn_of_other_devices()
+            self._remove_unfinished(set(states) - set(complete))
+            return str(self._prefix(number))
         if complete or len(states) > 1:
             raise InputError(
                 f"none of the {len(states)} states in {self._folder} can be restored; use another run directory, or "
@@ -107,66 +120,50 @@ class Checkpointer:
         return None
 
     def roll_back(self) -> str | None:
-        """Restores weights, averages and optimizer from the newest undamaged state, but not the run's record.
+        """Restores weights, averages and optimizer from the newest undamaged state.
+
+        The run's record stays, and so does the step count: with the same noise the same steps would fail again.
 
         Returns:
             the path of that state, or None if there is none.
         """
-        step = self._state.step_count
         for number in sorted(self._states(), reverse=True):
-            if self._problem(number) is None and self._read(number, tf.train.Checkpoint(**self._state.items())) is None:
-                # Later steps use other noise: with the same noise they would fail in the same place.
-                self._state.step_count = step
+            with contextlib.suppress(*_ERRORS):
+                self._read(number)
                 return str(self._prefix(number))
         return None
 
-    def _checkpoint(self, *, has_run_id: bool = True) -> tf.train.Checkpoint:
-        record = self._record.items()
-        if not has_run_id:
-            del record["run_id"]
-        return tf.train.Checkpoint(**self._state.items(), **record)
+    def _values(self) -> dict[str, Any]:
+        """The step count and the record, which are variables only inside a checkpoint."""
+        return {"step_count": self._state.step_count, **dataclasses.asdict(self._record)}
 
-    def _problem(self, number: int) -> str | None:
-        """Why a state cannot be restored, from its files alone; None if nothing speaks against it."""
-        try:
-            if self._checksums(number) != self._checksum_file(number).read_bytes():
-                return "it is damaged: its files do not match its .sha256"
-            reader = tf.train.load_checkpoint(str(self._prefix(number)))
-            if reader.has_tensor(f"run_id{_VALUE}"):
-                run_id = reader.get_tensor(f"run_id{_VALUE}").decode(errors="replace")
-                if run_id != self._record.run_id and self._record.run_id:
-                    return f"it belongs to another run, {run_id!r}; this is run {self._record.run_id!r}"
-        except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
-            return _first_line(error)
-        return None
+    def _read(self, number: int) -> dict[str, Any]:
+        """Reads a state's variables; returns its step count and what it has of the record, except for the run_id.
 
-    def _try_to_restore(self, number: int) -> str | None:
-        """Why the state cannot be restored, or None if it was."""
-        reader = tf.train.load_checkpoint(str(self._prefix(number)))
-        run_id = self._record.run_id
-        checkpoint = self._checkpoint(has_run_id=reader.has_tensor(f"run_id{_VALUE}"))
-        # Earlier versions saved through a CheckpointManager, which adds a counter.
-        problem = self._read(number, checkpoint, is_managed=reader.has_tensor(f"save_counter{_VALUE}"), is_whole=True)
-        self._record.run_id = run_id
-        return problem
+        Raises one of `_ERRORS`, whose message says why the state cannot be used.
+        """
+        if self._checksums(number) != self._checksum_file(number).read_bytes():
+            raise ValueError("it is damaged: its files do not match its .sha256")
+        prefix = str(self._prefix(number))
+        reader = tf.train.load_checkpoint(prefix)
+        # Earlier versions recorded less.
+        values = {
+            name: value for name, value in _variables(self._values()).items() if reader.has_tensor(f"{name}{_VALUE}")
+        }
+        if "run_id" in values:
+            run_id = reader.get_tensor(f"run_id{_VALUE}").decode(errors="replace")
+            if run_id != self._record.run_id and self._record.run_id:
+                raise ValueError(f"it belongs to another run, {run_id!r}; this is run {self._record.run_id!r}")
+        checkpoint = tf.train.Checkpoint(**self._state.variables(), **values)
+        # They also saved through a CheckpointManager, which adds a counter.
+        read = checkpoint.restore if reader.has_tensor(f"save_counter{_VALUE}") else checkpoint.read
+        # expect_partial: the assertions below report once what TensorFlow would log line by line.
+        status = read(prefix).expect_partial()
+        status.assert_existing_objects_matched()
+        status.assert_consumed()
+        return {name: variable.numpy().item() for name, variable in values.items() if name != "run_id"}
 
-    def _read(
-        self, number: int, checkpoint: tf.train.Checkpoint, *, is_managed: bool = False, is_whole: bool = False
-    ) -> str | None:
-        """Why the state does not fit the checkpoint's objects, or None if it was read into them."""
-        try:
-            read = checkpoint.restore if is_managed else checkpoint.read
-            # expect_partial: the assertions below report once what TensorFlow would log line by line.
-            status = read(str(self._prefix(number))).expect_partial()
-            status.assert_existing_objects_matched()
-            if is_whole:
-                status.assert_consumed()
-        except (tf.errors.OpError, AssertionError, ValueError, OSError) as error:
-            return _first_line(error)
-        return None
-
-    def _after_restore(self) -> None:
-        self.saved_step = self._state.step_count
+    def _warn_of_other_devices(self) -> None:
         before = self._record.num_replicas
         if before != self._num_replicas:
             logging.warning(
@@ -220,6 +217,13 @@ class Checkpointer:
     def _checksums(self, number: int) -> bytes:
         """As `sha256sum` prints them."""
         return b"".join(f"{_sha256(file)}  {file.name}\n".encode() for file in self._data_files(number))
+
+
+def _variables(values: Mapping[str, Any]) -> dict[str, tf.Variable]:
+    return {
+        name: tf.Variable(value, dtype=_DTYPES[type(value)], trainable=False, name=name)
+        for name, value in values.items()
+    }
 
 
 def _sha256(file: Path) -> str:

@@ -1,21 +1,23 @@
-"""The record of a run's evaluations: metrics.csv, one row each, and curves.png, drawn from it."""
+"""The record of a run's evaluations: metrics.csv, one row each, and curves.png and diagnostics.png, drawn from it."""
 
 import csv
 import io
 import math
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from glow_tf._files import write_atomically
 
 Row = dict[str, float]
 
 # The first columns of the table.
-_FIRST = ("step", "epoch", "seconds", "train_bits_per_dim", "test_bits_per_dim", "learning_rate", "images_per_second")
+_FIRST = (
+    *("step", "epoch", "seconds", "cpu_seconds", "train_bits_per_dim", "test_bits_per_dim", "learning_rate"),
+    *("images_per_second", "evaluation_seconds"),
+)
 
 
 class History:
@@ -28,14 +30,12 @@ class History:
     def __init__(self, path: str | os.PathLike) -> None:
         self._path = Path(path)
         self.rows: list[Row] = _read(self._path)
-        self._start = time.monotonic() - (self.rows[-1].get("seconds", 0.0) if self.rows else 0.0)
         self._row: Row = {}
         self._train_bits: list[float] = []
 
-    @property
-    def seconds(self) -> float:
-        """Seconds of training so far, evaluations and earlier sessions included."""
-        return time.monotonic() - self._start
+    def last(self, column: str) -> float:
+        """A number of the last row; 0 if there is none."""
+        return self.rows[-1].get(column, 0.0) if self.rows else 0.0
 
     def add_step(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Counts the metrics of a training step for the next row."""
@@ -76,7 +76,6 @@ class History:
         """
         row, bits = self._row, self._train_bits
         self._row, self._train_bits = {}, []
-        row["seconds"] = round(self.seconds, 1)
         if bits:
             row["train_bits_per_dim"] = sum(bits) / len(bits)
         row = {
@@ -89,6 +88,30 @@ class History:
         writer.writeheader()
         writer.writerows({column: _short(value) for column, value in each.items()} for each in self.rows)
         write_atomically(self._path, text.getvalue().encode())
+
+
+def training_time(seconds: float, cpu_seconds: float) -> str:
+    """Training time by the clock and of all CPU cores, in words; empty for 0 seconds.
+
+    >>> training_time(5400, 300), training_time(90, 0), training_time(0, 0)
+    ('1.5 hours, 5.0 minutes of CPU time', '1.5 minutes', '')
+    """
+    clock, cpu = (f"{t / 3600:.1f} hours" if t >= 3600 else f"{t / 60:.1f} minutes" for t in (seconds, cpu_seconds))
+    return f"{clock}, {cpu} of CPU time" if cpu_seconds else clock if seconds else ""
+
+
+def training_time_of(weights: str | os.PathLike, step: int | None) -> str:
+    """Training time of a run's weights file, from the run's metrics.csv; empty if that does not tell.
+
+    The file itself does not hold it: equal runs write equal weights on any machine.
+
+    Args:
+        weights: the file, in the folder where the run has written it.
+        step: its step.
+    """
+    rows = History(Path(weights).parent.parent / "metrics.csv").rows
+    row = next((row for row in rows if row["step"] == step), {})
+    return training_time(row.get("seconds", 0.0), row.get("cpu_seconds", 0.0))
 
 
 def _read(path: Path) -> list[Row]:
@@ -106,60 +129,69 @@ def _short(value: float) -> str:
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
 
 
-# Panels of curves.png: {title: {pattern of the columns that it shows: their label}}.
-_PANELS: dict[str, dict[str, str]] = {
-    "bits/dim (lower is better)": {"train_bits_per_dim": "training images", "test_bits_per_dim": "test images"},
-    "learning rate": {"learning_rate": ""},
-    "time so far, in minutes": {"minutes": ""},
-    "variance of the test images' latents (ideally 1)": {
-        "test_z_variance": "all levels",
-        r"test_z_level(\d+)_variance": r"level \1",
-    },
-    "largest condition number of the 1x1 matrices": {r"diagnostics_level(\d+)_condition": r"level \1"},
-    "largest scale of the actnorms, smallest of the others": {
-        r"diagnostics_level(\d+)_actnorm_scale": r"actnorm, level \1",
-        r"diagnostics_level(\d+)_smallest_s": r"1x1 matrix, level \1",
-        r"diagnostics_level(\d+)_smallest_coupling_scale": r"coupling, level \1",
-    },
-}
+class Panel(NamedTuple):
+    """One of a picture's axes.
 
-# A panel has a logarithmic axis if its values are positive and the largest is this many times the smallest.
-_LOGARITHMIC = 10
+    Attributes:
+        title: what it shows.
+        lines: {regular expression for the columns that it shows: their label}.
+        limits: of the healthy range, drawn as dashed lines.
+        is_logarithmic: whether the y axis is.
+    """
+
+    title: str
+    lines: Mapping[str, str]
+    limits: tuple[float, ...] = ()
+    is_logarithmic: bool = False
 
 
-def draw(rows: Sequence[Row], title: str) -> bytes:
-    """Draws the curves of a run as PNG.
+CURVES = (
+    Panel("bits/dim (lower is better)", {"train_bits_per_dim": "training images", "test_bits_per_dim": "test images"}),
+    Panel("learning rate", {"learning_rate": ""}),
+    Panel("time so far, in minutes", {"minutes": "by the clock", "cpu_minutes": "of all CPU cores"}),
+)
+
+
+def draw(rows: Sequence[Row], title: str, panels: Sequence[Panel] = CURVES) -> bytes:
+    """Draws numbers of a run against its steps, as PNG.
 
     Args:
         rows: of a `History`, at least one.
-        title: the name of the run.
+        title: the caption.
+        panels: what to draw, four in a row.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = [row | {"minutes": row["seconds"] / 60} if "seconds" in row else row for row in rows]
-    figure = Figure(figsize=(16, 9), dpi=80, layout="constrained")
+    rows = [row | {c.replace("seconds", "minutes"): row[c] / 60 for c in row if c.endswith("seconds")} for row in rows]
+    height, width = math.ceil(len(panels) / 4), min(4, len(panels))
+    figure = Figure(figsize=(5 * width, 4.5 * height), dpi=80)
     FigureCanvasAgg(figure)
     figure.suptitle(title.replace("$", r"\$"))
-    for axes, (name, labels) in zip(figure.subplots(2, 3).flat, _PANELS.items(), strict=True):
-        values: list[float] = []
-        for label, points in _curves(rows, labels):
-            values += [value for _, value in points]
+    # Matplotlib's own layouts take longer than the drawing.
+    margins = {"left": 0.2 / width, "right": 1 - 0.08 / width, "bottom": 0.2 / height, "top": 1 - 0.16 / height}
+    margins["hspace"] = 0.42
+    for axes, panel in zip(figure.subplots(height, width, gridspec_kw=margins).flat, panels, strict=True):
+        for label, points in _lines(rows, panel.lines):
             axes.plot(*zip(*points, strict=True), marker="." if len(points) < 50 else "", label=label)
-        axes.set_title(name)
+        axes.set_title(panel.title)
         axes.set_xlabel("step")
+        axes.locator_params(axis="x", nbins=5)
         axes.grid(alpha=0.3)
-        if values and 0 < _LOGARITHMIC * min(values) < max(values):
-            axes.set_yscale("log")
         if len(axes.lines) > 1:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=3, fontsize="small", frameon=False)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4, fontsize="small", frameon=False)
+        for limit in panel.limits if axes.lines else ():
+            axes.axhline(limit, color="grey", linestyle="--")
+        if panel.is_logarithmic and axes.lines:
+            axes.set_yscale("log")
+            axes.minorticks_off()
     data = io.BytesIO()
     figure.savefig(data, format="png")
     return data.getvalue()
 
 
-def _curves(rows: Sequence[Row], labels: Mapping[str, str]) -> Iterator[tuple[str, list[tuple[float, float]]]]:
-    """The label and the (step, value) points of each column that has finite values, by the patterns of a panel."""
+def _lines(rows: Sequence[Row], labels: Mapping[str, str]) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+    """The label and the (step, value) points of each column that has finite values."""
     columns = dict.fromkeys(column for row in rows for column in row)
     for pattern, label in labels.items():
         for match in filter(None, (re.fullmatch(pattern, column) for column in columns)):

@@ -15,6 +15,7 @@ from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
 from glow_tf.inputs import Array, Labels
 from glow_tf.nn.steps import FlowSteps
+from glow_tf.training import curves
 
 # {last part of the tag: (lowest, highest, description)}.
 RANGES = {
@@ -26,11 +27,26 @@ RANGES = {
     "actnorm_scale": (0.0, 1e4, "largest scale of the actnorms"),
     # The forward direction divides by it.
     "smallest_coupling_scale": (1e-4, math.inf, "smallest scale of the couplings"),
+    "largest_coupling_scale": (0.0, 1e4, "largest scale of the couplings"),
     # At half a bin a byte in the middle of its bin no longer survives encode and decode.
     "round_trip_error": (0.0, 0.1, "largest round-trip error, in bins,"),
     "mean": (-0.5, 0.5, "mean of z"),
     "variance": (0.5, 2.0, "variance of z"),
 }
+
+# Panels of diagnostics.png: those of z first, the others on logarithmic axes.
+PANELS = tuple(
+    curves.Panel(
+        title.rstrip(","),
+        {
+            rf"(?:test_z|diagnostics)_{tag}": "all levels",
+            rf"(?:test_z|diagnostics)_level(\d+)_{tag}": r"level \1",
+        },
+        tuple(limit for limit in (low, high) if limit and math.isfinite(limit)),
+        is_logarithmic=not title.endswith("of z"),
+    )
+    for tag, (low, high, title) in sorted(RANGES.items(), key=lambda item: not item[1][2].endswith("of z"))
+)
 
 ROUND_TRIP_IMAGES = 64
 COUPLING_IMAGES = 8  # the couplings are evaluated eagerly, one by one
@@ -48,8 +64,9 @@ def examine(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> dic
     for level, steps in enumerate(glow.flow.steps):
         for name, value in _extremes(steps).items():
             findings[f"diagnostics/level{level}/{name}"] = value
-    for level, value in _smallest_coupling_scales(glow, glow.dequantize(images[:COUPLING_IMAGES])).items():
-        findings[f"diagnostics/level{level}/smallest_coupling_scale"] = value
+    for level, scales in _coupling_scales(glow, glow.dequantize(images[:COUPLING_IMAGES])).items():
+        findings[f"diagnostics/level{level}/smallest_coupling_scale"] = float(np.min(scales))
+        findings[f"diagnostics/level{level}/largest_coupling_scale"] = float(np.max(scales))
     conditions = labels[:ROUND_TRIP_IMAGES] if labels is not None and glow.config.num_classes else None
     findings["diagnostics/round_trip_error"] = metrics.round_trip(glow, images[:ROUND_TRIP_IMAGES], conditions)[0]
     return findings
@@ -114,15 +131,14 @@ def _layers(glow: Glow, values: Array) -> Iterator[_Layer]:
             images = tf.split(images, 2, axis=-1)[0]
 
 
-def _smallest_coupling_scales(glow: Glow, values: Array) -> dict[int, float]:
-    """{level: smallest scale of its affine couplings}; empty for additive ones."""
-    smallest: dict[int, float] = {}
+def _coupling_scales(glow: Glow, values: Array) -> dict[int, list[float]]:
+    """{level: smallest and largest scales of its affine couplings}; empty for additive ones."""
+    scales: dict[int, list[float]] = {}
     for layer in _layers(glow, values):
         if isinstance(layer.bijector, AffineCoupling):
             _, log_scale = layer.bijector.conditioner(tf.split(layer.input, 2, axis=-1)[0])
-            value = np.exp(np.min(log_scale))
-            smallest[layer.level] = float(np.minimum(value, smallest.get(layer.level, math.inf)))
-    return smallest
+            scales.setdefault(layer.level, []).extend(np.exp([np.min(log_scale), np.max(log_scale)]))
+    return scales
 
 
 def _extremes(steps: FlowSteps) -> dict[str, float]:

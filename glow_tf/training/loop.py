@@ -124,20 +124,14 @@ def fit(
     with chief.announcing_failure(), run.lock(), _oom_as_input_error(trainer):
         run.check_writable(2 * _state_bytes(trainer))
         run.remove_stale_files()
-        record = RunRecord()
-        checkpointer = Checkpointer(trainer.state, record, run.state, trainer.num_replicas, run.check_lock)
-        restored = _restore_or_initialize(trainer, train, run, settings, checkpointer, record)
-        loop = _Loop(trainer, batches, test, config, run, chief, checkpointer, record, metadata or {})
+        loop = _Loop(trainer, batches, test, config, run, chief, metadata or {}, settings)
         try:
-            loop.reporter.configuration(model=trainer.glow.config, training=config.fixed() | {"epochs": config.epochs})
-            if restored is not None:
-                loop.reporter.line(f"resumed from {restored}, step {trainer.step_count}")
             result = loop.run()
             chief.announce_end(result.stopped_by)
             return result
         except WorkerLost:
             # The step that failed changed nothing, and saving needs no other worker.
-            checkpointer.save()
+            loop.checkpointer.save()
             raise
         finally:
             with contextlib.suppress(InputError):  # the folder is another run's now
@@ -145,85 +139,34 @@ def fit(
                 loop.reporter.close()
 
 
-def _restore_or_initialize(
-    trainer: "Trainer",
-    train: ArrayDataset | StreamingDataset,
-    run: RunDirectory,
-    settings: Mapping[str, Any],
-    checkpointer: Checkpointer,
-    record: RunRecord,
-) -> str | None:
-    """The path of the restored state, or None for a new run."""
-    if run.has_saved():
-        record.run_id = run_settings.check(run, settings, trainer.config.batch_size)
-    run.create()
-    restored = checkpointer.restore()
-    if restored is None and run.weights.exists():
-        raise InputError(
-            f"{run.path} holds weights but no state to resume from; to continue from these weights give --weights "
-            f"{run.weights} and another --run_dir, or --fresh to archive this run and start over"
-        )
-    if restored is None:
-        _initialize(trainer, train)
-    if not record.run_id:
-        values = (variable.numpy().tobytes() for variable in trainer.glow.named_variables().values())
-        record.run_id = run_settings.identifier(settings, values)
-        run_settings.record(run, record.run_id, settings)
-    return restored
-
-
-def _initialize(trainer: "Trainer", train: ArrayDataset | StreamingDataset) -> None:
-    if trainer.glow.is_initialized:  # loaded weights
-        trainer.optimizer.reset_ema()
-        return
-    count = min(initial_images(trainer.glow.config), train.num_images)
-    with _progress.phase(f"initializing from {count} images"):
-        trainer.initialize(train.random_subset(count, seed=trainer.config.seed)[0])
-
-
+@dataclasses.dataclass(eq=False)
 class _Loop:
-    """A run from its present step to its end.
+    """A run, restored or initialised, from its present step to its end."""
 
-    Args:
-        trainer: initialised or restored.
-        batches: its training batches.
-        test: the test images.
-        config: its options of the loop are used.
-        run: where the run is written.
-        chief: tells other workers what comes next.
-        checkpointer: saves and rolls back.
-        record: what the run has reached.
-        metadata: for the weights files.
-    """
+    trainer: "Trainer"
+    batches: TrainingBatches
+    test: ArrayDataset | StreamingDataset
+    config: TrainConfig
+    run_directory: RunDirectory
+    chief: Chief
+    metadata: Mapping[str, Any]
+    settings: Mapping[str, Any]
 
-    def __init__(
-        self,
-        trainer: "Trainer",
-        batches: TrainingBatches,
-        test: ArrayDataset | StreamingDataset,
-        config: TrainConfig,
-        run: RunDirectory,
-        chief: Chief,
-        checkpointer: Checkpointer,
-        record: RunRecord,
-        metadata: Mapping[str, Any],
-    ) -> None:
-        self._trainer, self._batches, self._record = trainer, batches, record
-        self._run, self._chief, self._checkpointer = run, chief, checkpointer
-        self._total = count_steps(config, batches.per_epoch)
-        self._steps_per_evaluation = config.evaluate_every * batches.per_epoch
-        self.reporter = Reporter(run, self._total, config.batch_size, self._steps_per_evaluation)
+    def __post_init__(self) -> None:
+        trainer, config, run = self.trainer, self.config, self.run_directory
+        self.record = record = RunRecord()
+        self.checkpointer = Checkpointer(trainer.state, record, run.state, trainer.num_replicas, run.check_lock)
+        restored = self._restore_or_initialize()
+        self._total = count_steps(config, self.batches.per_epoch)
+        self._steps_per_evaluation = config.evaluate_every * self.batches.per_epoch
+        self.reporter = Reporter(run, record, self._total, config.batch_size, self._steps_per_evaluation)
+        self.reporter.configuration(model=self.settings["model"], training=config.fixed() | {"epochs": config.epochs})
+        if restored is not None:
+            self.reporter.line(f"resumed from {restored}, step {trainer.step_count}")
         self._signals = GracefulShutdown()
-        self._recovery = Recovery(trainer, checkpointer, record, self.reporter.line)
+        self._recovery = Recovery(trainer, self.checkpointer, record, self.reporter.line)
         self._evaluator = Evaluator(
-            trainer,
-            batches.train,
-            test,
-            run,
-            record,
-            self.reporter,
-            config,
-            metadata,
+            *(trainer, self.batches.train, self.test, run, record, self.reporter, config, self.metadata),
             check=self._check,
             try_to_save=self._try_to_save,
         )
@@ -231,9 +174,33 @@ class _Loop:
         self._unsaved: set[str] = set()
         self._last_save = time.monotonic()
 
+    def _restore_or_initialize(self) -> str | None:
+        """The path of the restored state, or None for a new run."""
+        trainer, run, record = self.trainer, self.run_directory, self.record
+        if run.has_saved():
+            record.run_id = run_settings.check(run, self.settings, self.config.batch_size)
+        run.create()
+        restored = self.checkpointer.restore()
+        if restored is None and run.weights.exists():
+            raise InputError(
+                f"{run.path} holds weights but no state to resume from; to continue from these weights give --weights "
+                f"{run.weights} and another --run_dir, or --fresh to archive this run and start over"
+            )
+        if restored is None and trainer.glow.is_initialized:  # loaded weights
+            trainer.optimizer.reset_ema()
+        elif restored is None:
+            count = min(initial_images(trainer.glow.config), self.batches.train.num_images)
+            with _progress.phase(f"initializing from {count} images"):
+                trainer.initialize(self.batches.train.random_subset(count, seed=self.config.seed)[0])
+        if not record.run_id:
+            values = (variable.numpy().tobytes() for variable in trainer.glow.named_variables().values())
+            record.run_id = run_settings.identifier(self.settings, values)
+            run_settings.record(run, record.run_id, self.settings)
+        return restored
+
     def run(self) -> FitResult:
         """Trains until the last epoch ends or a signal comes."""
-        trainer, first = self._trainer, self._trainer.step_count
+        trainer, first = self.trainer, self.trainer.step_count
         result: tuple[float | None, float | None] = self._evaluator.restore_results() or (None, None)
         stopped_by = None
         with self._signals:
@@ -252,49 +219,48 @@ class _Loop:
 
     def _evaluate_if_due(self) -> tuple[float, float | None] | None:
         """Evaluates where that is due and was not completed, as after a stop during an evaluation."""
-        step, is_last = self._trainer.step_count, self._trainer.step_count >= self._total
-        if step <= self._record.reported_step or not (is_last or step % self._steps_per_evaluation == 0):
+        step, is_last = self.trainer.step_count, self.trainer.step_count >= self._total
+        if step <= self.record.reported_step or not (is_last or step % self._steps_per_evaluation == 0):
             return None
-        with self.reporter.pause(), _progress.brief("evaluating"):
+        with self.reporter.evaluation(), _progress.brief("evaluating"):
             result = self._evaluator.evaluate(is_last)
-            self._run.check_lock()
-            self.reporter.flush()
+            self.run_directory.check_lock()
         return result
 
     def _check(self) -> None:
         """Raises Stopped after a signal, and InputError if this run may no longer write to its folder."""
-        self._run.check_lock()
+        self.run_directory.check_lock()
         self._signals.check()
 
     def _train_to_end_of_epoch(self) -> None:
-        trainer = self._trainer
+        trainer = self.trainer
         while True:
-            self._chief.announce_step()
-            images, labels = self._batches.batch(trainer.step_count)
+            self.chief.announce_step()
+            images, labels = self.batches.batch(trainer.step_count)
             with _progress.brief("tracing the training step") if self._is_first_step else contextlib.nullcontext():
                 metrics = {name: value.numpy() for name, value in trainer.train_step(images, labels).items()}
             self._is_first_step = False
             self._report_step(metrics)
             if self._recovery.after_step(metrics["is_finite"], images, labels):
-                self._chief.values_changed()
+                self.chief.values_changed()
             self._signals.check()
-            if trainer.step_count >= self._total or trainer.step_count % self._batches.per_epoch == 0:
+            if trainer.step_count >= self._total or trainer.step_count % self.batches.per_epoch == 0:
                 return
-            if self._record.skipped_in_a_row == 0 and time.monotonic() - self._last_save > SAVE_SECONDS:
+            if self.record.skipped_in_a_row == 0 and time.monotonic() - self._last_save > SAVE_SECONDS:
                 self._save_state()
 
     def _report_step(self, metrics: Mapping[str, Any]) -> None:
-        step, reporter = self._trainer.step_count, self.reporter
+        step, reporter = self.trainer.step_count, self.reporter
         reporter.step(step, metrics)
-        if metrics["is_finite"] and step % max(1, min(50, self._batches.per_epoch // 10)) == 0:
+        if metrics["is_finite"] and step % max(1, min(50, self.batches.per_epoch // 10)) == 0:
             scalars = {name: value for name, value in metrics.items() if name != "is_finite"} | {
                 "images_per_second": reporter.images_per_second(),
-                "skipped_steps": self._record.skipped,
+                "skipped_steps": self.record.skipped,
             }
             reporter.scalars("train", step, scalars)
 
     def _save_state(self) -> None:
-        self._try_to_save("state", self._checkpointer.save)
+        self._try_to_save("state", self.checkpointer.save)
 
     def _try_to_save(self, what: str, save: Callable[[], None]) -> None:
         """A full disk does not end a run: the old files stay, and the next save may succeed."""

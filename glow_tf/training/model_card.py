@@ -14,6 +14,7 @@ from absl import logging
 from glow_tf._files import printable, write_atomically
 from glow_tf.config import GlowConfig
 from glow_tf.glow import Glow
+from glow_tf.training import curves
 
 # Licences of well-known data sets, as their authors state them.
 _LICENCES = {
@@ -55,7 +56,8 @@ def text(
     num_parameters: int,
     metadata: Mapping[str, Any],
     hardware: str,
-    hours: float | None = None,
+    seconds: float = 0.0,
+    cpu_seconds: float = 0.0,
 ) -> str:
     """Returns the card in Markdown.
 
@@ -64,7 +66,8 @@ def text(
         num_parameters: number of trainable parameters.
         metadata: of the weights file; missing entries are left out or reported as unknown.
         hardware: description of the machine.
-        hours: training time, evaluations included; None if unknown.
+        seconds: training time by the clock, evaluations included; 0 if unknown.
+        cpu_seconds: the same of all CPU cores.
     """
     size = "x".join(map(str, config.image_shape))
     classes = f", {config.num_classes} classes" if config.num_classes else ""
@@ -79,7 +82,7 @@ def text(
         f"seed {metadata.get('seed', 'unknown')}",
         "test bits/dim": _result(metadata),
         "hardware": _inline(hardware),
-        "training time": _time(hours),
+        "training time": curves.training_time(seconds, cpu_seconds) or "unknown",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     heading = f"# Glow trained on {_inline(metadata.get('dataset', 'images'))}"
@@ -91,19 +94,21 @@ def write(
     glow: Glow,
     devices: Sequence[str],
     metadata: Mapping[str, Any],
-    hours: float | None = None,
+    seconds: float = 0.0,
+    cpu_seconds: float = 0.0,
 ) -> None:
     """Replaces the card at `path`; a failure is logged as a warning and not raised.
 
     Args:
         path: the file.
         glow: the model.
-        devices: names of the accelerators that trained it; may be empty.
-        metadata: of the weights file.
-        hours: training time; None if unknown.
+        devices: see `hardware_of`.
+        metadata: see `text`.
+        seconds: see `text`.
+        cpu_seconds: see `text`.
     """
     try:
-        card = text(glow.config, glow.num_parameters, metadata, hardware_of(devices), hours)
+        card = text(glow.config, glow.num_parameters, metadata, hardware_of(devices), seconds, cpu_seconds)
         write_atomically(path, card.encode(errors="backslashreplace"))
     except Exception as error:  # days of training must not end because of their description
         logging.warning("the model card could not be written: %s", error)
@@ -126,12 +131,6 @@ def _result(metadata: Mapping[str, Any]) -> str:
     spread = "" if error is None else f" ± {error:.4f}"
     images = "" if count is None else f" on {count:,} test image{'' if count == 1 else 's'}"
     return f"{bits:.4f}{spread}{images}"
-
-
-def _time(hours: float | None) -> str:
-    if hours is None:
-        return "unknown"
-    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
 
 
 def _inline(value: object) -> str:

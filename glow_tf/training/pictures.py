@@ -1,6 +1,6 @@
 """The pictures of a run: samples, a temperature sweep, reconstructions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def draw(
     return {"samples": samples, "temperatures": temperatures, "reconstructions": reconstructions}
 
 
-def save(folder: Path, drawn: dict[str, np.ndarray], epoch: int) -> None:
+def save(folder: Path, drawn: Mapping[str, np.ndarray], epoch: int) -> None:
     """Replaces the pictures in a folder, and adds the samples of about every epoch 1, 2, 4, 8, ...
 
     Raises:

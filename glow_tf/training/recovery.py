@@ -1,5 +1,6 @@
 """Steps whose loss or gradient is not finite: counted, and after ten in a row a roll-back at half the learning rate."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -18,20 +19,14 @@ if TYPE_CHECKING:
 MAX_SKIPPED = 10
 
 
+@dataclasses.dataclass(eq=False)
 class Recovery:
-    """Watches the steps of a run.
+    """Watches the steps of a run; `say` prints a line."""
 
-    Args:
-        trainer: a Trainer.
-        checkpointer: rolls the trainer's state back.
-        record: counts the skipped steps.
-        say: prints a line.
-    """
-
-    def __init__(
-        self, trainer: "Trainer", checkpointer: Checkpointer, record: RunRecord, say: Callable[[str], None]
-    ) -> None:
-        self._trainer, self._checkpointer, self._record, self._say = trainer, checkpointer, record, say
+    trainer: "Trainer"
+    checkpointer: Checkpointer
+    record: RunRecord
+    say: Callable[[str], None]
 
     def after_step(self, is_finite: bool, images: Array, labels: Labels | None) -> bool:
         """To be called after each step, with its batch.
@@ -42,20 +37,18 @@ class Recovery:
         Raises:
             TrainingFailure: if gradients are still not finite after the learning rate was halved.
         """
-        record = self._record
+        record = self.record
         if is_finite:
             if record.skipped_in_a_row:
                 record.skipped_in_a_row = 0
             return False
         record.skipped += 1
         record.skipped_in_a_row += 1
-        step = self._trainer.step_count
-        self._say(
-            f"step {step}: the loss or its gradient is not finite; the step was skipped ({record.skipped} so far)"
-        )
+        step = self.trainer.step_count
+        self.say(f"step {step}: the loss or its gradient is not finite; the step was skipped ({record.skipped} so far)")
         if record.skipped_in_a_row < MAX_SKIPPED:
             return False
-        where = locate(self._trainer, images, labels)
+        where = locate(self.trainer, images, labels)
         if record.rate_was_halved:
             raise TrainingFailure(
                 f"{MAX_SKIPPED} steps up to step {step} had no finite gradient although the learning rate had been "
@@ -66,11 +59,11 @@ class Recovery:
         return True
 
     def _roll_back(self, where: str) -> None:
-        restored = self._checkpointer.roll_back() or "the current weights"
-        rate = self._trainer.optimizer.learning_rate
+        restored = self.checkpointer.roll_back() or "the current weights"
+        rate = self.trainer.optimizer.learning_rate
         rate.assign(rate / 2)
-        self._record.rate_was_halved, self._record.skipped_in_a_row = True, 0
-        self._say(
+        self.record.rate_was_halved, self.record.skipped_in_a_row = True, 0
+        self.say(
             f"{MAX_SKIPPED} steps in a row had no finite gradient, first in {where}; rolled back to {restored} and "
             f"halved the learning rate to {float(rate.numpy()):g}"
         )

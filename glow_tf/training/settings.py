@@ -28,13 +28,7 @@ def identifier(settings: Mapping[str, Any], weights: Iterable[bytes]) -> str:
 
 
 def record(run: RunDirectory, run_id: str, settings: Mapping[str, Any]) -> None:
-    """Records what a new run begins with.
-
-    Args:
-        run: the run's directory.
-        run_id: see `identifier`.
-        settings: JSON values; dictionaries may nest. "images" is the fingerprint of the data set.
-    """
+    """Records what a new run begins with: JSON values, with the data set's fingerprint as "images"."""
     run.write_json(run.settings, {"run_id": run_id, **settings})
 
 
@@ -42,11 +36,6 @@ def check(run: RunDirectory, settings: Mapping[str, Any], batch_size: int) -> st
     """Compares the settings with those that the run began with, and warns if images were added.
 
     A setting that the run did not record has had its default.
-
-    Args:
-        run: a run that has saved something.
-        settings: see `record`.
-        batch_size: images per step.
 
     Returns:
         the run's identifier; "" for runs of earlier versions.

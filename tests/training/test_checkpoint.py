@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -233,16 +234,37 @@ def test_a_roll_back_keeps_the_record_and_the_step(trainer, folder):
 
 
 def test_states_of_earlier_versions_are_restored(trainer, tmp_path):
-    """They were saved by a CheckpointManager and have no run identifier."""
+    """They were saved by a CheckpointManager and have neither a run identifier nor the time that the run took."""
     fill(trainer, 10)
-    record = RunRecord()
-    record.num_replicas, record.best_bits_per_dim = 1, 1 / 10
-    items = trainer.state.items() | record.items()
-    del items["run_id"]
-    manager = tf.train.CheckpointManager(tf.train.Checkpoint(**items), str(tmp_path), max_to_keep=3)
-    manager.save(checkpoint_number=10)
-    checkpointer(trainer, tmp_path)._write_checksum(10)
+    record = {"reported_step": 5, "skipped": 0, "skipped_in_a_row": 0, "num_replicas": 1, "step_count": 10}
+    items = {name: tf.Variable(value, dtype=tf.int64) for name, value in record.items()}
+    items |= {"best_bits_per_dim": tf.Variable(1 / 10, dtype=tf.float64), "rate_was_halved": tf.Variable(False)}
+    checkpoint = tf.train.Checkpoint(**trainer.state.variables(), **items)
+    tf.train.CheckpointManager(checkpoint, str(tmp_path), max_to_keep=3).save(checkpoint_number=10)
+    states = checkpointer(trainer, tmp_path)
+    states._write_checksum(10)
     assert restored_step(trainer, tmp_path) == 10
+    assert states.restore() and states.record.reported_step == 5
+
+
+def test_the_time_of_a_run_survives_a_resume_and_a_roll_back(trainer, tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "process_time", lambda: 2 * clock[0])
+    fill(trainer, 10)
+    states = checkpointer(trainer, tmp_path)
+    clock[0] += 30.0
+    states.save()
+    clock[0] += 5.0  # lost in a kill
+    states = checkpointer(trainer, tmp_path)
+    states.restore()
+    clock[0] += 10.0
+    fill(trainer, 20)
+    states.save()
+    assert states.roll_back()
+    clock[0] += 1.0
+    states.record.count_time()
+    assert (states.record.seconds, states.record.cpu_seconds) == (41.0, 82.0)
 
 
 def test_nothing_is_written_after_the_check_fails(trainer, folder):

@@ -29,7 +29,7 @@ def set_row(glow, name, index, value):
 
 def test_a_healthy_model_has_no_complaints(glow, images):
     found = diagnostics.examine(glow, images)
-    names = ("smallest_s", "condition", "actnorm_scale", "smallest_coupling_scale")
+    names = ("smallest_s", "condition", "actnorm_scale", "smallest_coupling_scale", "largest_coupling_scale")
     of_levels = {f"diagnostics/level{level}/{name}" for level in (0, 1) for name in names}
     assert set(found) == of_levels | {"diagnostics/round_trip_error"}
     assert diagnostics.complaints(found | {"z/mean": 0.1, "z/level1/variance": 0.9}) == []
@@ -55,6 +55,7 @@ def test_smallest_coupling_scale_is_that_of_the_log_dets(images):
     x, z = (tf.split(values, 2, axis=-1)[1] for values in (parts["coupling"].input, parts["coupling"].output))
     shift = parts["coupling"].bijector.conditioner(tf.split(parts["coupling"].input, 2, axis=-1)[0])[0]
     assert findings["diagnostics/level0/smallest_coupling_scale"] == pytest.approx(float(np.min(z / (x + shift))))
+    assert findings["diagnostics/level0/largest_coupling_scale"] == pytest.approx(float(np.max(z / (x + shift))))
     additive = diagnostics.examine(make_glow(coupling="additive"), images)
     assert "diagnostics/level0/smallest_coupling_scale" not in additive
 

@@ -15,9 +15,11 @@ from glow_tf import weights
 from glow_tf.errors import InputError, TrainingFailure
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
-from glow_tf.training import checkpoint, diagnostics, loop, recovery, signals
+from glow_tf.training import checkpoint, diagnostics, evaluator, loop, recovery, signals
 from glow_tf.training.run_directory import RunDirectory
 from glow_tf.training.state import RunRecord
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 class Killed(BaseException):
@@ -236,6 +238,15 @@ def test_a_warning_is_printed_once_and_when_it_applies(path, monkeypatch, capfd)
     assert any("level0/smallest_s" in line for line in warnings)
     assert len(warnings) == len(set(warnings))
     assert "warning: z/variance is bad" not in error  # too early for the latents
+
+
+@pytest.mark.parametrize(("share", "looks"), [(1e-9, [3, 9]), (1e9, [3, 6, 9])])
+def test_a_closer_look_that_takes_long_beside_an_epoch_is_rarer(path, monkeypatch, share, looks):
+    seen = []
+    monkeypatch.setattr(evaluator, "LOOK_SHARE", share)
+    monkeypatch.setattr(evaluator.Evaluator, "_look_closer", lambda self, _: seen.append(self.trainer.step_count))
+    fit(trainer_at_start(), path)
+    assert seen == looks
 
 
 def test_an_unknown_option_is_refused(path):

@@ -17,10 +17,11 @@ RESULT = {"test_bits_per_dim": 2.5, "test_standard_error": 0.25, "test_images": 
 
 
 def test_says_what_the_weights_are():
-    card = model_card.text(CONFIG, 1234, METADATA | RESULT, "2 CPU cores", hours=1.5)
+    card = model_card.text(CONFIG, 1234, METADATA | RESULT, "2 CPU cores", seconds=5400, cpu_seconds=9000)
     for row in ("| data | digits, 8x8x1", "| command | `python3 main.py` |", "| steps | 9, epoch 3, seed 0 |",
                 "| test bits/dim | 2.5000 ± 0.2500 on 12 test images |", "| hardware | 2 CPU cores |",
-                "| training time | 1.5 hours |", "| licence of the data | CC BY 4.0 (UCI"):  # fmt: skip
+                "| training time | 1.5 hours, 2.5 hours of CPU time |",
+                "| licence of the data | CC BY 4.0 (UCI"):  # fmt: skip
         assert row in card
     assert "1,234 parameters" in card
     assert "Glow.load" in card
@@ -50,10 +51,13 @@ def test_every_run_writes_one(tmp_path):
     card = RunDirectory(tmp_path).model_card.read_text()
     assert f"{outcome.bits_per_dim:.4f} ± {outcome.standard_error:.4f} on 12 test images" in card
     assert card.startswith("# Glow trained on blots")
-    assert re.search(r"\| training time \| \d\.\d minutes \|", card)
-    assert inspect.describe(RunDirectory(tmp_path).weights)["bits/dim"].split(",")[0] in card
+    assert re.search(r"\| training time \| \d\.\d minutes, \d\.\d minutes of CPU time \|", card)
+    shown = inspect.describe(RunDirectory(tmp_path).weights)
+    assert shown["bits/dim"].split(",")[0] in card
+    assert re.fullmatch(r"step 3, epoch 1, \d\.\d minutes, \d\.\d minutes of CPU time", shown["trained"])
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("error", [OSError("disk full"), RuntimeError("a fault")])
 def test_never_ends_a_run(tmp_path, monkeypatch, caplog, error):
     def fail(*_):

@@ -1,4 +1,4 @@
-"""The reporter: rate and time left, metrics.csv and curves.png, and which pictures it keeps."""
+"""The reporter: rate and time left, metrics.csv and what is drawn from it, and which pictures it keeps."""
 
 import csv
 import io
@@ -6,12 +6,14 @@ import time
 
 import numpy as np
 import pytest
+from matplotlib import figure
 from PIL import Image
 from tqdm import std
 
-from glow_tf.training import curves, pictures, progress
+from glow_tf.training import curves, diagnostics, pictures, progress
 from glow_tf.training.progress import Reporter
 from glow_tf.training.run_directory import RunDirectory
+from glow_tf.training.state import RunRecord
 
 
 @pytest.fixture
@@ -44,40 +46,86 @@ def run(tmp_path):
     return run
 
 
-def test_the_time_left_counts_evaluations(run, clock, terminal):
-    reporter = Reporter(run, 40, 8, 10, terminal)
+class Simulation:
+    """A run on the fake clock: steps, saves, evaluations with pictures, another program on the machine."""
 
-    def steps(numbers):
-        for step in numbers:
-            reporter.step(step, {"bits_per_dim": 3.0})
-            clock[0] += 0.5
+    def __init__(self, clock, run, stream, per_epoch, epochs, record=None):
+        self.clock, self.per_epoch, self.total = clock, per_epoch, per_epoch * epochs
+        self.reporter = Reporter(run, record or RunRecord(), self.total, 8, per_epoch, stream)
+        self.estimates = []  # (time, time left)
 
-    def evaluation(seconds, tracing=0.0):
-        with reporter.pause():
-            with reporter.warm_up():
-                clock[0] += tracing
-            clock[0] += seconds
+    def epoch(self, first, step_seconds, save=0.0, evaluation=0.0, tracing=0.0, slowdown=0.0):
+        for step in range(first, first + self.per_epoch):
+            self.clock[0] += step_seconds * (1.0 + slowdown * (self.clock[0] // 60 % 2))
+            self.reporter.step(step + 1, {"bits_per_dim": 3.0})
+            self.estimates.append((self.clock[0], self.reporter.pace.seconds_left()))
+        self.clock[0] += save
+        with self.reporter.evaluation():
+            with self.reporter.pace.once():
+                self.clock[0] += tracing
+            self.clock[0] += evaluation
+            self.reporter.scalars("test", first + self.per_epoch, {"bits_per_dim": 3.0})
 
-    reporter.step(1, {"bits_per_dim": 3.0})
-    assert terminal.shown() == "step 1/40  3.0000 bits/dim"  # one step says nothing about the next
-    clock[0] += 0.5
-    steps(range(2, 11))
+    def worst_error(self):
+        """Largest relative error of the estimates, in parts of the time that was left."""
+        return max(abs(left / (self.clock[0] - now) - 1) for now, left in self.estimates)
+
+
+def test_the_time_left_counts_evaluations(run, clock, terminal, undrawn):
+    simulation = Simulation(clock, run, terminal, per_epoch=10, epochs=4)
+    simulation.epoch(0, 0.5, evaluation=5.0, tracing=60.0)
     assert terminal.shown() == "step 10/40  3.0000 bits/dim  16 images/s  0:15 left"
-    evaluation(5.0, tracing=60.0)
-    steps(range(11, 21))
+    simulation.epoch(10, 0.5, evaluation=7.0)
     # Right from the second epoch on: 10 seconds of steps and three evaluations of 5.
     assert terminal.shown() == "step 20/40  3.0000 bits/dim  16 images/s  0:25 left"
-    evaluation(7.0)
-    steps(range(21, 31))
+    simulation.epoch(20, 0.5, evaluation=7.0)
     assert terminal.shown() == "step 30/40  3.0000 bits/dim  16 images/s  0:19 left"
-    evaluation(7.0)
-    steps(range(31, 41))
-    assert terminal.shown() == "step 40/40  3.0000 bits/dim  16 images/s  0:07 left"
+    simulation.reporter.close()
+
+
+def test_one_step_says_nothing_about_the_next(run, clock, terminal):
+    reporter = Reporter(run, RunRecord(), 40, 8, 10, terminal)
+    reporter.step(1, {"bits_per_dim": 3.0})
+    assert terminal.shown() == "step 1/40  3.0000 bits/dim"
+    reporter.close()
+
+
+@pytest.mark.parametrize("step_seconds", [0.3, 40.0])
+def test_the_time_left_is_right_within_a_fifth_from_the_second_epoch_on(run, clock, terminal, undrawn, step_seconds):
+    """With saves, evaluations of a tenth of the time, and another program that is busy in every second minute."""
+    simulation = Simulation(clock, run, terminal, per_epoch=200, epochs=12)
+    for epoch in range(12):
+        if epoch == 1:
+            simulation.estimates.clear()
+        tracing = 30.0 if epoch == 0 else 0.0
+        simulation.epoch(200 * epoch, step_seconds, 2.0, 20 * step_seconds, tracing, slowdown=1.0)
+    # The last epoch has only its own end left.
+    simulation.estimates = simulation.estimates[: -simulation.per_epoch]
+    assert simulation.worst_error() < 0.2
+
+
+def test_the_time_left_is_right_at_once_after_a_resume(run, clock, terminal, undrawn):
+    """The table tells how long evaluations take."""
+    Simulation(clock, run, terminal, per_epoch=100, epochs=6).epoch(0, 0.5, evaluation=30.0, tracing=30.0)
+    simulation = Simulation(clock, run, terminal, per_epoch=100, epochs=6)
+    for epoch in range(1, 6):
+        simulation.epoch(100 * epoch, 0.5, evaluation=30.0)
+    del simulation.estimates[0]
+    assert simulation.worst_error() < 0.05
+
+
+def test_a_longer_last_evaluation_counts(run, clock, terminal):
+    reporter = Reporter(run, RunRecord(), 40, 8, 10, terminal)
+    reporter.pace.evaluation_seconds, reporter.pace.last_extra_seconds = 5.0, 60.0
+    for step in (21, 22):
+        reporter.step(step, {"bits_per_dim": 3.0})
+        clock[0] += 1.0
+    assert terminal.shown().endswith("1:28 left")  # 18 steps, two evaluations and the rest of the test images
     reporter.close()
 
 
 def test_steps_of_a_minute(run, clock, terminal):
-    reporter = Reporter(run, 40, 8, 40, terminal)
+    reporter = Reporter(run, RunRecord(), 40, 8, 40, terminal)
     for step in range(1, 4):
         reporter.step(step, {"bits_per_dim": 3.0})
         clock[0] += 60.0
@@ -87,8 +135,8 @@ def test_steps_of_a_minute(run, clock, terminal):
 
 
 def test_an_evaluation_that_is_stopped_counts(run, clock, terminal):
-    reporter = Reporter(run, 40, 8, 10, terminal)
-    with pytest.raises(KeyError), reporter.pause():
+    reporter = Reporter(run, RunRecord(), 40, 8, 10, terminal)
+    with pytest.raises(KeyError), reporter.evaluation():
         clock[0] += 5.0
         raise KeyError
     reporter.step(1, {"bits_per_dim": 3.0})
@@ -99,7 +147,7 @@ def test_an_evaluation_that_is_stopped_counts(run, clock, terminal):
 
 
 def test_from_python_only_lines_are_printed(run, capfd):
-    reporter = Reporter(run, 2, 8, 2)
+    reporter = Reporter(run, RunRecord(), 2, 8, 2)
     reporter.step(1, {"bits_per_dim": 3.0})
     reporter.line("epoch 1")
     reporter.close()
@@ -112,19 +160,23 @@ def rows_of(run):
 
 
 def evaluate(reporter, step, bits):
+    with reporter.evaluation():
+        report(reporter, step, bits)
+
+
+def report(reporter, step, bits):
     for number in (step - 1, step):
         reporter.step(number, {"bits_per_dim": bits + number - step, "learning_rate": 0.01, "is_finite": True})
     reporter.step(step, {"bits_per_dim": np.nan, "learning_rate": 0.01, "is_finite": False})
     reporter.scalars("train", step, {"z/variance": 0.9, "gradient_norm": 3.0})
     reporter.scalars("test", step, {"bits_per_dim": bits, "z/variance": 1.25, "diagnostics/level0/condition": 8.0})
-    reporter.flush()
 
 
-def test_metrics_csv_has_a_row_per_evaluation_and_survives_a_resume(run, clock):
-    reporter = Reporter(run, 40, 8, 10)
+def test_metrics_csv_has_a_row_per_evaluation_and_survives_a_resume(run, clock, undrawn):
+    record = RunRecord()
+    reporter = Reporter(run, record, 40, 8, 10)
     clock[0] += 30.0
     evaluate(reporter, 10, 3.5)
-    reporter.flush()
     evaluate(reporter, 20, 3.25)
     reporter.close()
     first = {"step": "10", "seconds": "30", "train_bits_per_dim": "3", "test_bits_per_dim": "3.5"}
@@ -132,8 +184,8 @@ def test_metrics_csv_has_a_row_per_evaluation_and_survives_a_resume(run, clock):
     assert rows_of(run)[0]["test_z_variance"] == "1.25" and rows_of(run)[0]["train_z_variance"] == "0.9"
     assert rows_of(run)[0]["learning_rate"] == "0.01" and "gradient_norm" not in rows_of(run)[0]
     assert rows_of(run)[0]["diagnostics_level0_condition"] == "8"
-    # The second evaluation is repeated after a stop; the seconds continue.
-    reporter = Reporter(run, 40, 8, 10)
+    # The second evaluation is repeated after a kill that lost the record; the seconds continue.
+    reporter = Reporter(run, RunRecord(), 40, 8, 10)
     clock[0] += 5.0
     evaluate(reporter, 20, 3.125)
     evaluate(reporter, 30, 3.0)
@@ -142,11 +194,13 @@ def test_metrics_csv_has_a_row_per_evaluation_and_survives_a_resume(run, clock):
         ("10", "3.5"), ("20", "3.125"), ("30", "3"),
     ]  # fmt: skip
     assert [row["seconds"] for row in rows_of(run)] == ["30", "35", "35"]
+    assert [float(row["cpu_seconds"]) for row in rows_of(run)] == sorted(float(r["cpu_seconds"]) for r in rows_of(run))
+    assert float(rows_of(run)[0]["cpu_seconds"]) >= 0
 
 
 def test_a_damaged_metrics_csv_is_replaced(run):
     (run.path / "metrics.csv").write_bytes(b"step,x\nthree,\xff\n")
-    reporter = Reporter(run, 40, 8, 10)
+    reporter = Reporter(run, RunRecord(), 40, 8, 10)
     evaluate(reporter, 10, 3.5)
     assert [row["step"] for row in rows_of(run)] == ["10"]
 
@@ -154,13 +208,13 @@ def test_a_damaged_metrics_csv_is_replaced(run):
 def test_curves_are_drawn_after_evaluations_and_at_the_end(run, clock, monkeypatch):
     drawn = []
 
-    def draw(rows, title):
-        clock[0] += 0.5
-        drawn.append((len(rows), title))
+    def draw(rows, title, panels=()):
+        clock[0] += 0.25
+        drawn.append((len(rows), title.split(":")[0]))
         return b"png"
 
     monkeypatch.setattr(curves, "draw", draw)
-    reporter = Reporter(run, 60, 8, 10)
+    reporter = Reporter(run, RunRecord(), 60, 8, 10)
     evaluate(reporter, 10, 3.5)
     clock[0] += 20.0
     evaluate(reporter, 20, 3.5)  # less than fifty times the drawing's half second later
@@ -168,21 +222,45 @@ def test_curves_are_drawn_after_evaluations_and_at_the_end(run, clock, monkeypat
     evaluate(reporter, 30, 3.5)
     evaluate(reporter, 40, 3.5)
     reporter.close()
-    assert drawn == [(1, "run"), (3, "run"), (4, "run")]
-    assert (run.path / "curves.png").read_bytes() == b"png"
+    assert drawn == [(1, "run"), (1, "run"), (3, "run"), (3, "run"), (4, "run"), (4, "run")]  # two pictures each
+    assert (run.path / "curves.png").read_bytes() == (run.path / "diagnostics.png").read_bytes() == b"png"
 
 
-def test_curves_show_what_there_is():
+@pytest.fixture
+def axes_of(monkeypatch):
+    """Draws, and returns {title of the axes: axes}."""
+    figures = []
+    create = figure.Figure.__init__
+    monkeypatch.setattr(figure.Figure, "__init__", lambda self, *a, **k: figures.append(self) or create(self, *a, **k))
+
+    def draw(*arguments):
+        image = Image.open(io.BytesIO(curves.draw(*arguments)))
+        assert image.format == "PNG"
+        return {axes.get_title(): axes for axes in figures[-1].axes}
+
+    return draw
+
+
+def test_curves_show_what_there_is(axes_of):
     rows = [{"step": 10.0 * i, "seconds": 60.0 * i, "test_bits_per_dim": 3.0} for i in range(1, 4)]
-    rows[1] |= {"test_bits_per_dim": np.nan, "diagnostics_level0_condition": 4.0}
-    image = Image.open(io.BytesIO(curves.draw(rows, "a $ b_c")))
-    assert image.format == "PNG" and image.size == (1280, 720)
+    rows[1]["test_bits_per_dim"] = np.nan
+    axes = axes_of(rows, "a $ b_c")
+    assert list(axes) == ["bits/dim (lower is better)", "learning rate", "time so far, in minutes"]
+    assert [list(line.get_ydata()) for title in axes for line in axes[title].lines] == [[3.0, 3.0], [1.0, 2.0, 3.0]]
 
 
-def test_curves_have_labels_without_jargon():
-    row = dict.fromkeys(("step", "test_z_variance", "test_z_level0_variance", "diagnostics_level12_smallest_s"), 1.0)
-    labels = [[label for label, _ in curves._curves([row], columns)] for columns in curves._PANELS.values()]
-    assert labels == [[], [], [], ["all levels", "level 0"], [], ["1x1 matrix, level 12"]]
+def test_diagnostics_show_every_level_against_its_limits(axes_of):
+    levels = {f"diagnostics_level{level}_condition": 10.0 for level in range(3)}
+    rows = [{"step": 10.0 * i, "test_z_variance": 0.9, "test_z_level0_variance": 0.8} | levels for i in range(1, 4)]
+    axes = axes_of(rows, "run", diagnostics.PANELS)
+    assert len(axes) == len(diagnostics.RANGES)
+    condition, variance = axes["largest condition number of the 1x1 matrices"], axes["variance of z"]
+    assert (condition.get_yscale(), variance.get_yscale()) == ("log", "linear")
+    drawn = {axes: [line.get_ydata()[0] for line in axes.lines] for axes in (condition, variance)}
+    assert drawn == {condition: [10.0, 10.0, 10.0, 1.0, 1e4], variance: [0.9, 0.8, 0.5, 2.0]}
+    assert variance.get_xlabel() == "step"
+    assert [text.get_text() for text in variance.get_legend().get_texts()] == ["all levels", "level 0"]
+    assert not axes["largest scale of the actnorms"].lines
 
 
 def test_results_hold_the_newest_pictures_and_a_few_of_the_way(tmp_path):
@@ -216,7 +294,7 @@ def test_a_full_disk_is_warned_about_once(run, monkeypatch, caplog):
 
     monkeypatch.setattr(curves, "write_atomically", fail)
     monkeypatch.setattr(progress, "write_atomically", fail)
-    reporter = Reporter(run, 40, 8, 10)
+    reporter = Reporter(run, RunRecord(), 40, 8, 10)
     evaluate(reporter, 10, 3.5)
     evaluate(reporter, 20, 3.5)
     reporter.close()
