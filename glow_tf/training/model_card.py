@@ -97,15 +97,9 @@ def write(
     seconds: float = 0.0,
     cpu_seconds: float = 0.0,
 ) -> None:
-    """Replaces the card at `path`; a failure is logged as a warning and not raised.
+    """Replaces the card at `path`; for the arguments see `text` and `hardware_of`.
 
-    Args:
-        path: the file.
-        glow: the model.
-        devices: see `hardware_of`.
-        metadata: see `text`.
-        seconds: see `text`.
-        cpu_seconds: see `text`.
+    A failure is logged as a warning and not raised.
     """
     try:
         card = text(glow.config, glow.num_parameters, metadata, hardware_of(devices), seconds, cpu_seconds)
@@ -115,11 +109,7 @@ def write(
 
 
 def hardware_of(devices: Sequence[str]) -> str:
-    """Describes the hardware: the accelerators, or the number of CPU cores that this process may use.
-
-    Args:
-        devices: names of the accelerators; may be empty.
-    """
+    """Describes the hardware: the accelerators by name, or else the number of CPU cores that this process may use."""
     names = ", ".join(f"{devices.count(name)} x {name}" for name in dict.fromkeys(devices))
     return names or f"{len(os.sched_getaffinity(0))} CPU cores ({platform.machine()})"
 

@@ -32,7 +32,7 @@ def draw(
         glow: the model.
         images: uint8 test images to reconstruct, [N, H, W, C].
         labels: [N].
-        class_names: names of the classes; may be empty.
+        class_names: may be empty.
         when: epoch and step, for the captions.
         check: called before each computation; an exception from it ends the drawing.
     """

@@ -158,8 +158,9 @@ class Reporter:
                 seconds=round(self._record.seconds, 1),
                 cpu_seconds=round(self._record.cpu_seconds, 1),
                 evaluation_seconds=round(self.pace.evaluation_so_far(), 1),
-                images_per_second=self.images_per_second(),
             )
+            if self.images_per_second():
+                self._history.note(images_per_second=self.images_per_second())
             with self._tolerating_a_full_disk():
                 self._history.finish_row()
             self._is_drawn = False

@@ -49,10 +49,10 @@ def write_projector(
 
     Args:
         folder: where the logs are.
-        latents: [N, ...], one row per image; fewer rows if they are long (`PROJECTED_NUMBERS`).
+        latents: [N, ...]; fewer rows are written if they are long (`PROJECTED_NUMBERS`).
         images: uint8 [N, H, W, C].
         labels: [N], indices of `class_names` if there are any.
-        class_names: names of the classes.
+        class_names: may be empty.
 
     Raises:
         OSError: disk full, no permission.
