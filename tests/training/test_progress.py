@@ -1,5 +1,6 @@
 """The reporter: rate and time left, metrics.csv and what is drawn from it, and which pictures it keeps."""
 
+import contextlib
 import csv
 import io
 import time
@@ -49,9 +50,9 @@ def run(tmp_path):
 class Simulation:
     """A run on the fake clock: steps, saves, evaluations with pictures, another program on the machine."""
 
-    def __init__(self, clock, run, stream, per_epoch, epochs, record=None):
+    def __init__(self, clock, run, stream, per_epoch, epochs):
         self.clock, self.per_epoch, self.total = clock, per_epoch, per_epoch * epochs
-        self.reporter = Reporter(run, record or RunRecord(), self.total, 8, per_epoch, stream)
+        self.reporter = Reporter(run, RunRecord(), self.total, 8, per_epoch, stream)
         self.estimates = []  # (time, time left)
 
     def epoch(self, first, step_seconds, save=0.0, evaluation=0.0, tracing=0.0, slowdown=0.0):
@@ -71,8 +72,21 @@ class Simulation:
         return max(abs(left / (self.clock[0] - now) - 1) for now, left in self.estimates)
 
 
-def test_the_time_left_counts_evaluations(run, clock, terminal, undrawn):
-    simulation = Simulation(clock, run, terminal, per_epoch=10, epochs=4)
+@pytest.fixture
+def simulate(run, clock, terminal, undrawn):
+    """Makes simulations on the same clock and folder."""
+    with contextlib.ExitStack() as stack:
+
+        def make(per_epoch, epochs):
+            simulation = Simulation(clock, run, terminal, per_epoch, epochs)
+            stack.callback(simulation.reporter.close)
+            return simulation
+
+        yield make
+
+
+def test_the_time_left_counts_evaluations(simulate, terminal):
+    simulation = simulate(per_epoch=10, epochs=4)
     simulation.epoch(0, 0.5, evaluation=5.0, tracing=60.0)
     assert terminal.shown() == "step 10/40  3.0000 bits/dim  16 images/s  0:15 left"
     simulation.epoch(10, 0.5, evaluation=7.0)
@@ -80,7 +94,6 @@ def test_the_time_left_counts_evaluations(run, clock, terminal, undrawn):
     assert terminal.shown() == "step 20/40  3.0000 bits/dim  16 images/s  0:25 left"
     simulation.epoch(20, 0.5, evaluation=7.0)
     assert terminal.shown() == "step 30/40  3.0000 bits/dim  16 images/s  0:19 left"
-    simulation.reporter.close()
 
 
 def test_one_step_says_nothing_about_the_next(run, clock, terminal):
@@ -91,9 +104,9 @@ def test_one_step_says_nothing_about_the_next(run, clock, terminal):
 
 
 @pytest.mark.parametrize("step_seconds", [0.3, 40.0])
-def test_the_time_left_is_right_within_a_fifth_from_the_second_epoch_on(run, clock, terminal, undrawn, step_seconds):
+def test_the_time_left_is_right_within_a_fifth_from_the_second_epoch_on(simulate, step_seconds):
     """With saves, evaluations of a tenth of the time, and another program that is busy in every second minute."""
-    simulation = Simulation(clock, run, terminal, per_epoch=200, epochs=12)
+    simulation = simulate(per_epoch=200, epochs=12)
     for epoch in range(12):
         if epoch == 1:
             simulation.estimates.clear()
@@ -104,10 +117,10 @@ def test_the_time_left_is_right_within_a_fifth_from_the_second_epoch_on(run, clo
     assert simulation.worst_error() < 0.2
 
 
-def test_the_time_left_is_right_at_once_after_a_resume(run, clock, terminal, undrawn):
+def test_the_time_left_is_right_at_once_after_a_resume(simulate):
     """The table tells how long evaluations take."""
-    Simulation(clock, run, terminal, per_epoch=100, epochs=6).epoch(0, 0.5, evaluation=30.0, tracing=30.0)
-    simulation = Simulation(clock, run, terminal, per_epoch=100, epochs=6)
+    simulate(per_epoch=100, epochs=6).epoch(0, 0.5, evaluation=30.0, tracing=30.0)
+    simulation = simulate(per_epoch=100, epochs=6)
     for epoch in range(1, 6):
         simulation.epoch(100 * epoch, 0.5, evaluation=30.0)
     del simulation.estimates[0]
