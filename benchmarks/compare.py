@@ -67,6 +67,7 @@ class GlowTF:
         seed=0,
         backprop="stored",
         architecture="openai",
+        dequantization="uniform",
         optimizer="adam",
         mixed_precision=False,
         initial=None,
@@ -76,7 +77,7 @@ class GlowTF:
         import glow_tf
 
         config = glow_tf.GlowConfig(
-            (SIDE, SIDE, CHANNELS), num_levels=levels, num_steps=steps, width=width, architecture=architecture
+            (SIDE, SIDE, CHANNELS), levels, steps, width, architecture=architecture, dequantization=dequantization
         )
         self.glow = glow_tf.Glow(config, seed=seed)
         self.trainer = glow_tf.Trainer(

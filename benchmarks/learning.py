@@ -53,6 +53,7 @@ MODELS = {
     "plus without whitening": ("glow_tf", PLUS, NO_WHITENING),
     "plus without bounded splits": ("glow_tf", PLUS, NO_SPLIT_BOUND),
     "plus in bfloat16": ("glow_tf", PLUS | {"mixed_precision": True}, {}),
+    "plus with learned noise": ("glow_tf", PLUS | {"dequantization": "variational"}, {}),
     "normflows": ("normflows", {}, {}),
     "nflows": ("nflows", {}, {}),
     "tfb.Glow": ("tfb.Glow", {}, {}),
