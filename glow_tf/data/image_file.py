@@ -25,6 +25,8 @@ MAX_JPEG_SCANS = 100  # progressive files of cameras and of the web have about 1
 MAX_JPEG_MARKERS = 10_000
 MAX_TIFF_VALUES = 2**18  # of one tag, such as the offsets of the strips
 MAX_TIFF_TAGS = 2**16
+MAX_TIFF_TABLES = 8
+MAX_SHARED_TAG_BYTES = 2**24
 MAX_EXIF_BYTES = 2**20
 
 # What `decode` notes of an image, as the end of a sentence about it.
@@ -36,9 +38,11 @@ _NARROW_FRACTION = 1 / 16
 
 # Marker bytes of a JPEG that are not inside compressed data: there, 0xff is followed by 0 or a restart marker.
 _JPEG_MARKER = re.compile(rb"\xff+([\x02-\xcf\xd8-\xfe])")
-_JPEG_START, _JPEG_END, _JPEG_SCAN = 0xD8, 0xD9, 0xDA
+_JPEG_START, _JPEG_END, _JPEG_SCAN, _JPEG_EXIF = 0xD8, 0xD9, 0xDA, 0xE1
 
 _TIFF_BYTE_TYPES = (1, 2, 6, 7)
+_TIFF_TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_TIFF_TABLE_TAGS = (0x8769, 0x8825, 0xA005)  # EXIF, GPS and interoperability: tables of tags inside a table
 
 
 def decode(
@@ -66,7 +70,12 @@ def decode(
         ValueError, OSError and whatever else Pillow raises on a damaged file; `reason` turns it into one line.
     """
     with _open_bounded(path) as file:
-        _check_tiff(file)
+        magic, size = file.read(2), file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if magic == b"\xff\xd8":
+            _check_jpeg(file)
+        elif magic in (b"II", b"MM"):
+            _check_tags(file, size)
         with Image.open(file, formats=FORMATS) as image:
             num_pixels = _check_header(image)
             if image_size is not None:
@@ -74,8 +83,6 @@ def decode(
             if "progressive" not in image.info:
                 num_pixels = image.width * image.height
             with _budget.take(num_pixels):
-                if image.format == "JPEG":
-                    _check_jpeg(file)
                 is_deep = ";16" in str(image.tile)
                 ImageOps.exif_transpose(image, in_place=True)
                 upright = to_mode(image, channels, notes, is_deep)
@@ -188,50 +195,61 @@ def _check_header(image: Image.Image) -> int:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS}")
-    if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
-        raise ValueError(f"{len(image.info['exif'])} bytes of EXIF data are more than the limit of {MAX_EXIF_BYTES}")
+    profile = image.info.get("Raw profile type exif")  # text of a PNG: a name and a size, then hexadecimal lines
+    _check_exif(image.info.get("exif") or (bytes.fromhex("".join(profile.split("\n")[3:])) if profile else b""))
     return width * height
 
 
+def _check_exif(block: bytes) -> None:
+    if len(block) > MAX_EXIF_BYTES:
+        raise ValueError(f"{len(block)} bytes of EXIF data are more than the limit of {MAX_EXIF_BYTES}")
+    _check_tags(io.BytesIO(block.removeprefix(b"Exif\0\0")), len(block))
+
+
 def _check_jpeg(file: BinaryIO) -> None:
-    """Counts the scans of a JPEG: each passes over all pixels, whatever its bytes."""
-    position = file.tell()
-    file.seek(0)
+    """Bounds the EXIF data of a JPEG, which Pillow reads as it opens the file, and the scans over all of its pixels."""
     content = file.read()
-    file.seek(position)
-    if content.count(b"\xff\xda") <= MAX_JPEG_SCANS:
-        return
-    at, scans = 2, 0  # some of these may be inside a thumbnail, or behind the end of the image
+    file.seek(0)
+    may_be_slow = content.count(b"\xff\xda") > MAX_JPEG_SCANS  # or they are inside a thumbnail, or behind the end
+    at, scans, exif = 2, 0, b""
     for _ in range(MAX_JPEG_MARKERS):
         match = _JPEG_MARKER.search(content, at)
-        if match is None or match[1][0] == _JPEG_END:
-            return
-        at = match.end()
-        if match[1][0] != _JPEG_START:
-            at += int.from_bytes(content[at : at + 2], "big")
-        scans += match[1][0] == _JPEG_SCAN
+        if match is None or match[1][0] == _JPEG_END or (scans and not may_be_slow):
+            return _check_exif(exif)
+        marker, at = match[1][0], match.end()
+        length = 0 if marker == _JPEG_START else int.from_bytes(content[at : at + 2], "big")
+        if marker == _JPEG_EXIF and content[at + 2 : at + 8] == b"Exif\0\0" and not scans:
+            exif += content[at + 8 : at + length]  # Pillow joins several segments
+        at += length
+        scans += marker == _JPEG_SCAN
         if scans > MAX_JPEG_SCANS:
             raise ValueError(f"a JPEG of more than {MAX_JPEG_SCANS} scans")
     raise ValueError(f"a JPEG of more than {MAX_JPEG_MARKERS} segments")
 
 
-def _check_tiff(file: BinaryIO) -> None:
-    """Bounds the values of each tag of a TIFF's first image: Pillow makes Python objects of them, and of each strip."""
+def _check_tags(file: BinaryIO, size: int) -> None:
+    """Bounds the tags of TIFF data: Pillow copies the value of each, and makes Python objects of numbers and strips.
+
+    Tags may share bytes, so that a small file would fill the memory.
+    """
     start = file.read(16).ljust(16, b"\0")
-    if start[:2] in (b"II", b"MM"):
-        order = "<" if start[:2] == b"II" else ">"
-        is_big = start[2:4] in (b"\x2b\x00", b"\x00\x2b")
-        offset = struct.unpack_from(order + "Q" if is_big else order + "I", start, 8 if is_big else 4)[0]
-        count, entry = (
-            struct.Struct(order + "Q" if is_big else order + "H"),
-            struct.Struct(order + ("HHQ8x" if is_big else "HHI4x")),
-        )
-        file.seek(min(offset, MAX_FILE_BYTES))
+    order, is_big = "<" if start[:2] == b"II" else ">", start[2:4] in (b"\x2b\x00", b"\x00\x2b")
+    word = struct.Struct(order + ("Q" if is_big else "I"))
+    count, entry = struct.Struct(order + ("Q" if is_big else "H")), struct.Struct(order + f"HH{word.size}s{word.size}s")
+    tables, total = [word.unpack_from(start, 8 if is_big else 4)[0]], 0
+    for table in tables:
+        file.seek(min(table, MAX_FILE_BYTES))
         num_entries = count.unpack(file.read(count.size).ljust(count.size, b"\0"))[0]
-        table = file.read(min(num_entries, MAX_TIFF_TAGS) * entry.size)
-        for tag, type_, number in entry.iter_unpack(table[: len(table) // entry.size * entry.size]):
+        entries = file.read(min(num_entries, MAX_TIFF_TAGS) * entry.size)
+        for tag, type_, raw_number, value in entry.iter_unpack(entries[: len(entries) // entry.size * entry.size]):
+            number = word.unpack(raw_number)[0]
             if number > MAX_TIFF_VALUES and type_ not in _TIFF_BYTE_TYPES:
                 raise ValueError(f"a TIFF with {number} values of tag {tag}; the limit is {MAX_TIFF_VALUES}")
+            total += number * _TIFF_TYPE_BYTES.get(type_, 1) if number <= size else 0
+            if total > size + MAX_SHARED_TAG_BYTES or len(tables) > MAX_TIFF_TABLES:
+                raise ValueError("TIFF or EXIF data with tags that overlap")
+            if tag in _TIFF_TABLE_TAGS:
+                tables.append(word.unpack(value)[0])
     file.seek(0)
 
 

@@ -201,6 +201,53 @@ def test_a_progressive_jpeg_of_many_scans_is_refused(tmp_path):
     assert decode(tmp_path / "a.jpg").shape == (64, 64, 3)
 
 
+def test_a_jpeg_that_further_images_follow_is_bounded_like_others(tmp_path):
+    pictures = [random_picture(64, 64, seed=seed) for seed in (0, 1)]
+    pictures[0].save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=pictures[1:], progressive=True)
+    content = (tmp_path / "a.jpg").read_bytes()
+    end = content.index(b"\xff\xd9")
+    scan = content.rindex(b"\xff\xda", 0, end)
+    assert decode(tmp_path / "a.jpg").shape == (64, 64, 3)
+    (tmp_path / "a.jpg").write_bytes(content[:scan] + content[scan:end] * 200 + content[end:])
+    assert "more than 100 scans" in refusal(tmp_path / "a.jpg", image_size=(8, 8))
+
+
+def overlapping_tags(count, size, first=1000, table_tag=None):
+    """TIFF data of `count` tags that all claim the same `size` bytes, in a table of its own if it has a tag."""
+    entries = [struct.pack("<HHII", first + number, 7, size, 8) for number in range(count)]
+    table = struct.pack("<H", count) + b"".join(entries) + bytes(4)
+    if table_tag:
+        table = struct.pack("<HHHIII", 1, table_tag, 4, 1, 26, 0) + table
+    return b"II*\0\x08\0\0\0" + table
+
+
+@pytest.mark.parametrize("table_tag", [None, 0x8769])
+def test_tags_that_share_their_bytes_are_refused(tmp_path, table_tag):
+    # Pillow before version 13 copies the bytes for each tag: 360 MB from 64 KB, and 50 GB from 800 KB.
+    small, large = (overlapping_tags(count, 11 * count, table_tag=table_tag) for count in (5000, 60_000))
+    stream = io.BytesIO()
+    random_picture(16, 16).save(stream, "JPEG")
+    segment = b"Exif\0\0" + small
+    (tmp_path / "a.jpg").write_bytes(
+        b"\xff\xd8\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + stream.getvalue()[2:]
+    )
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
+    pixels = (b"IDAT", zlib.compress(bytes(200)))
+    (tmp_path / "b.png").write_bytes(png_of((b"IHDR", header), (b"eXIf", large), pixels, (b"IEND", b"")))
+    text = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n60000\n" + small.hex().encode())
+    (tmp_path / "c.png").write_bytes(png_of((b"IHDR", header), (b"zTXt", text), pixels, (b"IEND", b"")))
+    (tmp_path / "d.tif").write_bytes(large)
+    for name in ("a.jpg", "b.png", "c.png", "d.tif"):
+        assert "tags that overlap" in refusal(tmp_path / name)
+
+
+def test_exif_data_that_is_cut_short_is_no_reason_to_refuse(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x927C] = 6, "maker's note"
+    random_picture(16, 8).save(tmp_path / "a.jpg", exif=exif.tobytes()[:-4])
+    assert decode(tmp_path / "a.jpg").shape == (8, 16, 3)
+
+
 @pytest.mark.parametrize("start", ["<2sHI", ">2sHI", "<2sHHHQ", ">2sHHHQ"])
 def test_a_tiff_of_a_million_strips_is_refused(tmp_path, start):
     order, is_big = start[0], "Q" in start
