@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_benchmark_finds_nothing_wrong(tmp_path):
-    counts = ["--kills", "2", "--mutants", "40", "--images", "30", "--nans", "1"]
+    counts = ["--kills", "2", "--mutants", "40", "--indices", "4", "--states", "8", "--settings", "20", "--tfds", "4"]
+    counts += ["--flags", "15", "--images", "30", "--nans", "1", "--hostile"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "faults.py"), *counts, "--small"],
         capture_output=True, text=True, timeout=400, check=False, env=environment(TMPDIR=str(tmp_path)),
@@ -25,7 +26,7 @@ def test_the_benchmark_finds_nothing_wrong(tmp_path):
     # With so few steps the model is far from trained, and two steps less do show.
     wrong = [line for line in done.stdout.splitlines() if line.endswith("| NO |") and "bits/dim with and" not in line]
     assert not wrong, done.stdout
-    assert len(rows) >= 15, done.stdout + done.stderr
+    assert len(rows) >= 30, done.stdout + done.stderr
     assert re.search(r"fuzzed images, then trained on \| 30 \| \d+ usable", done.stdout)
 
 
