@@ -20,7 +20,7 @@ import tensorflow as tf
 from absl import logging
 
 from glow_tf import _progress
-from glow_tf._files import format_names, printable
+from glow_tf._files import format_names, printable, read_text
 from glow_tf.data import registry
 from glow_tf.data.dataset import ArrayDataset, StreamingDataset
 from glow_tf.data.holdout import num_validation_images
@@ -39,6 +39,8 @@ _RECORD_BYTES = 16  # the least that an example takes in a file
 # In features.json, the keys that TFDS follows to Python classes; it imports whatever module is named there.
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 _CLASS_PREFIX = "tensorflow_datasets.core.features."
+
+_METADATA_FILES = ("features.json", "dataset_info.json", "label.labels.txt")
 
 
 def _is_for_users(record: python_logging.LogRecord) -> bool:
@@ -147,25 +149,31 @@ def find_builder(name: str, data_dir: str | os.PathLike | None) -> Any:
     for place in tfds.core.utils.file_utils.list_data_dirs(root):
         folder = os.path.join(glob.escape(os.fspath(place)), name.split("/")[0].split(":")[0])
         for path in itertools.chain(*(glob.iglob(os.path.join(folder, *stars)) for stars in (["*"], ["*", "*"]))):
-            _check_feature_classes(os.path.join(path, "features.json"))
+            _check_metadata(path)
     return tfds.builder(name, data_dir=root)
 
 
-def _check_feature_classes(path: str) -> None:
-    """InputError if a features.json names a Python class that is not one of TFDS's own features."""
-    if not os.path.isfile(path):
-        return
-    if os.path.getsize(path) > _MAX_JSON_BYTES:
-        raise InputError(f"{path!r} has more than {_MAX_JSON_BYTES} bytes")
-    with open(path, "rb") as file:
-        pending = [json.load(file)]
+def _check_metadata(folder: str) -> None:
+    """Checks the files of a prepared data set that TFDS reads first, if a folder has them.
+
+    Raises:
+        InputError: one of them is not a regular file, too large, or names a Python class that is not one of TFDS's own
+            features.
+    """
+    pending = []
+    for name in _METADATA_FILES:
+        path = os.path.join(folder, name)
+        if os.path.lexists(path):
+            text = read_text(path, "file of a TFDS data set", _MAX_JSON_BYTES)
+            pending += [json.loads(text)] if name == "features.json" else []
     while pending:
         value = pending.pop()
         if isinstance(value, dict):
             named = [value[key] for key in _CLASS_KEYS if isinstance(value.get(key), str)]
             foreign = next((each for each in named if not each.startswith(_CLASS_PREFIX)), None)
             if foreign is not None:
-                raise InputError(f"{path!r} names the class {printable(foreign)!r}, which is not a feature of TFDS")
+                source = os.path.join(folder, "features.json")
+                raise InputError(f"{source!r} names the class {printable(foreign)!r}, which is not a feature of TFDS")
             pending += value.values()
         elif isinstance(value, list):
             pending += value

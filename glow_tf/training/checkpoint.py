@@ -20,19 +20,21 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from glow_tf._files import write_atomically
+from glow_tf._files import MAX_FILE_BYTES, open_regular, write_atomically
 from glow_tf.errors import InputError
 from glow_tf.training.state import RunRecord, TrainState
 
 # Older states remain to fall back on if the newest turns out to be damaged.
 NUM_STATES = 3
 
+MAX_STATE_BYTES = 5 * MAX_FILE_BYTES  # weights, their average and two slots
+
 _STATE_FILE = re.compile(r"ckpt-(\d{1,18})\.(index|sha256|data-\d{5}-of-\d{5})")
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # end of a variable's name in TensorFlow's checkpoints
 _DTYPES = {bool: tf.bool, int: tf.int64, float: tf.float64, str: tf.string}
 
 # Exceptions of a state that cannot be read.
-_ERRORS = (tf.errors.OpError, AssertionError, ValueError, RuntimeError, OSError)
+_ERRORS = (tf.errors.OpError, AssertionError, IndexError, ValueError, RuntimeError, OSError)
 
 
 class Checkpointer:
@@ -142,7 +144,9 @@ class Checkpointer:
 
         Raises one of `_ERRORS`, whose message says why the state cannot be used.
         """
-        if self._checksums(number) != self._checksum_file(number).read_bytes():
+        with open_regular(self._checksum_file(number), "list of checksums") as file:
+            recorded = file.read()
+        if self._checksums(number) != recorded:
             raise ValueError("it is damaged: its files do not match its .sha256")
         prefix = str(self._prefix(number))
         reader = tf.train.load_checkpoint(prefix)
@@ -227,7 +231,7 @@ def _variables(values: Mapping[str, Any]) -> dict[str, tf.Variable]:
 
 
 def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
+    with open_regular(file, "file of a state", limit=MAX_STATE_BYTES) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

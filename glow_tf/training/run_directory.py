@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from glow_tf._files import printable, write_atomically
+from glow_tf._files import printable, read_text, write_atomically
 from glow_tf.errors import InputError
 
 PROBE_BYTES = 1 << 20  # a full or read-only disk shows on the first block, a quota on the first few
@@ -200,7 +200,7 @@ class RunDirectory:
             InputError: if it is missing or damaged.
         """
         try:
-            value = json.loads(file.read_text())
+            value = json.loads(read_text(file, "JSON file"))
             if not isinstance(value, dict):
                 raise ValueError("it does not hold a JSON object")
         except (OSError, ValueError, RecursionError) as error:

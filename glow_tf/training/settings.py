@@ -44,7 +44,7 @@ def check(run: RunDirectory, settings: Mapping[str, Any], batch_size: int) -> st
         InputError: as `compare`, or if the images changed so that the run cannot be resumed.
     """
     before = compare(run, settings)
-    if isinstance(before.get("images"), dict):
+    if "images" in before:
         _check_images(run, before, settings["images"], batch_size)
     return str(before.get("run_id", ""))
 
@@ -79,7 +79,7 @@ def _check_images(run: RunDirectory, before: dict[str, Any], now: Mapping[str, A
     try:
         change, is_refused = describe_change(old, now)
         num_train_before = old["num_images"] - old["num_test_images"]
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(f"{run.settings} is damaged: its images are not a fingerprint of a data set") from None
     if not change:
         return
@@ -93,8 +93,11 @@ def _check_images(run: RunDirectory, before: dict[str, Any], now: Mapping[str, A
         )
     logging.warning("%s", change)
     # All images that were ever trained on, so that the next change is compared with them, too.
-    codes = {text[i : i + 8] for text in (old["train_codes"], now["train_codes"]) for i in range(0, len(text), 8)}
-    run.write_json(run.settings, before | {"images": {**now, "train_codes": "".join(sorted(codes))}})
+    images = dict(now)
+    for key in ("train_codes", "train_pixels"):
+        texts = (old.get(key, ""), now[key])
+        images[key] = "".join(sorted({text[i : i + 8] for text in texts for i in range(0, len(text), 8)}))
+    run.write_json(run.settings, before | {"images": images})
 
 
 def _defaults() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Data sets of TFDS: what is read, and which message follows if one is missing or damaged."""
 
 import json
+import os
 import random
 import sys
 import time
@@ -258,6 +259,14 @@ def test_damaged_descriptions_are_refused_in_one_line(small_set, name, count=12)
         except InputError as error:
             assert "\n" not in str(error) and len(str(error)) < 1000, content
         assert time.monotonic() - start < 5, content
+
+
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json", "label.labels.txt"])
+def test_descriptions_that_are_no_regular_files_are_refused_at_once(small_set, name):
+    (small_set / name).unlink(missing_ok=True)
+    os.mkfifo(small_set / name)
+    with pytest.raises(InputError, match=f"{name} is a pipe, not a file of a TFDS data set"):
+        image_data.load("my_pictures", data_dir=small_set.parents[1])
 
 
 def test_more_images_than_the_files_can_hold_are_refused(small_set):

@@ -1,5 +1,6 @@
 """States are complete or absent, a damaged one is skipped for an older one, and no run silently starts over."""
 
+import os
 import shutil
 import subprocess
 import time
@@ -73,6 +74,11 @@ def flip_a_bit(file, where=0.5):
     file.write_bytes(content)
 
 
+def replace_by_pipe(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
 DAMAGE = {
     "data flipped": lambda folder: flip_a_bit(folder / "ckpt-30.data-00000-of-00001"),
     "data flipped at its end": lambda folder: flip_a_bit(folder / "ckpt-30.data-00000-of-00001", 1),
@@ -84,6 +90,12 @@ DAMAGE = {
     "index missing": lambda folder: (folder / "ckpt-30.index").unlink(),
     "data missing": lambda folder: (folder / "ckpt-30.data-00000-of-00001").unlink(),
     "files of two states": lambda folder: shutil.copy(folder / "ckpt-20.index", folder / "ckpt-30.index"),
+    "digest is a pipe": lambda folder: replace_by_pipe(folder / "ckpt-30.sha256"),
+    "data is a pipe": lambda folder: replace_by_pipe(folder / "ckpt-30.data-00000-of-00001"),
+    "data cut short, digest renewed": lambda folder: (
+        (folder / "ckpt-30.data-00000-of-00001").open("r+b").truncate(1000),
+        subprocess.run("sha256sum ckpt-30.data* ckpt-30.index > ckpt-30.sha256", shell=True, check=True, cwd=folder),
+    ),
     "data of zeros": lambda folder: (folder / "ckpt-30.data-00000-of-00001").write_bytes(bytes(30_000)),
 }
 

@@ -1,6 +1,7 @@
 """What a run began with: settings that must stay the same, images that may be added, and the run's identifier."""
 
 import json
+import os
 
 import pytest
 
@@ -16,6 +17,9 @@ TRAIN, TEST = [f"{i}.png" for i in range(20)], ["a.png", "b.png"]
 def recorded(train=TRAIN, test=TEST, **changes):
     images = fingerprint(len(train), len(test), train, test)
     return {"model": {"num_levels": 2}, "seed": 0, "images": images} | changes
+
+
+DAMAGED_IMAGES = ('{"images": {"num_images": "x"}}', '{"images": null}')
 
 
 @pytest.fixture
@@ -43,12 +47,19 @@ def test_a_setting_that_was_not_recorded_had_its_default(run):
         settings.check(run, recorded(beta_2=0.99), batch_size=8)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", "\ufffd", "[" * 100_000, '{"images": {"num_images": "x"}}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "\ufffd", "[" * 100_000, *DAMAGED_IMAGES])
 def test_damaged_settings_are_one_line(run, text):
     run.settings.write_text(text)
     with pytest.raises(InputError) as error:
         settings.check(run, {"images": recorded()["images"]}, batch_size=8)
     assert str(error.value).count("\n") == 0 and len(str(error.value)) < 600
+
+
+def test_settings_that_are_a_pipe_are_refused(run):
+    run.settings.unlink(missing_ok=True)
+    os.mkfifo(run.settings)
+    with pytest.raises(InputError, match="is a pipe, not a JSON file"):
+        settings.check(run, {}, batch_size=8)
 
 
 def test_added_images_are_reported_once(run, caplog):
