@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 HELD_OUT_FRACTION = 0.05
 MAX_HELD_OUT = 10_000
 
-_CODE_BYTES = 6  # of each name in a fingerprint; among a million images two share a code with probability 0.002
+# Bytes of a digest in a fingerprint; among a million images two share a code with probability 0.002.
+_CODE_BYTES = 6
 _CODE_LENGTH = 8  # the same in base64
 
 
@@ -28,7 +29,7 @@ def validation_mask(names: Sequence[str]) -> np.ndarray:
     if no hash is below 0.05, the smallest one is held out, and of more than 10,000 the smallest 10,000. There, an
     added image can return a test image to training, but it never makes a test image of a training image.
     """
-    hashes = np.array([int.from_bytes(_digest(name)[:8], "big") / 2**64 for name in names])
+    hashes = np.array([int.from_bytes(hashlib.sha256(_bytes(name)).digest()[:8], "big") / 2**64 for name in names])
     count = max(1, min(MAX_HELD_OUT, len(names) - 1, int((hashes < HELD_OUT_FRACTION).sum())))
     mask = np.zeros(len(names), bool)
     mask[np.argsort(hashes, kind="stable")[:count]] = True
@@ -36,51 +37,72 @@ def validation_mask(names: Sequence[str]) -> np.ndarray:
 
 
 def fingerprint(
-    num_train: int, num_test: int, train_names: Sequence[str] = (), test_names: Sequence[str] = ()
+    num_train: int,
+    num_test: int,
+    train_names: Sequence[str] = (),
+    test_names: Sequence[str] = (),
+    train_images: Iterable[np.ndarray] = (),
+    test_images: Iterable[np.ndarray] = (),
 ) -> dict[str, Any]:
-    """JSON values that tell later whether a data set has changed; 8 bytes per image that has a name.
+    """JSON values that tell later whether a data set has changed; 16 bytes per image.
 
     >>> fingerprint(1, 1, ["a.png"], ["b.png"])
     {'num_images': 2, 'num_test_images': 1, 'names_sha256': '...', 'train_codes': 'VEleBbRg', 'test_codes': ...}
     """
     names = sorted([f"train/{name}" for name in train_names] + [f"test/{name}" for name in test_names])
+    splits = {"train": train_images, "test": test_images}
+    pixels = {f"{split}_pixels": _codes(image.tobytes() for image in images) for split, images in splits.items()}
     return {
         "num_images": num_train + num_test,
         "num_test_images": num_test,
         "names_sha256": hashlib.sha256(b"\0".join(map(_bytes, names))).hexdigest(),
-        "train_codes": _codes(train_names),
-        "test_codes": _codes(test_names),
+        "train_codes": _codes(map(_bytes, train_names)),
+        "test_codes": _codes(map(_bytes, test_names)),
+        "pixels_sha256": hashlib.sha256(repr(pixels).encode()).hexdigest(),
+        **pixels,
     }
 
 
 def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, bool]:
     """(how the data set of one fingerprint became that of another, whether training must not resume).
 
-    Resuming is wrong if images that are now held out have been trained on. Without a change the message is empty.
+    Resuming is wrong if images that are now held out have been trained on, under whatever name. Without a change the
+    message is empty.
 
     >>> describe_change(fingerprint(1, 1, ["a"], ["b"]), fingerprint(2, 1, ["a", "c"], ["b"]))
     ('since the run began, 1 image was added and 0 images were removed; there are now 3', False)
     >>> describe_change(fingerprint(1, 1, ["a"], ["b"]), fingerprint(1, 1, ["b"], ["a"]))
     ('1 image was trained on and would now be used for testing: since the run began, ...', True)
     """
-    if old["names_sha256"] == new["names_sha256"] and old["num_images"] == new["num_images"]:
+    has_pixels = bool(old.get("train_pixels") and new.get("train_pixels"))
+    keys = ("names_sha256", "num_images", *(["pixels_sha256"] if has_pixels else []))
+    if all(old[key] == new[key] for key in keys):
         return "", False
     if not (new["train_codes"] and old["train_codes"]):
         return f"the data set had {old['num_images']} images when the run began and now has {new['num_images']}", True
-    old_train, old_test = _sets_of_codes(old)
-    new_train, new_test = _sets_of_codes(new)
+    added, removed, leaked = _moves(old, new, "codes")
+    what = f"{_count(added)} added and {_count(removed)} removed"
+    if has_pixels:
+        _, vanished, leaked_pixels = _moves(old, new, "pixels")
+        leaked = max(leaked, leaked_pixels)
+        if vanished > removed:
+            what += f", and {_count(vanished - removed)} replaced under the same name"
+    message = f"since the run began, {what}; there are now {new['num_images']}"
+    if leaked:
+        message = f"{_count(leaked)} trained on and would now be used for testing: {message}"
+    return message, bool(leaked)
+
+
+def _moves(old: Mapping[str, Any], new: Mapping[str, Any], kind: str) -> tuple[int, int, int]:
+    """How many images were added, were removed, and left the training images for the test images."""
+    (old_train, old_test), (new_train, new_test) = _sets_of_codes(old, kind), _sets_of_codes(new, kind)
     # A training and a test folder may hold files of the same name, so each split is compared with itself.
     came = {"train": new_train - old_train, "test": new_test - old_test}
     left = {"train": old_train - new_train, "test": old_test - new_test}
-    leaked = came["test"] & left["train"]
-    num_moved = len(leaked) + len(came["train"] & left["test"])
-    added, removed = (len(sets["train"]) + len(sets["test"]) - num_moved for sets in (came, left))
-    message = (
-        f"since the run began, {_count(added)} added and {_count(removed)} removed; there are now {new['num_images']}"
-    )
-    if leaked:
-        message = f"{_count(len(leaked))} trained on and would now be used for testing: {message}"
-    return message, bool(leaked)
+    leaked = len(came["test"] & left["train"])
+    moved = leaked + len(came["train"] & left["test"])
+    added, removed = (len(sets["train"]) + len(sets["test"]) - moved for sets in (came, left))
+    return added, removed, leaked
 
 
 def _count(number: int) -> str:
@@ -91,17 +113,14 @@ def _bytes(name: str) -> bytes:
     return os.fsencode(name.replace(os.sep, "/"))
 
 
-def _digest(name: str) -> bytes:
-    return hashlib.sha256(_bytes(name)).digest()
+def _codes(values: Iterable[bytes]) -> str:
+    digests = (hashlib.sha256(value).digest() for value in values)
+    return "".join(sorted(base64.urlsafe_b64encode(digest[-_CODE_BYTES:]).decode() for digest in digests))
 
 
-def _codes(names: Sequence[str]) -> str:
-    return "".join(sorted(base64.urlsafe_b64encode(_digest(name)[-_CODE_BYTES:]).decode() for name in names))
-
-
-def _sets_of_codes(of: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+def _sets_of_codes(of: Mapping[str, Any], kind: str) -> tuple[set[str], set[str]]:
     train, test = (
         {text[at : at + _CODE_LENGTH] for at in range(0, len(text), _CODE_LENGTH)}
-        for text in (of["train_codes"], of["test_codes"])
+        for text in (of[f"train_{kind}"], of[f"test_{kind}"])
     )
     return train, test

@@ -57,7 +57,9 @@ class ImageData:
 
     def fingerprint(self) -> dict[str, Any]:
         """JSON values that a run records; `describe_change` compares them with those of a later start."""
-        return fingerprint(self.train.num_images, self.test.num_images, self.train_names, self.test_names)
+        train, test = self.train, self.test
+        images = (train.images, test.images) if self.train_names else ((), ())  # type: ignore[union-attr]  # a folder
+        return fingerprint(train.num_images, test.num_images, self.train_names, self.test_names, *images)
 
 
 def load(

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from glow_tf.data import holdout
@@ -64,6 +65,37 @@ def test_changes_of_a_folder(train, test, words, is_fatal):
     assert refuses == is_fatal
     assert re.search(words, message) if words else not message
     assert "\n" not in message
+
+
+def described(old, new):
+    """The change from {"train": {name: pixel}, "test": ...} to another."""
+    fingerprints = [
+        fingerprint(
+            len(each["train"]), len(each["test"]), [*each["train"]], [*each["test"]],
+            *(np.array([*each[split].values()], np.uint8) for split in ("train", "test")),
+        )
+        for each in (old, new)
+    ]  # fmt: skip
+    return describe_change(*json.loads(json.dumps(fingerprints)))
+
+
+def test_images_are_also_compared_by_their_pixels():
+    old = {"train": {"a": 1, "b": 2, "c": 3}, "test": {"x": 7}}
+    assert described(old, old) == ("", False)
+    renamed = described(old, {"train": {"A": 1, "b": 2, "c": 3}, "test": {"x": 7}})
+    assert renamed == ("since the run began, 1 image was added and 1 image was removed; there are now 4", False)
+    leaked = described(old, {"train": {"b": 2, "c": 3}, "test": {"x": 7, "A": 1}})
+    assert leaked[0].startswith("1 image was trained on and would now be used for testing") and leaked[1]
+    replaced = described(old, {"train": {"a": 1, "b": 9, "c": 3}, "test": {"x": 7}})
+    assert "0 images were removed, and 1 image was replaced under the same name" in replaced[0] and not replaced[1]
+    copied = described(old, {"train": {"a": 1, "b": 2, "c": 3}, "test": {"x": 7, "copy of a": 1}})
+    assert copied == ("since the run began, 1 image was added and 0 images were removed; there are now 5", False)
+
+
+def test_a_fingerprint_of_an_earlier_version_is_compared_by_names():
+    old = {key: value for key, value in fingerprint(2, 1, "ab", "x").items() if "pixels" not in key}
+    new = fingerprint(2, 1, "ab", "x", np.zeros([2, 3]), np.zeros([1, 3]))
+    assert describe_change(old, new) == ("", False)
 
 
 def test_a_data_set_without_names_is_compared_by_its_size():
