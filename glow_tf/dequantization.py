@@ -12,16 +12,21 @@ outside are clipped to black and white.
 References: Theis et al. 2016, section 3.1; Kingma & Dhariwal 2018, equation 2; openai/glow `model.py`.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import enum
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 from absl import logging
 
 from glow_tf.errors import InputError
 from glow_tf.inputs import Array, as_tensor, floating
+
+# The lists of the `count_overflows` that are open.
+_counted: contextvars.ContextVar[tuple[list, ...]] = contextvars.ContextVar("counted", default=())
 
 
 class NoiseStream(enum.IntEnum):
@@ -129,12 +134,25 @@ class Dequantizer:
         return (bits_per_dim * math.log(2.0) + math.log(self.bin_width)) * num_dims
 
 
+@contextlib.contextmanager
+def count_overflows() -> Iterator[list[tuple[int, int]]]:
+    """Collects (number of images that are not finite, number of images) of each decoding inside the context."""
+    counts: list[tuple[int, int]] = []
+    token = _counted.set((*_counted.get(), counts))
+    try:
+        yield counts
+    finally:
+        _counted.reset(token)
+
+
 def warn_of_overflow(images: tf.Tensor) -> None:
     """Logs a warning for images [B, H, W, C] that are not finite, in eager code."""
     if not tf.executing_eagerly():
         return
     is_finite = tf.reduce_all(tf.math.is_finite(images), axis=[1, 2, 3])
     num_broken = int(tf.math.count_nonzero(~is_finite))
+    for counts in _counted.get():
+        counts.append((num_broken, len(images)))
     if num_broken:
         logging.warning(
             "%d of %d images have pixels that are not finite, drawn black or white: "

@@ -9,7 +9,7 @@ Gaussian the latents are; for a class-conditional model also the accuracy of the
 argmax p(image | class). Weights that main.py wrote are averages over the last steps (EMA).
 
 For your own images, one line each: log-likelihood in nats, bits/dim, bits/dim minus those of a lossless PNG or
-WebP of the same image (the corrected score), and the fraction of training images that are as unusual (typicality).
+WebP of the same image (the corrected score), and a two-sided p-value among the training images (typicality).
 
 A high likelihood alone is poor evidence that an image is like the training images: smooth and simple images (a
 blurred photograph, a grey wall) get a higher likelihood than the training images themselves, because a likelihood
@@ -18,6 +18,7 @@ rewards pixels that are easy to predict from their neighbours, whatever they sho
 to be as likely.
 """
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -133,7 +134,8 @@ def evaluate_split(glow: "Glow", weights: str) -> int:
         split = ArrayDataset(*split.random_subset(FLAGS.eval_images, seed=0))
     result = metrics.evaluate(glow, split, FLAGS.batch_size, FLAGS.seed, FLAGS.draws)
     bits = result.bits_per_dim
-    if explain_not_finite(glow, bits, split):
+    # With several noise samples the mean may be finite although a sample, and so a level, is not.
+    if explain_not_finite(glow, bits + result.level_bits_per_dim.sum(axis=1), split):
         return 1
     summary = metrics.describe(bits.mean(), metrics.standard_error(bits), len(bits))
     print(f"{summary} of {data.name} ({weights})")
@@ -151,6 +153,12 @@ def evaluate_split(glow: "Glow", weights: str) -> int:
         f"decode(encode(image)) changes {result.num_wrong_bytes:,} of {result.num_bytes:,} bytes of {len(bits):,} "
         f"images; largest error {result.round_trip_error:.2g} of a bin"
     )
+    if not math.isfinite(result.round_trip_error):
+        print(
+            "error: decode(encode(image)) is not finite: the model scores these images but cannot draw them",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 

@@ -15,6 +15,7 @@ Each mode writes a picture; docs/pictures.md shows one of each.
 """
 
 import os
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -81,20 +82,25 @@ flags.DEFINE_integer("components", 4, "pca: The number of components.", lower_bo
 HIGH_TEMPERATURE = 1.5  # above this, few samples look like the data
 
 
-def main(arguments: list[str]) -> None:
-    """Draws the picture that the flags describe."""
+def main(arguments: list[str]) -> int:
+    """Draws the picture that the flags describe; returns the exit status."""
     check_flags(arguments)
     needs_data = FLAGS.mode not in ("samples", "temperature") and FLAGS.data_dir is None
     weights = app.find_weights(FLAGS.weights, needs_data)
     drawings.check_model(weights)
     app.import_tensorflow()
+    from glow_tf.dequantization import count_overflows
     from glow_tf.glow import Glow
 
     if FLAGS.seed is None:
         FLAGS["seed"].value = int(np.random.default_rng().integers(2**31))
-    with _progress.brief("drawing"):
+    with _progress.brief("drawing"), count_overflows() as overflows:
         written = save(drawings.DRAW[FLAGS.mode](Glow.load(weights.path)), weights)
     print("\n".join(written))
+    if overflows and all(broken == total for broken, total in overflows):
+        print("error: no image has finite pixels, so the picture is black or white; lower --temp", file=sys.stderr)
+        return 1
+    return 0
 
 
 def save(drawing: drawings.Drawing, weights: app.Weights) -> list[str]:

@@ -203,7 +203,7 @@ def distribution_summary(values: np.ndarray) -> dict[str, Any]:
 def typicality(values: Sequence[float] | np.ndarray, summary: Mapping[str, Any]) -> np.ndarray:
     """Returns [N] two-sided p-values of values under a summarised distribution.
 
-    2 min(F, 1 - F) with F the distribution function, linear between the quantiles; at least 1 / (count + 1).
+    2 min(F, 1 - F), with F the share of lower values, linear between the quantiles; at least 1 / (count + 1).
 
     Args:
         values: [N].

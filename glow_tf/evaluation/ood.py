@@ -33,7 +33,7 @@ COLUMNS = {
     "lossless_bits_per_dim": "Size of the smaller of PNG and WebP, both lossless: the image's complexity.",
     "corrected_bits_per_dim": "bits per dim minus lossless bits per dim. High means unlike the training images; the "
     "most telling score.",
-    "typicality_p": "Share of training images whose bits per dim are as unusual. Near 0 means atypical.",
+    "typicality_p": "2 min(F, 1 - F), F the share of training images with lower bits per dim. Near 0 means atypical.",
     "most_likely_class": "The class under which the image is most likely.",
 }
 

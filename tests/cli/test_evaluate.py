@@ -49,6 +49,7 @@ NAMED = "--weights run --dataset digits --images test:0,5 --images folder"
 RIGHT = (DIGITS, CLASSES, SCORED, SHOWN, SEEN, ONE, NAMED, CONVERTED)
 BROKEN = "--weights broken.h5 --dataset digits --eval_images 9"
 BROKEN_IMAGES = "--weights broken.h5 --images folder"
+LOSSY = "--weights lossy.h5 --dataset digits --eval_images 9"
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +71,16 @@ def answers(tmp_path_factory):
     broken = make_glow(**size)
     broken.named_variables()["level1/actnorm/log_scale"].assign_add(tf.fill([2, 8], 1e3))
     broken.save_weights(folder / "broken.h5")
+    lossy = make_glow(**size)
+    lossy.named_variables()["level0/actnorm/log_scale"].assign(tf.fill([2, 4], -40.0))
+    lossy.save_weights(folder / "lossy.h5")
     (folder / "empty").mkdir()
     os.mkfifo(folder / "pipe")
     (folder / "folder").mkdir()
     (folder / "folder" / "sub.csv").write_text("")
     for index, name in enumerate(NAMES):
         Image.new("L", (10, 10), 80 * index).save(folder / "folder" / name)
-    lines = [*WRONG, *RIGHT, BROKEN, BROKEN_IMAGES]
+    lines = [*WRONG, *RIGHT, BROKEN, BROKEN_IMAGES, LOSSY]
     answered = dict(zip(lines, run_many("evaluate", [line.split() for line in lines], folder), strict=True))
     return answered | {"folder": folder}
 
@@ -136,6 +140,13 @@ def test_a_result_that_is_not_finite_is_an_error(answers, line):
     assert re.search(
         r"^error: the bits/dim of (\d) of \1 images is not finite; .* level 1, step 0, actnorm$", error, re.M
     )
+
+
+def test_a_round_trip_that_is_not_finite_is_an_error(answers):
+    status, output, error = answers[LOSSY]
+    assert status == 1
+    assert re.match(r"\d+\.\d+ ± .* bits/dim on 9 test images", output)
+    assert "error: decode(encode(image)) is not finite" in error
 
 
 def test_images_are_scored_one_by_one(answers):

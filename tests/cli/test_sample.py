@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from commands import run_many
 from helpers import make_glow
 from PIL import Image
@@ -101,6 +102,7 @@ WARNED_MODES = {
     "--mode pca --dataset faces --data_dir . --columns 3 --out small.png": "the test split has 1 image; training",
     "--mode pca --n 3 --columns 3 --out three.png": "3 images have 2 principal components, not --components 4",
 }
+OVERFLOWING = "--weights overflowing.h5 --n 4 --seed 0 --out overflowing.png"
 WRONG_MODES = {
     "--mode fly": "flag --mode=fly",
     "--label horse": "--label is 'horse'; the classes are 0, 1, 2",
@@ -142,6 +144,9 @@ def modes(tmp_path_factory):
     known = {"dataset": "digits", "class_names": [str(digit) for digit in range(10)]}
     make_glow(**size, num_classes=10).save_weights(folder / "classes.h5", **known)
     make_glow(**size).save_weights(folder / "plain.h5")
+    overflowing = make_glow(**size)
+    overflowing.named_variables()["level0/actnorm/log_scale"].assign(tf.fill([2, 4], -40.0))
+    overflowing.save_weights(folder / "overflowing.h5")
     for name, grey in (("a.png", 60), ("b.png", 200)):
         Image.new("L", (12, 12), grey).save(folder / name)
     (folder / "table.csv").write_text("image,dark,none\na.png,1,1\nb.png,-1,0\nnone.png,?,0\n")
@@ -152,7 +157,7 @@ def modes(tmp_path_factory):
     smiles = {"attributes": {"Smiling": (np.bool_, [number % 3 == 0 for number in range(12)])}}
     splits = {"train": pictures(12, (9, 8, 3)), "test": pictures(1, (9, 8, 3))}
     prepare(folder, "faces", "1.0.0", splits, num_classes=0, extra=smiles)
-    lines = [*MODES, *WARNED_MODES, *WRONG_MODES]
+    lines = [*MODES, *WARNED_MODES, *WRONG_MODES, OVERFLOWING]
     commands = [(line if "--weights" in line else f"--weights classes.h5 {line}").split() for line in lines]
     return folder, dict(zip(lines, run_many("sample", commands, folder), strict=True))
 
@@ -183,3 +188,9 @@ def test_wrong_input_of_a_mode_is_one_line(modes, line):
     assert (status, output) == (2, ""), error
     assert error.startswith("error: ") and error.count("\n") == 1
     assert WRONG_MODES[line] in error
+
+
+def test_a_picture_without_a_finite_pixel_is_an_error(modes):
+    status, _, error = modes[1][OVERFLOWING]
+    assert status == 1
+    assert "\nerror: no image has finite pixels, so the picture is black or white; lower --temp\n" in error

@@ -102,7 +102,7 @@ def test_latents_per_level_are_all_dimensions(small_glow):
     assert sizes == [96, 48, 48]
 
 
-def test_typicality_is_the_share_as_far_out(rng):
+def test_typicality_is_a_two_sided_p_value(rng):
     seen = rng.normal(3.0, 0.2, 1000)
     summary = metrics.distribution_summary(seen)
     assert summary["count"] == 1000 and len(summary["quantiles"]) == metrics.NUM_QUANTILES
@@ -111,6 +111,13 @@ def test_typicality_is_the_share_as_far_out(rng):
     # Of other values of the same distribution the p-values are even.
     others = metrics.typicality(rng.normal(3.0, 0.2, 2000), summary)
     np.testing.assert_allclose(np.quantile(others, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.06)
+
+
+def test_typicality_of_a_skewed_distribution_goes_by_rank():
+    # A quarter of the training images has at most 0.5, a quarter at least 5.5: both are equally unusual.
+    summary = {"count": 99, "quantiles": [0.0, 1.0, 10.0]}
+    p = metrics.typicality([0.5, 1.0, 5.5, -3.0, 10.0], summary)
+    np.testing.assert_allclose(p, [0.5, 1.0, 0.5, 0.01, 0.01])
 
 
 def test_normality_of_known_distributions(rng):
