@@ -16,6 +16,9 @@ ARCHITECTURES = ("openai", "plus", "glow_tf2")
 OPTIMIZERS = ("adamax", "adam", "muon")
 BACKPROPS = ("stored", "recompute", "reversible")
 
+# The third value of a switch: whichever is faster on this machine.
+AUTO = "auto"
+
 # A weights file is not trusted: these bounds keep it from claiming a model that fills the memory.
 MAX_LEVELS = 8
 MAX_STEPS = 512
@@ -255,7 +258,11 @@ class TrainConfig:
     backprop: str = _option(
         "stored", "Backward pass: recompute needs less memory, reversible least.", choices=BACKPROPS
     )
-    mixed_precision: bool = _option(False, "Compute the couplings' networks in bfloat16 while training.")
+    mixed_precision: bool | str = _option(
+        False,
+        "Compute the couplings' networks in bfloat16 while training; auto: if that is faster here.",
+        choices=(AUTO,),
+    )
     jit_compile: bool = _option(False, "Compile the training step with XLA; for GPUs.")
     flip: bool = _option(False, "Mirror training images at random; for natural images only.", is_fixed=True)
     seed: int = _option(
@@ -290,11 +297,11 @@ def _check_option(field: dataclasses.Field, value: Any) -> None:
     options = field.metadata
     if value is None and field.default is None:
         return
+    if isinstance(field.default, bool):
+        _check_flag(field.name, value, *options["choices"])
+        return
     if options["choices"]:
         _check_choice(field.name, value, options["choices"])
-        return
-    if field.type is bool:
-        _check_flag(field.name, value)
         return
     numbers = (int, float) if field.type is float else int
     if isinstance(value, bool) or not isinstance(value, numbers) or not options["is_valid"](value):
@@ -321,9 +328,9 @@ def _check_range(name: str, value: Any, low: int, high: int) -> None:
         raise InputError(f"{name} is {value!r}; it must be an integer from {low} to {high}")
 
 
-def _check_flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise InputError(f"{name} is {value!r}; it must be True or False")
+def _check_flag(name: str, value: Any, *others: str) -> None:
+    if not isinstance(value, bool) and value not in others:
+        raise InputError(f"{name} is {value!r}; it must be {' or '.join(['True', 'False', *others])}")
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -28,6 +28,7 @@ from absl import flags, logging
 from glow_tf._files import printable
 from glow_tf.cli import app, defaults, options
 from glow_tf.config import (
+    AUTO,
     COUPLINGS,
     DEQUANTIZATIONS,
     MAX_CHANNELS,
@@ -88,6 +89,21 @@ NOT_RECORDED = ("data_dir", "download", "evaluate_every", "fresh", "keep", "run_
 FEW_TEST_IMAGES = 20
 
 
+class _AutoParser(flags.BooleanParser):
+    def parse(self, argument: str | bool | int) -> Any:
+        return argument if argument == AUTO else super().parse(argument)
+
+
+class _AutoFlag(flags.Flag):
+    """A boolean flag that can also be "auto"."""
+
+    def __init__(self, name: str, default: Any, text: str) -> None:
+        super().__init__(_AutoParser(), None, name, default, text, boolean=True)
+
+    def _serialize(self, value: Any) -> str:
+        return f"--{self.name}={AUTO}" if value == AUTO else super()._serialize(value)
+
+
 def _define_options() -> None:
     """Defines a flag for each field of TrainConfig; None stands for the default of the data set."""
     for name, field in options.TRAINING.items():
@@ -96,7 +112,9 @@ def _define_options() -> None:
             text += " Default: see the table."
         elif field.default not in (None, False):
             text += f" Default: {field.default}."
-        if field.metadata["choices"]:
+        if isinstance(field.default, bool) and field.metadata["choices"]:
+            flags.DEFINE_flag(_AutoFlag(name, None, text))
+        elif field.metadata["choices"]:
             flags.DEFINE_enum(name, None, field.metadata["choices"], text)
         elif field.type is bool:
             flags.DEFINE_bool(name, None, text)
@@ -237,7 +255,7 @@ def _build(model: Mapping[str, Any], config: TrainConfig, weights: app.Weights |
         else:
             glow = Glow(model_config(model, images.image_shape, len(images.class_names)), seed=config.seed)
     check_data_fits(images, glow.config)
-    if config.mixed_precision and not hardware.has_fast_bfloat16():
+    if config.mixed_precision is True and not hardware.has_fast_bfloat16():
         logging.warning("--mixed_precision is slower here: neither a GPU nor this processor computes in bfloat16")
     schedule = Schedule.from_config(config, images.train.steps_per_epoch(config.batch_size))
     return Trainer(glow, config, schedule), images

@@ -1,4 +1,4 @@
-"""Whether the processor or the GPU computes in bfloat16 faster than in float32."""
+"""Whether coupling networks are faster in bfloat16 than in float32 on this processor or GPU."""
 
 import os
 import pathlib
@@ -12,6 +12,14 @@ CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 # NVIDIA's Ampere is the first generation with bfloat16 tensor cores.
 FIRST_GPU = (8, 0)
+
+# The narrowest network that was found to gain: a fifth of a step's time, see docs/scaling.md.
+MIN_WIDTH = 64
+
+
+def prefers_bfloat16(width: int) -> bool:
+    """What `mixed_precision="auto"` chooses here for coupling networks of `width` channels."""
+    return width >= MIN_WIDTH and has_fast_bfloat16()
 
 
 def has_fast_bfloat16(cpu_info: str | os.PathLike = CPU_INFO) -> bool:

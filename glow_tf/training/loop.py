@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from glow_tf import _progress
-from glow_tf.config import GlowConfig, TrainConfig
+from glow_tf.config import AUTO, GlowConfig, TrainConfig
 from glow_tf.data.dataset import ArrayDataset, StreamingDataset
 from glow_tf.data.holdout import fingerprint
 from glow_tf.errors import InputError, WorkerLost
@@ -124,8 +124,18 @@ def fit(
     with chief.announcing_failure(), run.lock(), _oom_as_input_error(trainer):
         run.check_writable(2 * _state_bytes(trainer))
         run.remove_stale_files()
-        loop = _Loop(trainer, batches, test, config, run, chief, metadata or {}, settings)
+        metadata = dict(metadata or {})
+        if config.mixed_precision == AUTO and run.has_saved():
+            trainer.mixed_precision = run.read_json(run.settings).get("mixed_precision") is True
+        if trainer.mixed_precision:
+            # Not among the settings to compare on resuming: an explicit flag may change it.
+            settings |= {} if run.has_saved() else {"mixed_precision": True}
+            metadata["mixed_precision"] = True
+        loop = _Loop(trainer, batches, test, config, run, chief, metadata, settings)
         try:
+            if config.mixed_precision == AUTO:
+                dtype = "bfloat16" if trainer.mixed_precision else "float32"
+                loop.reporter.line(f"mixed_precision=auto: the coupling networks compute in {dtype}")
             result = loop.run()
             chief.announce_end(result.stopped_by)
             return result

@@ -78,6 +78,7 @@ def text(
         "model": f"Glow, L={config.num_levels}, K={config.num_steps}, width {config.width}, "
         f"{config.coupling} coupling, {config.permutation}, {num_parameters:,} parameters",
         "command": f"`{_inline(metadata.get('command', 'none: trained from Python'))}`",
+        "precision": config.dtype + ", coupling networks in bfloat16" * bool(metadata.get("mixed_precision")),
         "steps": f"{metadata.get('step', 'unknown')}, epoch {metadata.get('epoch', 'unknown')}, "
         f"seed {metadata.get('seed', 'unknown')}",
         "test bits/dim": _result(metadata),

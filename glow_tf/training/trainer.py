@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from glow_tf._gc import paused
-from glow_tf.config import TrainConfig
+from glow_tf.config import AUTO, TrainConfig
 from glow_tf.dequantization import NoiseStream, uniform_noise
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
 from glow_tf.inputs import Array, Labels, class_labels, uint8_images
+from glow_tf.training import hardware
 from glow_tf.training.distributed import Workers
 from glow_tf.training.optimizer import Optimizer
 from glow_tf.training.schedule import Schedule
@@ -50,6 +51,8 @@ class Trainer:
 
     Attributes:
         state: the `TrainState`, everything that a step changes.
+        mixed_precision: whether the coupling networks compute in bfloat16, for which the option may be "auto": then
+            one process decides by its hardware, and several use float32. Read when the first step is traced.
 
     >>> trainer = Trainer(glow, batch_size=len(images))
     >>> trainer.initialize(images)
@@ -72,7 +75,9 @@ class Trainer:
         with self.strategy.scope():
             self.optimizer = Optimizer(self._variables, self.config, schedule or Schedule())
         self.state = TrainState(glow.named_variables(), self.optimizer)
-        self._network_dtype = tf.bfloat16 if self.config.mixed_precision else None
+        self.mixed_precision = self.config.mixed_precision
+        if self.mixed_precision == AUTO:
+            self.mixed_precision = self.workers.count == 1 and hardware.prefers_bfloat16(glow.config.width)
         # Garbage collection is paused while the step is traced, which saves a seventh of the time.
         self._step = tf.function(paused()(self._run_on_replicas), autograph=False)
         self._loss_and_gradients = self._trace_loss_and_gradients
@@ -196,7 +201,7 @@ class Trainer:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self._variables)
             distribution = self.glow.transformed_distribution(
-                labels, backprop=self.config.backprop, network_dtype=self._network_dtype
+                labels, backprop=self.config.backprop, network_dtype=tf.bfloat16 if self.mixed_precision else None
             )
             values, noise_log_prob = self.glow.flow.dequantize(noise, images)
             nll = -tf.reduce_sum(distribution.log_prob(values) - noise_log_prob) / self.config.batch_size

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from absl import flags
 
 from glow_tf.cli import defaults, options, train
 from glow_tf.config import TrainConfig
+from glow_tf.errors import InputError
 from glow_tf.importers import openai
 from glow_tf.training.schedule import Schedule
 
@@ -45,6 +47,25 @@ def test_every_option_is_a_flag_with_a_sentence_of_help():
     for name, field in options.TRAINING.items():
         assert field.metadata["doc"] in train.FLAGS[name].help
         assert field.metadata["doc"][0].isupper() and field.metadata["doc"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("given", "value", "recorded"),
+    [
+        ("--mixed_precision", True, "--mixed_precision"),
+        ("--mixed_precision=false", False, "--nomixed_precision"),
+        ("--nomixed_precision", False, "--nomixed_precision"),
+        ("--mixed_precision=auto", "auto", "--mixed_precision=auto"),
+    ],
+)
+def test_mixed_precision_is_on_off_or_auto(given, value, recorded):
+    values = flags.FlagValues()
+    flags.DEFINE_flag(train._AutoFlag("mixed_precision", None, "help"), values)
+    values(["main.py", given])
+    assert repr(TrainConfig(mixed_precision=values.mixed_precision).mixed_precision) == repr(value)
+    assert values["mixed_precision"].serialize() == recorded
+    with pytest.raises(InputError, match="mixed_precision is 'maybe'; it must be True or False or auto"):
+        TrainConfig(mixed_precision="maybe")
 
 
 def test_help_shows_the_defaults_of_every_data_set_and_preset():

@@ -1,8 +1,12 @@
-"""Processors with and without bfloat16 products, by their flags."""
+"""Processors with and without bfloat16 products, by their flags, and what `mixed_precision="auto"` makes of them."""
+
+import json
 
 import pytest
+from small_training import fit, make_trainer
 
 from glow_tf.training import hardware
+from glow_tf.training.run_directory import RunDirectory
 
 
 @pytest.mark.parametrize(
@@ -25,9 +29,30 @@ def test_an_unknown_processor_is_not_fast(tmp_path):
     assert not hardware.has_fast_bfloat16(tmp_path / "missing")
 
 
+@pytest.mark.parametrize(("is_fast", "width", "chosen"), [(True, 64, True), (True, 63, False), (False, 512, False)])
+def test_auto_needs_width_and_a_fast_processor(monkeypatch, is_fast, width, chosen):
+    monkeypatch.setattr(hardware, "has_fast_bfloat16", lambda: is_fast)
+    assert hardware.prefers_bfloat16(width) == chosen
+
+
 @pytest.mark.parametrize(("capability", "is_fast"), [((7, 5), False), ((9, 0), True)])
 def test_gpus_count_before_the_processor(monkeypatch, tmp_path, capability, is_fast):
     monkeypatch.setattr(hardware.tf.config, "list_physical_devices", lambda kind: ["gpu"])
     details = {"compute_capability": capability}
     monkeypatch.setattr(hardware.tf.config.experimental, "get_device_details", lambda gpu: details)
     assert hardware.has_fast_bfloat16(tmp_path / "missing") == is_fast
+
+
+@pytest.mark.parametrize(("first", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_a_run_keeps_what_auto_chose_where_it_began(tmp_path, monkeypatch, capfd, first, dtype):
+    run = RunDirectory(tmp_path)
+    for epochs, here in enumerate([first, not first], 1):
+        monkeypatch.setattr(hardware, "prefers_bfloat16", lambda width, here=here: here)
+        trainer = make_trainer(mixed_precision="auto")
+        assert trainer.mixed_precision == here
+        fit(trainer, run.path, epochs=epochs)
+        assert trainer.mixed_precision == first
+        assert f"mixed_precision=auto: the coupling networks compute in {dtype}\n" in "".join(capfd.readouterr())
+    assert json.loads(run.settings.read_text()).get("mixed_precision", False) == first
+    assert ("coupling networks in bfloat16" in run.model_card.read_text()) == first
+    assert trainer.step_count == 6
