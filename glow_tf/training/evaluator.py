@@ -35,6 +35,9 @@ TYPICAL_IMAGES = 512
 
 FEWEST_EVALUATED = 64
 
+# Training on an image takes about as long as scoring this many.
+TRAINING_COST = 3
+
 # A closer look, with pictures and diagnostics, takes at most this share of a run's time, apart from the first and last.
 LOOK_SHARE = 0.05
 
@@ -45,15 +48,15 @@ FIRST_STEP_OF_LATENT_WARNINGS = 500
 def num_evaluated(config: TrainConfig, num_train: int, num_test: int) -> int:
     """Test images per evaluation.
 
-    By default at most so many that scoring takes a tenth of an epoch's time: training on an image costs about three
-    times as much as scoring one. The number depends on no clock, so that equal runs give equal results.
+    By default at most so many that scoring takes a tenth of an epoch's time. The number depends on no clock, so that
+    equal runs give equal results.
 
     >>> num_evaluated(TrainConfig(), num_train=50_000, num_test=10_000)
     10000
     >>> num_evaluated(TrainConfig(), num_train=1_000, num_test=10_000)
     300
     """
-    limit = config.eval_images or max(FEWEST_EVALUATED, 3 * num_train // 10)
+    limit = config.eval_images or max(FEWEST_EVALUATED, TRAINING_COST * num_train // 10)
     return min(limit, num_test)
 
 
@@ -81,6 +84,7 @@ class Evaluator:
     def __post_init__(self) -> None:
         self._steps_per_epoch = self.train.steps_per_epoch(self.config.batch_size)
         self._limit = num_evaluated(self.config, self.train.num_images, self.test.num_images)
+        self.reporter.pace.evaluation_steps = self._limit / (TRAINING_COST * self.config.batch_size)
         self._watched, self._train_watched = (
             split.random_subset(WATCHED_IMAGES, seed=0) for split in (self.test, self.train)
         )

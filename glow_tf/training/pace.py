@@ -22,13 +22,14 @@ class Pace:
         steps_per_evaluation: steps between two evaluations.
 
     Attributes:
-        evaluation_seconds: duration of the last evaluation; of an earlier session until there is one.
+        evaluation_seconds: duration of the last evaluation; of an earlier session until there is one; 0 if unknown.
+        evaluation_steps: steps that probably take as long as an evaluation whose duration is unknown.
         last_extra_seconds: what the last evaluation takes longer than the others.
     """
 
     def __init__(self, total_steps: int, steps_per_evaluation: int) -> None:
         self._total_steps, self._steps_per_evaluation = total_steps, steps_per_evaluation
-        self.evaluation_seconds = self.last_extra_seconds = 0.0
+        self.evaluation_seconds = self.evaluation_steps = self.last_extra_seconds = 0.0
         self._start = self._once = self._paused = 0.0
         # (seconds without evaluations, step), about one a second.
         self._points: collections.deque[tuple[float, int]] = collections.deque()
@@ -80,4 +81,5 @@ class Pace:
             return math.inf
         step, per = self._points[-1][1], self._steps_per_evaluation
         evaluations = 1 + math.ceil(self._total_steps / per) - math.ceil(step / per)
-        return (self._total_steps - step) / rate + evaluations * self.evaluation_seconds + self.last_extra_seconds
+        evaluation = self.evaluation_seconds or self.evaluation_steps / rate
+        return (self._total_steps - step) / rate + evaluations * evaluation + self.last_extra_seconds

@@ -75,11 +75,7 @@ class RunDirectory:
         return self.checkpoints / f"weights-epoch{epoch:04d}.h5"
 
     def create(self) -> None:
-        """Creates every folder.
-
-        Raises:
-            InputError: if one cannot be created.
-        """
+        """Creates every folder; raises InputError if one cannot be created."""
         for folder in self._folders:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -103,11 +99,7 @@ class RunDirectory:
             os.close(descriptor)  # the file stays: removing it would let two trainers lock two files
 
     def check_unused(self) -> None:
-        """Refuses at once if another trainer is running; writes nothing.
-
-        Raises:
-            InputError: see `lock`.
-        """
+        """Raises InputError at once if another trainer is running; writes nothing."""
         if os.path.lexists(self.path / ".lock"):
             with self.lock():
                 pass
@@ -172,15 +164,12 @@ class RunDirectory:
         """
         removed = []
         for folder in (self.path, self.checkpoints, self.state, self.test_logs, self.results):
-            for file in _entries(folder):
-                match = _TEMPORARY.fullmatch(file.name)
-                if match and not file.is_dir() and not _is_alive(int(match[1])):
-                    file.unlink()
-                    removed.append(file)
-        for entry in _entries(self.state):
-            if _TENSORFLOW_TEMPORARY.search(entry.name):
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-                removed.append(entry)
+            for entry in _entries(folder):
+                match = _TEMPORARY.fullmatch(entry.name)
+                is_orphan = match and not entry.is_dir() and not _is_alive(int(match[1]))
+                if is_orphan or (folder == self.state and _TENSORFLOW_TEMPORARY.search(entry.name)):
+                    shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+                    removed.append(entry)
         return removed
 
     def remove_snapshots(self, keep: int) -> None:
@@ -194,11 +183,7 @@ class RunDirectory:
         return bool(_entries(self.state)) or os.path.lexists(self.weights)
 
     def read_json(self, file: Path) -> dict[str, Any]:
-        """The object in a JSON file of the run.
-
-        Raises:
-            InputError: if it is missing or damaged.
-        """
+        """The object in a JSON file of the run; raises InputError if it is missing or damaged."""
         try:
             value = json.loads(read_text(file, "JSON file"))
             if not isinstance(value, dict):
@@ -238,11 +223,7 @@ class RunDirectory:
         return self.path.with_name(target.name)
 
     def check_movable(self) -> None:
-        """Refuses a folder that `archive` cannot rename.
-
-        Raises:
-            InputError: if the folder is the working directory, or holds it.
-        """
+        """Raises InputError for a folder that `archive` cannot rename: the working directory, or one that holds it."""
         path = _absolute(self.path)
         if path in (Path.cwd(), *Path.cwd().parents):
             raise InputError(

@@ -59,8 +59,7 @@ def compare(run: RunDirectory, settings: Mapping[str, Any]) -> dict[str, Any]:
         InputError: if settings differ; the message names each and both values.
     """
     before = run.read_json(run.settings)
-    old = _defaults() | _flat({name: value for name, value in before.items() if name != "images"})
-    new = _flat(json.loads(json.dumps({name: value for name, value in settings.items() if name != "images"})))
+    old, new = _defaults() | _flat(before), _flat(settings)
     differing = [name for name in sorted(new) if old.get(name) != new[name]]
     if differing:
         shown = "; ".join(
@@ -101,14 +100,17 @@ def _check_images(run: RunDirectory, before: dict[str, Any], now: Mapping[str, A
 
 
 def _defaults() -> dict[str, Any]:
-    fields = [field for field in dataclasses.fields(GlowConfig) if field.default is not dataclasses.MISSING]
-    model = {field.name: field.default for field in fields}
-    return _flat(json.loads(json.dumps({"model": model, **TrainConfig().fixed()})))
+    fields = dataclasses.fields(GlowConfig)
+    model = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    return _flat({"model": model, **TrainConfig().fixed()})
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    """{"a": {"b": 1}, "images": ...} -> {"a.b": 1}; tuples become lists, as in a file."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        if isinstance(value, Mapping):
+            flat |= {} if key == "images" else _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat

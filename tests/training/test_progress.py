@@ -103,6 +103,15 @@ def test_one_step_says_nothing_about_the_next(run, clock, terminal):
     reporter.close()
 
 
+def test_before_the_first_evaluation_its_time_is_guessed_from_that_of_a_step(simulate, terminal):
+    simulation = simulate(per_epoch=10, epochs=2)
+    simulation.reporter.pace.evaluation_steps = 4
+    simulation.epoch(0, 1.0, evaluation=5.0)
+    assert terminal.shown().endswith("0:18 left")  # ten steps and twice four
+    simulation.epoch(10, 1.0, evaluation=5.0)
+    assert terminal.shown().endswith("0:05 left")
+
+
 @pytest.mark.parametrize("step_seconds", [0.3, 40.0])
 def test_the_time_left_is_right_within_a_fifth_from_the_second_epoch_on(simulate, step_seconds):
     """With saves, evaluations of a tenth of the time, and another program that is busy in every second minute."""
