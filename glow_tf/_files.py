@@ -7,7 +7,8 @@ import io
 import itertools
 import os
 import stat
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,23 @@ def load_npy(path: str | os.PathLike, what: str = "NumPy file (.npy)") -> np.nda
             )
         values = np.frombuffer(bytearray(file.read()), dtype)
     return values.reshape(shape[::-1]).T if is_fortran else values.reshape(shape)
+
+
+@contextlib.contextmanager
+def unambiguous_prefix(prefix: str, endings: Iterable[str]) -> Iterator[str]:
+    """Yields a prefix under which TensorFlow finds the files of a checkpoint, whose own prefix may look like a pattern.
+
+    Args:
+        prefix: of the files.
+        endings: what follows the prefix in the name of each file.
+    """
+    if not set(prefix) & set("*?[]\\"):
+        yield prefix
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for ending in endings:
+            os.symlink(os.path.abspath(prefix + ending), os.path.join(folder, "link" + ending))
+        yield os.path.join(folder, "link")
 
 
 # ------------------------------------------------------------------------------------------- similar names

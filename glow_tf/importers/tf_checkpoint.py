@@ -10,7 +10,6 @@ import math
 import os
 import re
 import struct
-import tempfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import tensor_bundle_pb2
 
-from glow_tf._files import open_regular, printable
+from glow_tf._files import open_regular, printable, unambiguous_prefix
 from glow_tf.errors import InputError
 
 MAX_INDEX_BYTES = 16_000_000  # size of the .index file; OpenAI's have 1 MB
@@ -78,19 +77,17 @@ class Checkpoint:
 
     def read(self, names: list[str]) -> dict[str, np.ndarray]:
         """{name: array} of some variables; InputError if one cannot be read."""
-        # TensorFlow treats a prefix as a glob pattern, so link to the files from a temporary folder under safe names.
-        with tempfile.TemporaryDirectory() as folder:
-            for ending in (".index", *(self._data_file(shard, self._shards) for shard in range(self._shards))):
-                os.symlink(os.path.abspath(self.prefix + ending), os.path.join(folder, "link" + ending))
+        endings = (".index", *(self._data_file(shard, self._shards) for shard in range(self._shards)))
+        with unambiguous_prefix(self.prefix, endings) as prefix:
             arrays: dict[str, np.ndarray] = {}
             name = "its index"
             try:
-                reader = tf.train.load_checkpoint(os.path.join(folder, "link"))
+                reader = tf.train.load_checkpoint(prefix)
                 for name in names:
                     arrays[name] = reader.get_tensor(name)
             except _ERRORS as error:
                 text = getattr(error, "message", None) or str(error)
-                reason = printable(" ".join(text.split()).replace(folder, ""))
+                reason = printable(" ".join(text.split()).replace(prefix, ""))
                 raise InputError(f"{printable(self.prefix)} cannot be read at {printable(name)}: {reason}") from error
         return arrays
 

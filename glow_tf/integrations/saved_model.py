@@ -34,11 +34,14 @@ def save_model(glow: Glow, folder: str | os.PathLike) -> None:
         tf.saved_model.save(module, "folder", options=options)
 
     Raises:
-        InputError: if the folder exists already, or cannot be written.
+        InputError: if the folder exists already, cannot be written, or has a name that TensorFlow takes for a pattern
+            when it loads the model.
     """
     folder = os.fspath(folder)
     if os.path.lexists(folder):
         raise InputError(f"{folder} exists already; name a folder to make")
+    if {"[", "\\"} & set(os.path.abspath(folder)):
+        raise InputError(f"{folder} contains [ or a backslash, and TensorFlow cannot load a model from such a path")
     part = f"{os.path.abspath(folder)}.tmp-{os.getpid()}"
     module = tf.Module(name="glow")
     module.weights = list(glow.named_variables().values())

@@ -20,7 +20,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from glow_tf._files import MAX_FILE_BYTES, open_regular, write_atomically
+from glow_tf._files import MAX_FILE_BYTES, open_regular, unambiguous_prefix, write_atomically
 from glow_tf.errors import InputError
 from glow_tf.training.state import RunRecord, TrainState
 
@@ -148,7 +148,11 @@ class Checkpointer:
             recorded = file.read()
         if self._checksums(number) != recorded:
             raise ValueError("it is damaged: its files do not match its .sha256")
-        prefix = str(self._prefix(number))
+        endings = [file.suffix for file in self._data_files(number)]
+        with unambiguous_prefix(str(self._prefix(number)), endings) as prefix:
+            return self._read_from(prefix)
+
+    def _read_from(self, prefix: str) -> dict[str, Any]:
         reader = tf.train.load_checkpoint(prefix)
         # Earlier versions recorded less.
         values = {

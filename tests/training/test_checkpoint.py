@@ -212,6 +212,16 @@ def test_another_number_of_devices_goes_on_with_a_warning(folder, two_replicas, 
         assert np.array_equal(values[0], values[1])
 
 
+@pytest.mark.parametrize("name", ["only[pq] 1", "a[!x]", "back\\slash", "*?"])
+def test_a_run_whose_path_looks_like_a_pattern_is_resumed(trainer, tmp_path, name):
+    folder = tmp_path / name / "state"
+    states = checkpointer(trainer, folder)
+    fill(trainer, 10)
+    states.record.best_bits_per_dim = 1 / 10
+    states.save()
+    assert restored_step(trainer, folder) == 10
+
+
 def test_other_runs_are_left_alone(trainer, tmp_path):
     """A run whose path is a pattern for its siblings' paths prunes its own states and no others."""
     siblings = {name: tmp_path / name / "state" for name in ("ex[pq] 1", "exp 1", "exq 1", "ex* 1", "ex? 1")}
