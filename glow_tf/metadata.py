@@ -6,7 +6,7 @@ Both are validated before writing and after reading, since an untrusted file can
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from glow_tf._files import printable
@@ -25,7 +25,7 @@ def check_metadata(metadata: Mapping[str, Any]) -> None:
     ...
     glow_tf.errors.InputError: the metadata's class_names is True; it must be a list of texts
     """
-    encode_metadata(metadata)
+    encode("metadata", metadata)
 
 
 def class_names(metadata: Mapping[str, Any], num_classes: int) -> list[str]:
@@ -38,40 +38,31 @@ def class_names(metadata: Mapping[str, Any], num_classes: int) -> list[str]:
     return names + [str(index) for index in range(len(names), num_classes)]
 
 
-def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
-    """Encodes metadata as JSON; raises InputError like `check_metadata`."""
-    _check_metadata(metadata)
-    return _encode("metadata", metadata, MAX_METADATA_BYTES)
-
-
-def decode_metadata(text: object) -> dict[str, Any]:
-    """The inverse of `encode_metadata`; raises InputError for any other `text`."""
-    metadata = _decode("metadata", text, MAX_METADATA_BYTES)
-    _check_metadata(metadata)
-    return metadata
-
-
-def encode_config(config: Mapping[str, Any]) -> bytes:
-    """Encodes a configuration as JSON; raises InputError unless it consists of numbers and short strings."""
-    _check_config(config)
-    return _encode("configuration", config, MAX_CONFIG_BYTES)
-
-
-def decode_config(text: object) -> dict[str, Any]:
-    """The inverse of `encode_config`; raises InputError for any other `text`."""
-    config = _decode("configuration", text, MAX_CONFIG_BYTES)
-    _check_config(config)
-    return config
-
-
-def _encode(what: str, value: Mapping[str, Any], limit: int) -> bytes:
+def encode(kind: str, value: Mapping[str, Any]) -> bytes:
+    """Encodes a "configuration" or "metadata" as JSON; raises InputError for values that a file cannot store."""
+    limit, check = _KINDS[kind]
+    check(value)
     try:
         text = json.dumps(dict(value), sort_keys=True, allow_nan=False, default=_unwrapped).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:  # NaN, 1e400, a type that JSON does not support
-        raise InputError(f"the {what} cannot be saved as JSON: {printable(error)}") from error
+        raise InputError(f"the {kind} cannot be saved as JSON: {printable(error)}") from error
     if len(text) > limit:
-        raise InputError(f"the {what} takes {len(text):,} bytes as JSON; the limit is {limit:,}")
+        raise InputError(f"the {kind} takes {len(text):,} bytes as JSON; the limit is {limit:,}")
     return text
+
+
+def decode(kind: str, text: object) -> dict[str, Any]:
+    """The inverse of `encode`; raises InputError for any other `text`."""
+    limit, check = _KINDS[kind]
+    usable = text if isinstance(text, str) and len(text) <= limit else ""
+    try:
+        value = json.loads(usable, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f"the {kind} is not a JSON object of at most {limit:,} bytes")
+    check(value)
+    return value
 
 
 def _unwrapped(value: Any) -> dict:
@@ -79,17 +70,6 @@ def _unwrapped(value: Any) -> dict:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
-
-
-def _decode(what: str, text: object, limit: int) -> dict[str, Any]:
-    usable = text if isinstance(text, str) and len(text) <= limit else ""
-    try:
-        value = json.loads(usable, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise InputError(f"the {what} is not a JSON object of at most {limit:,} bytes")
-    return value
 
 
 def _refuse_constant(text: str) -> NoReturn:
@@ -103,29 +83,21 @@ def _is_number(value: object) -> bool:
     return isinstance(value, float) and math.isfinite(value)
 
 
-def _is_integer(value: object) -> bool:
-    return _is_number(value) and isinstance(value, int)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_texts(value: object) -> bool:
-    return isinstance(value, (list, tuple)) and all(map(_is_text, value))
-
-
-def _is_object(value: object) -> bool:
-    return isinstance(value, Mapping)
-
+_IS_VALID: dict[str, Callable[[Any], bool]] = {
+    "a text": lambda value: isinstance(value, str),
+    "an integer": lambda value: isinstance(value, int) and _is_number(value),
+    "a finite number": _is_number,
+    "a list of texts": lambda value: isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value),
+    "an object": lambda value: isinstance(value, Mapping),
+}
 
 # The metadata that this package reads. None means that a value is unknown; other keys are unrestricted.
 _METADATA = {
-    **dict.fromkeys(("dataset", "command", "converted_from", "run_id"), (_is_text, "a text")),
-    **dict.fromkeys(("step", "epoch", "seed", "test_images"), (_is_integer, "an integer")),
-    **dict.fromkeys(("test_bits_per_dim", "test_standard_error"), (_is_number, "a finite number")),
-    "class_names": (_is_texts, "a list of texts"),
-    "train_bits_per_dim": (_is_object, "an object"),
+    **dict.fromkeys(("dataset", "command", "converted_from", "run_id"), "a text"),
+    **dict.fromkeys(("step", "epoch", "seed", "test_images"), "an integer"),
+    **dict.fromkeys(("test_bits_per_dim", "test_standard_error"), "a finite number"),
+    "class_names": "a list of texts",
+    "train_bits_per_dim": "an object",
 }
 
 
@@ -133,9 +105,9 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
     names = [key for key in metadata if not isinstance(key, str)]
     if names:
         raise InputError(f"the metadata has the key {printable(names[0], 60)}; keys must be texts")
-    for key, (is_valid, needed) in _METADATA.items():
+    for key, needed in _METADATA.items():
         value = metadata.get(key)
-        if value is not None and not is_valid(value):
+        if value is not None and not _IS_VALID[needed](value):
             raise InputError(f"the metadata's {key} is {printable(value, 60)}; it must be {needed}")
 
 
@@ -148,3 +120,10 @@ def _check_config(config: Mapping[str, Any]) -> None:
             raise InputError(f"the configuration has an unknown key: {printable(key, 60)}")
         if not is_short_text and not all(isinstance(v, bool) or _is_number(v) for v in values):
             raise InputError(f"the configuration's {key} is {printable(value, 60)}")
+
+
+# {kind: (its largest size in bytes, the check of its values)}
+_KINDS: dict[str, tuple[int, Callable[[Mapping[str, Any]], None]]] = {
+    "configuration": (MAX_CONFIG_BYTES, _check_config),
+    "metadata": (MAX_METADATA_BYTES, _check_metadata),
+}

@@ -29,15 +29,7 @@ from glow_tf import _hdf5_contents
 from glow_tf._files import format_names, open_regular, printable, write_atomically
 from glow_tf._hdf5 import H5File, remember, seal
 from glow_tf.errors import InputError
-from glow_tf.metadata import (
-    MAX_CONFIG_BYTES,
-    MAX_METADATA_BYTES,
-    check_metadata,
-    decode_config,
-    decode_metadata,
-    encode_config,
-    encode_metadata,
-)
+from glow_tf.metadata import MAX_CONFIG_BYTES, MAX_METADATA_BYTES, check_metadata, decode, encode
 
 __all__ = ["WeightsFile", "check_metadata", "layout", "open_weights", "read_foreign", "write"]
 
@@ -73,9 +65,9 @@ def write(
             remains: unloadable weights must not replace loadable ones.
         OSError: the disk is full or not writable; the old file remains and nothing else is left behind.
     """
-    attributes = {"config": encode_config(config)}
+    attributes = {"config": encode("configuration", config)}
     data_sets = {name: _storable(name, np.asarray(arrays[name]), dtype) for name in sorted(arrays)}
-    text = encode_metadata(metadata or {})
+    text = encode("metadata", metadata or {})
     if len(text) <= MAX_CONFIG_BYTES:
         attributes[_METADATA] = text
     else:
@@ -136,8 +128,8 @@ class WeightsFile:
         self._names = [name for name in h5.contents["arrays"] if name != _METADATA]
         try:
             self._check_attributes()
-            self.config = decode_config(h5.contents["attributes"]["config"])
-            self.metadata = decode_metadata(self._metadata_text())
+            self.config = decode("configuration", h5.contents["attributes"]["config"])
+            self.metadata = decode("metadata", self._metadata_text())
         except InputError as error:
             raise error if str(error).startswith(printable(h5.path)) else h5.error(f"is not valid: {error}") from error
         arrays = (h5.contents["arrays"][name] for name in self._names)

@@ -121,7 +121,7 @@ class Weights:
 
 def find_weights(name: str | None, needs_data: bool = False) -> Weights:
     """The weights of `--weights`, or the default ones; for the arguments and errors see `pretrained.find`."""
-    path, _ = pretrained.find(name, defaults.RUNS, needs_data)
+    path = pretrained.find(name, defaults.RUNS, needs_data)
     bundled = [known for known, file in pretrained.BUNDLED.items() if file == path]
     title = f"bundled {bundled[0]}" if bundled else printable(path)
     note = title if bundled or name is not None else f"{title}, the newest run"

@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> None:
     """Prints what a weights file or a run contains."""
     if len(arguments) > 1:
         raise InputError(f"expected one file, not {len(arguments)}")
-    path, _ = pretrained.find(arguments[0] if arguments else None, defaults.RUNS)
+    path = pretrained.find(arguments[0] if arguments else None, defaults.RUNS)
     for title, text in describe(path).items():
         print(f"{title:<11} {text}")
 

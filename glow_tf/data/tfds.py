@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import glob
-import itertools
 import json
 import logging as python_logging
 import math
@@ -148,18 +147,13 @@ def find_builder(name: str, data_dir: str | os.PathLike | None) -> Any:
     root = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))
     for place in tfds.core.utils.file_utils.list_data_dirs(root):
         folder = os.path.join(glob.escape(os.fspath(place)), name.split("/")[0].split(":")[0])
-        for path in itertools.chain(*(glob.iglob(os.path.join(folder, *stars)) for stars in (["*"], ["*", "*"]))):
+        for path in [*glob.iglob(os.path.join(folder, "*")), *glob.iglob(os.path.join(folder, "*", "*"))]:
             _check_metadata(path)
     return tfds.builder(name, data_dir=root)
 
 
 def _check_metadata(folder: str) -> None:
-    """Checks the files of a prepared data set that TFDS reads first, if a folder has them.
-
-    Raises:
-        InputError: one of them is not a regular file, too large, or names a Python class that is not one of TFDS's own
-            features.
-    """
+    """InputError if a description in a folder is too large, no regular file, or names a class outside of TFDS."""
     pending = []
     for name in _METADATA_FILES:
         path = os.path.join(folder, name)

@@ -1,6 +1,7 @@
 """Helpers that all importers share: check arrays by name and shape, and build a Glow from them."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,23 @@ def check_shapes(
                 f"{printable(source)} has {printable(name)} of shape {printable(tuple(found[name]))}; "
                 f"the model needs {tuple(shape)}"
             )
+
+
+def inferred_config(
+    source: str | os.PathLike, name: str, channels: int, steps: Sequence[re.Match], image_size: int, **others: Any
+) -> GlowConfig:
+    """The configuration of a model, from the channels of its first level and matches of (level, flow step) in names.
+
+    `name` is that of a variable with these channels; `others` are further arguments of GlowConfig.
+    """
+    if channels % 4:
+        raise InputError(f"{printable(source)} has {name} of {channels} channels; squeezed images have a multiple of 4")
+    return GlowConfig(
+        image_shape=(image_size, image_size, channels // 4),
+        num_levels=1 + max(int(match[1]) for match in steps),
+        num_steps=1 + max(int(match[2]) for match in steps),
+        **others,
+    )
 
 
 def check_finite(source: str | os.PathLike, arrays: Arrays) -> None:

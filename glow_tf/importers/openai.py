@@ -23,6 +23,7 @@ from glow_tf.importers.common import (
     check_shapes,
     conv1x1_values,
     glow_from,
+    inferred_config,
     prefixed,
     stacked,
     without_prefix,
@@ -131,17 +132,15 @@ def _infer(prefix: str, shapes: Shapes, image_size: int, num_bits: int) -> tuple
     first = [f"model/0/0/{name}" for name in ("actnorm_center/b", "f1/l_1/W", "f1/l_last/W")]
     check_shapes(prefix, {}, {name: () for name in first if not shapes.get(name)})
     channels, width, out = (shapes[name][-1] for name in first)
-    if channels % 4:
-        raise InputError(
-            f"{printable(prefix)} has {first[0]} of {channels} channels; squeezed images have a multiple of 4"
-        )
     kinds = {name.split("/", 3)[3] for name in shapes if re.match(r"model/\d+/\d+/(invconv|shuffle)/", name)}
     permutation = "reverse" if not kinds else "shuffle" if "shuffle/indices" in kinds else "conv1x1"
     classes = shapes.get("model/prior/y_emb/W")
-    config = GlowConfig(
-        image_shape=(image_size, image_size, channels // 4),
-        num_levels=1 + max(int(match[1]) for match in steps),
-        num_steps=1 + max(int(match[2]) for match in steps),
+    config = inferred_config(
+        prefix,
+        first[0],
+        channels,
+        steps,
+        image_size,
         width=width,
         coupling="affine" if out == channels else "additive",
         permutation=permutation,

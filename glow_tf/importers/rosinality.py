@@ -40,6 +40,7 @@ from glow_tf.importers.common import (
     check_shapes,
     conv1x1_values,
     glow_from,
+    inferred_config,
     prefixed,
     sign_and_log_abs,
     stacked,
@@ -150,13 +151,12 @@ def _infer(path: str | os.PathLike, found: Shapes, image_size: int, num_bits: in
     first = [f"blocks.0.flows.0.{name}" for name in parts]
     check_shapes(path, {}, {name: () for name in first if len(found.get(name, ())) != 4})
     channels, width, out = found[first[0]][1], found[first[1]][0], found[first[2]][0]
-    if channels % 4:
-        problem = f"has {first[0]} of {channels} channels; squeezed images have a multiple of 4"
-        raise InputError(f"{printable(path)} {problem}")
-    config = GlowConfig(
-        image_shape=(image_size, image_size, channels // 4),
-        num_levels=1 + max(int(match[1]) for match in flows),
-        num_steps=1 + max(int(match[2]) for match in flows),
+    config = inferred_config(
+        path,
+        first[0],
+        channels,
+        flows,
+        image_size,
         width=width,
         coupling="affine" if out == channels else "additive",
         num_bits=num_bits,

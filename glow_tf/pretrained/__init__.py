@@ -9,7 +9,6 @@ import pathlib
 
 from glow_tf._files import printable, suggestion
 from glow_tf.errors import InputError
-from glow_tf.weights import open_weights
 
 # The path of a run's newest weights, below its folder.
 RUN_WEIGHTS = pathlib.Path("checkpoints", "weights.h5")
@@ -52,8 +51,8 @@ def locate(name_or_path: str | os.PathLike) -> str | os.PathLike:
 
 def find(
     name_or_path: str | os.PathLike | None, runs: str | os.PathLike, needs_data: bool = False
-) -> tuple[str | os.PathLike, str]:
-    """Returns the weights file to use, and a short description of how it was chosen.
+) -> str | os.PathLike:
+    """Returns the weights file to use.
 
     Args:
         name_or_path: see `locate`. Default: the newest weights in `runs`, or else bundled ones.
@@ -61,21 +60,14 @@ def find(
         needs_data: whether bundled weights are to be those whose data set needs no download, the digits.
 
     Raises:
-        InputError: see `locate`; also if the file is damaged or not a weights file of this package.
+        InputError: see `locate`.
 
-    >>> path, which = find(None, runs="no-such-folder")
-    >>> os.path.basename(path) == f"{DEFAULT}.h5", which == f"the bundled {DEFAULT}"
-    (True, True)
+    >>> os.path.basename(find(None, runs="no-such-folder")) == f"{DEFAULT}.h5"
+    True
     """
-    path: str | os.PathLike
     if name_or_path is not None:
-        path, which = locate(name_or_path), "as specified"
-    else:
-        newest, bundled = newest_weights(runs), "digits" if needs_data else DEFAULT
-        path, which = (BUNDLED[bundled], f"the bundled {bundled}") if newest is None else (newest, "the newest run")
-    with open_weights(path):
-        pass
-    return path, which
+        return locate(name_or_path)
+    return newest_weights(runs) or BUNDLED["digits" if needs_data else DEFAULT]
 
 
 def newest_weights(root: str | os.PathLike = "runs") -> pathlib.Path | None:

@@ -21,13 +21,13 @@ def here(tmp_path, monkeypatch):
 def test_every_bundled_file_is_a_name():
     assert set(pretrained.BUNDLED) == {path.stem for path in pretrained.DIGITS.parent.glob("*.h5")}
     for name, path in pretrained.BUNDLED.items():
-        assert pretrained.find(name, "runs") == (path, "as specified")
+        assert pretrained.find(name, "runs") == path
 
 
 def test_files_and_runs(here):
     weights = str(here / "runs" / "mine" / pretrained.RUN_WEIGHTS)
     for name in (weights, here / "runs" / "mine", str(here / "runs" / "mine")):
-        assert pretrained.find(name, "runs") == (weights, "as specified")
+        assert pretrained.find(name, "runs") == weights
 
 
 def test_a_bundled_name_goes_before_a_folder_of_that_name(here):
@@ -37,9 +37,9 @@ def test_a_bundled_name_goes_before_a_folder_of_that_name(here):
 
 
 def test_without_a_name_the_newest_run_or_the_bundled_weights_that_show_most(here):
-    assert pretrained.find(None, "runs") == (pathlib.Path("runs/mine") / pretrained.RUN_WEIGHTS, "the newest run")
+    assert pretrained.find(None, "runs") == pathlib.Path("runs/mine") / pretrained.RUN_WEIGHTS
     best = next(name for name in ("fashion_mnist", "cifar10", "digits") if name in pretrained.BUNDLED)
-    assert pretrained.find(None, "none") == (pretrained.BUNDLED[best], f"the bundled {best}")
+    assert pretrained.find(None, "none") == pretrained.BUNDLED[best]
 
 
 @pytest.mark.parametrize(
