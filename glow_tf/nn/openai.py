@@ -166,15 +166,12 @@ def _layers_backward(
         return products.layers_backward(inputs, hidden, dresult)
     hidden1, hidden2 = hidden
     dhidden, dkernel3 = vjp(lambda values, kernel: conv2d(values, kernel, "SAME"), [hidden2, kernel3], dresult)
-    dhidden, dkernel2, dbias2 = vjp(_conv_bias, [hidden1, kernel2, bias2], _relu_gradient(hidden2, dhidden))
-    dpadded, dkernel1, dbias1 = vjp(_conv_bias, [padded, kernel1, bias1], _relu_gradient(hidden1, dhidden))
+    dhidden = tf.raw_ops.ReluGrad(gradients=dhidden, features=hidden2)
+    dhidden, dkernel2, dbias2 = vjp(_conv_bias, [hidden1, kernel2, bias2], dhidden)
+    dhidden = tf.raw_ops.ReluGrad(gradients=dhidden, features=hidden1)
+    dpadded, dkernel1, dbias1 = vjp(_conv_bias, [padded, kernel1, bias1], dhidden)
     return dpadded, dkernel1, dbias1, dkernel2, dbias2, dkernel3
 
 
 def _conv_bias(images: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     return conv2d(images, kernel, "VALID", bias)
-
-
-def _relu_gradient(result: tf.Tensor, dresult: tf.Tensor) -> tf.Tensor:
-    """The gradient with respect to a ReLU's input, from its result and the gradient with respect to it."""
-    return tf.raw_ops.ReluGrad(gradients=dresult, features=result)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import count_operations, make_glow
 
 from glow_tf.bijectors.residuals import SaveResiduals, UseResiduals
 from glow_tf.nn import layers, openai
@@ -54,3 +55,21 @@ def test_bfloat16_on_a_cpu_computes_with_products(monkeypatch):
     assert not layers.are_products_faster(tf.float32)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
     assert not layers.are_products_faster(tf.bfloat16)
+
+
+def test_the_graph_does_not_grow_with_the_steps():
+    counts = []
+    for num_steps in (1, 3):
+        glow = make_glow(num_steps=num_steps, dtype="float32")
+
+        @tf.function(autograph=False)
+        def gradients(images, glow=glow):
+            with tf.GradientTape() as tape:
+                distribution = glow.transformed_distribution(backprop="stored", network_dtype=tf.bfloat16)
+                loss = tf.reduce_mean(distribution.log_prob(images))
+            return tape.gradient(loss, glow.trainable_variables)
+
+        concrete = gradients.get_concrete_function(tf.TensorSpec([2, *glow.config.image_shape], tf.float32))
+        counts.append([count_operations(concrete, name) for name in ("MatMul", "Conv2D", "Conv2DBackpropInput")])
+    assert counts[0] == counts[1]
+    assert min(counts[0]) > 0
