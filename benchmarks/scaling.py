@@ -84,36 +84,19 @@ def main():
 
 def plot(path, measured):
     """Plots CPU seconds per step against K, batch and image size in three panels, with axes from zero."""
-    import numpy as np
-    from PIL import Image, ImageDraw, ImageFont
+    from matplotlib import pyplot as plt
 
-    from glow_tf.evaluation import visualization
-
-    side, margin = 300, 48
-    picture = Image.new("RGB", (3 * side, side), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
     panels = (("num_steps", "K", {}), ("batch", "batch", {}), ("size", "image side, batch 4", {"batch": 4}))
-    for index, (key, title, fixed) in enumerate(panels):
-        points = []
-        for changes, found in measured:
-            others = {name: value for name, value in changes.items() if name != key}
-            if others == fixed:
-                points.append(((DEFAULTS | changes)[key], found["CPU s/step"]))
-        points.sort()
-        most_x, most_y = (1.1 * max(values) for values in zip(*points, strict=True))
-        left, span = index * side + margin, side - 2 * margin
-
-        def place(x, y, left=left, span=span, most_x=most_x, most_y=most_y):
-            return left + span * x / most_x, side - margin - span * y / most_y
-
-        draw.rectangle((*place(0, most_y), *place(most_x, 0)), outline="#808080")
-        draw.line([place(*point) for point in points], visualization.COLOURS[index], 3)
-        for x, y in points:
-            draw.text((place(x, 0)[0], side - margin + 4), str(x), "black", font, anchor="ma")
-            draw.text(place(x, y), f"{y:.2f}", "black", font, anchor="rb")
-        draw.text((left + span / 2, side - 14), title, "black", font, anchor="md")
-        draw.text((left + span / 2, 20), "CPU s per step", "black", font, anchor="md")
-    visualization.save_image(path, np.asarray(picture))
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 3), layout="constrained")
+    for axis, (key, title, fixed) in zip(axes, panels, strict=True):
+        points = sorted(
+            ((DEFAULTS | changes)[key], found["CPU s/step"])
+            for changes, found in measured
+            if {name: value for name, value in changes.items() if name != key} == fixed
+        )
+        axis.plot(*zip(*points, strict=True), "o-", clip_on=False)
+        axis.set(xlabel=title, ylabel="CPU s per step", xlim=(0, None), ylim=(0, None))
+    figure.savefig(path, dpi=100)
     print(path)
 
 
