@@ -2,9 +2,11 @@
 
 python3 benchmarks/precision.py gradients     float32 against float64, level by level, at K=32
 python3 benchmarks/precision.py bfloat16      bits/dim after the same number of steps and the round trip, on digits
+python3 benchmarks/precision.py bfloat16 ../shared/data/tfds 500    the same on CIFAR-10, as the preset cifar10-small
 python3 benchmarks/precision.py xla           seconds of the first step at K=4 and K=16, with and without XLA
 """
 
+import itertools
 import os
 import sys
 import time
@@ -74,28 +76,39 @@ def _gradient(glow, images, mode):
     return {name: g.numpy().astype(np.float64) for name, g in zip(named, gradient(), strict=True)}
 
 
-def bfloat16(steps=300):
-    digits = image_data.load("digits")
-    print("| networks in training | last 20 steps | test | round trip, bins | the same with bfloat16 networks |")
-    print("|---|---|---|---|---|")
-    for mixed in (False, True):
-        glow = Glow(GlowConfig((8, 8, 1), num_levels=2, num_steps=8, width=64, num_bits=4))
-        trainer = Trainer(glow, batch_size=64, schedule=Schedule(warmup_steps=48), mixed_precision=mixed)
-        trainer.initialize(digits.train.random_subset(256, seed=0)[0])
-        bits = []
+def bfloat16(data_dir=None, steps=300, seeds=2):
+    """Trains in both precisions, on digits or on the CIFAR-10 in `data_dir`, and evaluates in float32."""
+    steps, options = int(steps), {}
+    if data_dir is None:
+        data, shape, batch = image_data.load("digits"), {"num_levels": 2, "width": 64, "num_bits": 4}, 64
+    else:
+        data, shape, batch = image_data.load("cifar10", data_dir=data_dir), {"width": 128, "architecture": "plus"}, 32
+        options = {"optimizer": "muon", "learning_rate": 2e-3, "beta_2": 0.99}
+    schedule = Schedule(warmup_steps=steps // 6, cooldown_steps=steps // 2, total_steps=steps)
+    images = data.test.random_subset(128, seed=0)[0]
+    print(f"{data.name}, {steps} steps of {batch}")
+    print("| networks in training | seed | last 20 steps | test | round trip, bins | with bfloat16 networks | CPU s |")
+    print("|---|---|---|---|---|---|---|")
+    for seed, mixed in itertools.product(range(int(seeds)), (False, True)):
+        glow = Glow(GlowConfig(data.image_shape, num_steps=8, **shape), seed=seed)
+        trainer = Trainer(
+            glow, batch_size=batch, schedule=schedule, mixed_precision=mixed, ema_decay=0.0, seed=seed, **options
+        )
+        trainer.initialize(data.train.random_subset(256, seed=seed)[0])
+        bits, cpu = [], time.process_time()
         while len(bits) < steps:
-            for images, _ in digits.train.training_batches(64, 0, len(bits) // 24):
-                bits.append(float(trainer.train_step(images)["bits_per_dim"]))
-        test, error, _ = metrics.bits_per_dim(glow, digits.test)
-        images = digits.test.images
+            epoch = data.train.training_batches(batch, seed, len(bits) // data.train.steps_per_epoch(batch))
+            for training, _ in epoch.take(steps - len(bits)):
+                bits.append(float(trainer.train_step(training)["bits_per_dim"]))
+        cpu = time.process_time() - cpu
+        found, error, _ = metrics.bits_per_dim(glow, data.test, limit=1000)
         values = glow.dequantizer.dequantize(images, 0.5)
         low = glow.bijector(network_dtype=tf.bfloat16)
         again = low.forward(tf.identity(low.inverse(values)))
         rounded = float(tf.reduce_max(tf.abs(again - values))) / glow.dequantizer.bin_width
-        kind, last = "bfloat16" if mixed else "float32", np.mean(bits[steps - 20 : steps])
         print(
-            f"| {kind} | {last:.4f} | {test:.4f} ± {error:.4f} | "
-            f"{metrics.round_trip(glow, images)[0]:.1e} | {rounded:.1e} |",
+            f"| {'bfloat16' if mixed else 'float32'} | {seed} | {np.mean(bits[-20:]):.4f} "
+            f"| {found:.4f} ± {error:.4f} | {metrics.round_trip(glow, images)[0]:.1e} | {rounded:.1e} | {cpu:.0f} |",
             flush=True,
         )
 
@@ -118,4 +131,4 @@ def xla():
 
 
 if __name__ == "__main__":
-    {"gradients": gradients, "bfloat16": bfloat16, "xla": xla}[sys.argv[1]]()
+    {"gradients": gradients, "bfloat16": bfloat16, "xla": xla}[sys.argv[1]](*sys.argv[2:])
