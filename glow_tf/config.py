@@ -131,7 +131,8 @@ class GlowConfig:
         total = 0
         for level, (_, _, channels) in enumerate(self.squeezed_shapes()):
             matrices = 2 * channels**2 if self.permutation == "conv1x1" else 0
-            total += self.num_steps * (self.width**2 + self.width * channels + matrices)
+            kernels = self.width**2 + 9 * self.width * channels  # both 3x3 kernels have at least half of the channels
+            total += self.num_steps * (2 * channels + kernels + matrices)
             total += channels**2 // 2 if level < self.num_levels - 1 else 0  # the prior of a split
         height, width, channels = self.squeezed_shapes()[-1]
         places = height * width if self.architecture == "plus" else 1

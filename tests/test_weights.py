@@ -199,8 +199,8 @@ def test_what_could_not_be_read_replaces_nothing(valid, arrays, config, message)
 # ------------------------------------------------------------------------------------------ giant models
 
 GIANTS = {
-    "wide": ({"image_shape": [32, 32, 3], "width": 8192, "num_steps": 8}, "at least 1,616,"),
-    "deep": ({"image_shape": [1024, 1024, 4], "num_levels": 8, "num_steps": 64}, "claims a model of at least 98"),
+    "wide": ({"image_shape": [32, 32, 3], "width": 8192, "num_steps": 8}, "it can have 1,000,000,000"),
+    "deep": ({"image_shape": [1024, 1024, 4], "num_levels": 8, "num_steps": 16}, "claims a model of at least 5"),
     "classes": ({"image_shape": [512, 512, 4], "num_levels": 8, "num_classes": 90_000, "width": 1}, "claims a model"),
     "width": ({"image_shape": [8, 8, 1], "width": 4096, "num_steps": 1, "num_levels": 1}, "claims a model"),
 }
@@ -226,7 +226,7 @@ def test_a_small_file_that_claims_a_giant_model(name, tmp_path, monkeypatch):
 def test_the_least_size_is_below_every_models(changes):
     glow = make_glow(**changes)
     size = sum(int(np.prod(v.shape)) for v in glow.named_variables().values())
-    assert size / 15 < glow.config.min_num_weights <= size
+    assert size / 4 < glow.config.min_num_weights <= size
 
 
 # ----------------------------------------------------------------------------------------- hostile files

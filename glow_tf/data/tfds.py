@@ -145,6 +145,8 @@ def find_builder(name: str, data_dir: str | os.PathLike | None) -> Any:
     if not registry.is_tfds_name(name):
         raise InputError(f"{name!r} is not a data set of tensorflow_datasets")
     root = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))
+    if root and {"[", "\\"} & set(root):
+        raise InputError(f"{root!r} contains [ or a backslash, and tensorflow_datasets reads no such folder; rename it")
     for place in tfds.core.utils.file_utils.list_data_dirs(root):
         folder = os.path.join(glob.escape(os.fspath(place)), name.split("/")[0].split(":")[0])
         for path in [*glob.iglob(os.path.join(folder, "*")), *glob.iglob(os.path.join(folder, "*", "*"))]:

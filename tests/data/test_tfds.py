@@ -261,6 +261,13 @@ def test_damaged_descriptions_are_refused_in_one_line(small_set, name, count=12)
         assert time.monotonic() - start < 5, content
 
 
+def test_a_data_dir_that_tfds_takes_for_a_pattern_is_refused(small_set, tmp_path):
+    (tmp_path / "d[x]").mkdir()
+    (tmp_path / "my_pictures").rename(tmp_path / "d[x]" / "my_pictures")
+    with pytest.raises(InputError, match="contains \\[ or a backslash, and tensorflow_datasets reads no such folder"):
+        image_data.load("my_pictures", data_dir=tmp_path / "d[x]")
+
+
 @pytest.mark.parametrize("name", ["features.json", "dataset_info.json", "label.labels.txt"])
 def test_descriptions_that_are_no_regular_files_are_refused_at_once(small_set, name):
     (small_set / name).unlink(missing_ok=True)
