@@ -1,17 +1,21 @@
 """Compares this package with other Glow implementations: the same work in the same run, in alternation.
 
     python3 benchmarks/compare.py --size S
-    python3 benchmarks/compare.py --size P --peers normflows
+    python3 benchmarks/compare.py --size P --peers normflows,normflows-autocast
     python3 benchmarks/compare.py --size P --peers normflows --memory 8,16,32,64    peak memory against the batch
 
 The peers need `pip install torch normflows nflows`; those that are not installed are left out. Each implementation runs
 in its own process, and the processes alternate, so that other load on the machine affects them equally. Prints the
-seconds from the start of the process to the end of the first training step, seconds per step (median), images sampled
-and scored per second (median), peak memory, parameters, and the GFLOP/s of a step next to those of a large matrix
-product on the same machine.
+processor, and the seconds from the start of the process to the end of the first training step, seconds per step
+(median), images sampled and scored per second (median), peak memory, parameters, and the GFLOP/s of a step next to
+those of a large matrix product on the same machine.
+
+`glow_tf-bfloat16` trains with `--mixed_precision`; it scores and samples in float32, as always. `normflows-autocast`
+and `nflows-autocast` do everything under `torch.autocast` in bfloat16.
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -27,6 +31,9 @@ SIZES = {"S": (3, 8, 128, 32), "P": (3, 32, 512, 8), "tiny": (2, 2, 16, 4)}
 SIDE, CHANNELS = 32, 3
 LEARNING_RATE = 1e-5  # so small that nothing is learned; a diverging model would be slow for another reason
 NUM_DIMS = SIDE * SIDE * CHANNELS
+
+# Extensions with float32 or bfloat16 products, as /proc/cpuinfo names them on x86 and ARM.
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16")
 
 
 def flops_of_step(levels, steps, width, batch):
@@ -107,28 +114,15 @@ class GlowTF:
         return self.glow.bits_per_dim(images, seed=self.seed).numpy()
 
 
-class GlowTFRecompute(GlowTF):
-    """This package with `--backprop recompute`: saves only the input of each flow step."""
-
-    def __init__(self, *size, **options):
-        super().__init__(*size, **options, backprop="recompute")
-
-
-class GlowTFReversible(GlowTF):
-    """This package with `--backprop reversible`: saves nothing for the backward pass."""
-
-    def __init__(self, *size, **options):
-        super().__init__(*size, **options, backprop="reversible")
-
-
 class TorchPeer:
     """Base class of the two PyTorch packages: a module with log_prob and sample, Adam, images as floats."""
 
-    def __init__(self, levels, steps, width, images, beta_2=0.999, seed=0):
+    def __init__(self, levels, steps, width, images, beta_2=0.999, seed=0, autocast=False):
         import torch
 
         torch.manual_seed(seed)
         self.torch = torch
+        self.precision = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=autocast)
         self.rng = np.random.default_rng(seed)
         self.model = self.build(levels, steps, width)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, betas=(0.9, beta_2))
@@ -143,17 +137,18 @@ class TorchPeer:
 
     def step(self, images):
         self.optimizer.zero_grad()
-        loss = -self.log_prob(self.floats(images)).mean() / NUM_DIMS
+        with self.precision():
+            loss = -self.log_prob(self.floats(images)).mean() / NUM_DIMS
         loss.backward()
         self.optimizer.step()
         float(loss)
 
     def score(self, images):
-        with self.torch.no_grad():
-            return bits_per_dim(self.log_prob(self.floats(images)).numpy())
+        with self.torch.no_grad(), self.precision():
+            return bits_per_dim(self.log_prob(self.floats(images)).float().numpy())
 
     def sample(self, images):
-        with self.torch.no_grad():
+        with self.torch.no_grad(), self.precision():
             self.model.sample(len(images))
 
 
@@ -272,10 +267,13 @@ class TFP:
 
 IMPLEMENTATIONS = {
     "glow_tf": GlowTF,
-    "glow_tf-recompute": GlowTFRecompute,
-    "glow_tf-reversible": GlowTFReversible,
+    "glow_tf-bfloat16": functools.partial(GlowTF, mixed_precision=True),
+    "glow_tf-recompute": functools.partial(GlowTF, backprop="recompute"),
+    "glow_tf-reversible": functools.partial(GlowTF, backprop="reversible"),
     "normflows": Normflows,
+    "normflows-autocast": functools.partial(Normflows, autocast=True),
     "nflows": NFlows,
+    "nflows-autocast": functools.partial(NFlows, autocast=True),
     "tfb.Glow": TFP,
 }
 
@@ -338,6 +336,15 @@ def matrix_product_rate(size=2048, repeats=5):
     return 2 * size**3 / min(seconds) / 1e9
 
 
+def processor(cpu_info="/proc/cpuinfo"):
+    """The number of cores in use, the processor's name, and its extensions among `FLAGS`."""
+    with open(cpu_info) as file:
+        fields = dict(line.replace("\t", "").strip().split(": ", 1) for line in file if ": " in line)
+    have = fields.get("flags", fields.get("Features", "")).split()
+    flags = ", ".join(flag for flag in FLAGS if flag in have)
+    return f"{len(os.sched_getaffinity(0))} cores, {fields.get('model name', 'unknown processor')} ({flags})"
+
+
 def compare(names, size, batch, rounds):
     children = {name: Child(name, size, batch) for name in names}  # one at a time: each first step is timed alone
     for what in ("step", "score", "sample"):
@@ -345,10 +352,9 @@ def compare(names, size, batch, rounds):
             for child in children.values():
                 child.time(what)
     gflop = flops_of_step(*SIZES[size][:-1], batch) / 1e9
-    print(
-        f"\n{size}: L={SIZES[size][0]} K={SIZES[size][1]} width {SIZES[size][2]} batch {batch}, {rounds} rounds; "
-        f"{gflop:.0f} GFLOP per step; matrix product {matrix_product_rate():.0f} GFLOP/s"
-    )
+    levels, steps, width, _ = SIZES[size]
+    print(f"\n{processor()}; float32 matrix product {matrix_product_rate():.0f} GFLOP/s")
+    print(f"{size}: L={levels} K={steps} width {width} batch {batch}, {rounds} rounds; {gflop:.0f} GFLOP per step")
     print("| | first step s | step s | CPU s per step | GFLOP/s | sample img/s | score img/s | peak MB | parameters |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, child in children.items():
@@ -375,8 +381,9 @@ def compare_memory(names, size, batches):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="S")
-    parser.add_argument("--peers", default="normflows,nflows,tfb.Glow", help="comma-separated; '' for none")
-    parser.add_argument("--own", default="glow_tf,glow_tf-recompute")
+    peers = "normflows,normflows-autocast,nflows,nflows-autocast,tfb.Glow"
+    parser.add_argument("--peers", default=peers, help="comma-separated; '' for none")
+    parser.add_argument("--own", default="glow_tf,glow_tf-bfloat16,glow_tf-recompute")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, help="batch size; default: that of --size")
     parser.add_argument("--memory", metavar="BATCHES", help="measure only peak memory, at batch sizes such as 8,16")
@@ -386,8 +393,8 @@ def main():
         work(options.work, options.size, options.batch)
         return
     names = [name for name in f"{options.own},{options.peers}".split(",") if name]
-    packages = {"normflows": "normflows", "nflows": "nflows"}
-    missing = [name for name in names if name in packages and not importlib.util.find_spec(packages[name])]
+    packages = {name: name.removesuffix("-autocast") for name in names if name.startswith(("normflows", "nflows"))}
+    missing = [name for name, package in packages.items() if not importlib.util.find_spec(package)]
     if missing:
         print(f"not installed, left out: {', '.join(missing)}")
     names = [name for name in names if name not in missing]
