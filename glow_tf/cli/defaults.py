@@ -80,6 +80,7 @@ PRESETS: dict[str, dict] = {
         "architecture": "plus",
         "k_glow": 8,
         "width": 128,
+        "mixed_precision": "auto",
         "batch_size": 32,
         "epochs": 5,
         "optimizer": "muon",
