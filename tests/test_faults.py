@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_benchmark_finds_nothing_wrong(tmp_path):
     counts = ["--kills", "2", "--mutants", "40", "--indices", "4", "--states", "8", "--settings", "20", "--tfds", "4"]
-    counts += ["--flags", "15", "--images", "30", "--nans", "1", "--hostile"]
+    counts += ["--flags", "15", "--images", "30", "--nans", "1"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "faults.py"), *counts, "--small"],
         capture_output=True, text=True, timeout=400, check=False, env=environment(TMPDIR=str(tmp_path)),

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib.figure  # noqa: F401  (every child draws curves; imported once for all)
 import numpy as np
 import tensorflow as tf
 
