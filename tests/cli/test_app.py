@@ -1,6 +1,8 @@
 """What the commands share, each tried in a process of its own; none of these needs TensorFlow."""
 
+import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+
+from glow_tf.cli import app
+from glow_tf.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 HEAD = """
@@ -73,11 +78,23 @@ def test_help_and_wrong_flags_answer_at_once():
     )  # fmt: skip
     status, _, error = run("raise KeyError", "--no_such_flag")
     assert (status, error) == (2, "error: --no_such_flag is not a flag of this command; --help lists its flags\n")
-    for flag, command in (("epochs", "main.py"), ("mode", "sample.py"), ("draws", "evaluate.py")):
-        message = f"--{flag} is a flag of {command}, not of this command; --help lists its flags"
-        assert run("raise KeyError", f"--{flag}", "3")[2] == f"error: {message}\n"
     assert run("raise KeyError", "--temp=x", head=before)[2].startswith("error: flag --temp=x: ")
     assert time.monotonic() - start < 10
+
+
+def test_a_flag_of_another_command_is_named_with_it():
+    for flag, command in (("epochs", "main.py"), ("mode", "sample.py"), ("draws", "evaluate.py"), ("x", None)):
+        assert app._command_with(flag) == command
+    message = "--mode is a flag of sample.py, not of this command; --help lists its flags"
+    assert run("raise KeyError", "--mode", "3")[2] == f"error: {message}\n"
+
+
+def test_the_page_of_the_commands_names_every_flag():
+    page = (ROOT / "docs" / "commands.md").read_text()
+    text = "".join((ROOT / "glow_tf" / "cli" / f"{module}.py").read_text() for module in app.COMMANDS)
+    names = [*re.findall(r'DEFINE_\w+\(\s*"(\w+)"', text), *(field.name for field in dataclasses.fields(TrainConfig))]
+    assert len(names) > 60
+    assert [name for name in names if f"--{name}" not in page] == []
 
 
 def test_messages_use_the_names_of_flags():
@@ -97,6 +114,11 @@ def test_names_from_outside_cannot_control_a_terminal():
 def test_a_warning_is_one_line_and_appears_once():
     body = inside_package("logging.warning('two %s', 'words')\nlogging.info('hidden')")
     assert run(body) == (0, "", "warning: two words\n")
+
+
+def test_warnings_that_differ_only_in_numbers_appear_once():
+    body = inside_package("for n in (3, 6): logging.warning('%d of %d', n, 6); logging.warning('%s', f'{n}.png')")
+    assert run(body) == (0, "", "warning: 3 of 6\nwarning: 3.png\nwarning: 6.png\n")
 
 
 def test_warnings_of_libraries_are_hidden():
