@@ -83,9 +83,18 @@ def complaints(findings: Mapping[str, float]) -> list[str]:
         low, high, description = RANGES[tag.split("/")[-1]]
         if not low <= value <= high:
             place = next((f" in level {part[5:]}" for part in tag.split("/") if part.startswith("level")), "")
-            healthy = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
-            lines.append(f"{description}{place} is {value:.3g}; a healthy model has {healthy}")
+            lines.append(f"{description}{place} is {value:.3g}; {_healthy(low, high)}")
     return lines
+
+
+def explanation(tag: str) -> str | None:
+    """A sentence about the numbers of a tag, for TensorBoard; None for tags that explain themselves."""
+    low, high, description = RANGES.get(tag.split("/")[-1], (0, 0, ""))
+    return f"The {description.rstrip(',')}; {_healthy(low, high)}." if description else None
+
+
+def _healthy(low: float, high: float) -> str:
+    return "a healthy model has " + (f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}")
 
 
 def first_not_finite(glow: Glow, values: Array, labels: Labels | None = None) -> str | None:

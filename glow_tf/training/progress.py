@@ -120,7 +120,7 @@ class Reporter:
 
         def write() -> None:
             for tag, value in values.items():
-                tf.summary.scalar(tag, value)
+                tf.summary.scalar(tag, value, description=diagnostics.explanation(tag))
 
         self._write(split, step, write)
         self._history.add_scalars(split, step, values)

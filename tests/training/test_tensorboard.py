@@ -27,6 +27,13 @@ def test_train_and_test_share_the_tags_that_overlay(run):
     assert {"bits_per_dim", "nll_nats", "z/mean", "z/variance", "z/level0/mean"} <= train & test
 
 
+def test_diagnostics_explain_themselves(run):
+    metadata = log(run.test_logs).SummaryMetadata
+    found = metadata("diagnostics/level0/condition").summary_description
+    assert found == "The largest condition number of the 1x1 matrices; a healthy model has 1 to 10000."
+    assert metadata("bits_per_dim").summary_description == ""
+
+
 def test_hparams_lie_beside_the_test_result(run):
     found = log(run.test_logs)
     content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
