@@ -80,7 +80,8 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
     except flags.UnrecognizedFlagError as error:
         _fail(InputError(_unknown_flag(error.flagname, main)))
     except flags.Error as error:
-        _fail(error)
+        text = re.sub("invalid literal for int.*", "it is not an integer", str(error))
+        _fail(InputError(re.sub("could not convert string to float.*", "it is not a number", text)))
     except FileNotFoundError:
         _fail(InputError("the working directory no longer exists; change to another one"))
     _configure_messages()
@@ -127,6 +128,13 @@ def find_weights(name: str | None, needs_data: bool = False) -> Weights:
     note = title if bundled or name is not None else f"{title}, the newest run"
     with open_weights(path) as file:
         return Weights(path, title, note, GlowConfig.from_dict(file.config), file.metadata)
+
+
+def unexpected_argument(argument: str) -> str:
+    """The message for an argument without a flag, such as those that a shell makes of `--images *.png`."""
+    has_images = "images" in FLAGS and FLAGS["images"].present
+    hint = "repeat --images for each image" if has_images else "a weights file is named by --weights"
+    return f"unexpected argument {printable(argument)!r}; {hint}"
 
 
 def check_output(flag: str) -> None:
@@ -276,10 +284,18 @@ def _configure_messages() -> None:
 
 
 class _LineHandler(logging.Handler):
-    """Prints a warning as one plain line, above a progress bar."""
+    """Prints a warning as one plain line above a progress bar, unless only its numbers differ from an earlier one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._printed: set[tuple] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        _progress.line(f"{record.levelname.lower()}: {_one_line(record.getMessage())}")
+        """Prints a record."""
+        words = record.msg, *(str(arg) for arg in record.args or () if not isinstance(arg, (int, float)))
+        if words not in self._printed:
+            self._printed.add(words)
+            _progress.line(f"{record.levelname.lower()}: {_one_line(record.getMessage())}")
 
 
 def _secure_streams() -> None:

@@ -66,6 +66,8 @@ def _check_flags(arguments: list[str], program: str | None, target: str | None) 
         raise InputError("--n_bits cannot be combined with --from glow-tf2, whose models have 8 bits per channel")
     if FLAGS.ema and program != "openai":
         raise InputError("--ema is for --from openai: only its checkpoints hold averaged weights")
+    if target == "saved-model" and os.path.lexists(FLAGS.out):
+        raise InputError(f"--out {printable(FLAGS.out)} exists already; name a folder to make")
     app.check_output("out")
     if target:
         return app.find_weights(arguments[0]).path

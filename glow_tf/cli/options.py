@@ -5,8 +5,10 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from absl import flags
+
 from glow_tf.cli import defaults
-from glow_tf.config import TrainConfig
+from glow_tf.config import AUTO, TrainConfig
 
 TRAINING = {field.name: field for field in dataclasses.fields(TrainConfig)}
 
@@ -14,6 +16,21 @@ STANDARD: dict[str, Any] = defaults.MODEL | {name: field.default for name, field
 
 # Settings whose defaults a data set or preset overrides.
 OVERRIDDEN = {name for row in (*defaults.DATASETS.values(), defaults.OTHER, *defaults.PRESETS.values()) for name in row}
+
+
+class _AutoParser(flags.BooleanParser):
+    def parse(self, argument: str | bool | int) -> Any:
+        return argument if argument == AUTO else super().parse(argument)
+
+
+class AutoFlag(flags.Flag):
+    """A boolean flag that can also be "auto"."""
+
+    def __init__(self, name: str, default: Any, text: str) -> None:
+        super().__init__(_AutoParser(), None, name, default, text, boolean=True)
+
+    def _serialize(self, value: Any) -> str:
+        return f"--{self.name}={AUTO}" if value == AUTO else super()._serialize(value)
 
 
 def for_run(preset: str | None, dataset: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def save(drawing: drawings.Drawing, weights: app.Weights) -> list[str]:
 def check_flags(arguments: Sequence[str]) -> None:
     """Raises InputError for invalid flags and combinations, and then for files and data sets that do not exist."""
     if arguments:
-        raise InputError(f"unexpected argument {printable(arguments[0])!r}; a weights file is named by --weights")
+        raise InputError(app.unexpected_argument(arguments[0]))
     for name in sorted(set().union(*MODES.values()) - MODES[FLAGS.mode]):
         if FLAGS[name].present and not (name == "columns" and FLAGS["steps"].present):
             users = ", ".join(mode for mode, used in MODES.items() if name in used)
@@ -173,15 +173,15 @@ def frames_of(drawing: drawings.Drawing, caption: str) -> list[np.ndarray]:
     along, across = drawing.column_labels, drawing.row_labels
     if drawing.frames == 0:
         along, across = across, along
-    frames = []
-    for index, content in enumerate(np.moveaxis(drawing.images, drawing.frames, 0)):
-        label = along[index].replace("\n", " ")
-        if across:
-            frame = visualization.labelled_grid(content, caption=f"{caption}\n{label}", row_labels=across, columns=1)
-        else:
-            frame = visualization.labelled_grid(content, caption=f"{caption}\n{label}")
-        frames.append(frame)
-    return frames
+    return [
+        visualization.labelled_grid(
+            content,
+            caption=f"{caption}\n{along[index].replace(chr(10), ' ')}",
+            row_labels=across,
+            columns=1 if across else None,
+        )
+        for index, content in enumerate(np.moveaxis(drawing.images, drawing.frames, 0))
+    ]
 
 
 def run() -> None:

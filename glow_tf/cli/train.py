@@ -28,7 +28,6 @@ from absl import flags, logging
 from glow_tf._files import printable
 from glow_tf.cli import app, defaults, options
 from glow_tf.config import (
-    AUTO,
     COUPLINGS,
     DEQUANTIZATIONS,
     MAX_CHANNELS,
@@ -85,23 +84,7 @@ flags.DEFINE_bool("fresh", False, "Start over; an earlier run in the same folder
 # Flags that change no weight: equal runs in two folders write equal weights files.
 NOT_RECORDED = ("data_dir", "download", "evaluate_every", "fresh", "keep", "run_dir")
 
-# Fewer test images than this give a large standard error.
-FEW_TEST_IMAGES = 20
-
-
-class _AutoParser(flags.BooleanParser):
-    def parse(self, argument: str | bool | int) -> Any:
-        return argument if argument == AUTO else super().parse(argument)
-
-
-class _AutoFlag(flags.Flag):
-    """A boolean flag that can also be "auto"."""
-
-    def __init__(self, name: str, default: Any, text: str) -> None:
-        super().__init__(_AutoParser(), None, name, default, text, boolean=True)
-
-    def _serialize(self, value: Any) -> str:
-        return f"--{self.name}={AUTO}" if value == AUTO else super()._serialize(value)
+FEW_TEST_IMAGES = 20  # fewer give a large standard error
 
 
 def _define_options() -> None:
@@ -113,7 +96,7 @@ def _define_options() -> None:
         elif field.default not in (None, False):
             text += f" Default: {field.default}."
         if isinstance(field.default, bool) and field.metadata["choices"]:
-            flags.DEFINE_flag(_AutoFlag(name, None, text))
+            flags.DEFINE_flag(options.AutoFlag(name, None, text))
         elif field.metadata["choices"]:
             flags.DEFINE_enum(name, None, field.metadata["choices"], text)
         elif field.type is bool:
@@ -318,7 +301,10 @@ def _finish(result: "FitResult", config: TrainConfig, run: RunDirectory, *, is_c
     if not is_chief:
         return 0
     if result.new_steps == 0:
-        print(f"this run has reached its end, step {result.steps}; to train further, use {_longer(result, config)}")
+        longer = f"--epochs {2 * config.epochs}"
+        if config.steps is not None and config.steps <= result.steps:
+            longer = f"--steps {2 * config.steps}"
+        print(f"this run has reached its end, step {result.steps}; to train further, use {longer}")
     if result.bits_per_dim is not None:
         error = "" if result.standard_error is None else f", standard error {result.standard_error:.4f}"
         print(f"test: {result.bits_per_dim:.4f} bits/dim{error}")
@@ -336,12 +322,6 @@ def _finish(result: "FitResult", config: TrainConfig, run: RunDirectory, *, is_c
     return 0
 
 
-def _longer(result: "FitResult", config: TrainConfig) -> str:
-    if config.steps is not None and config.steps <= result.steps:
-        return f"--steps {2 * config.steps}"
-    return f"--epochs {2 * config.epochs}"
-
-
 @contextlib.contextmanager
 def _naming_flags() -> Iterator[None]:
     """Replaces option names by flag names in error messages."""
@@ -350,7 +330,7 @@ def _naming_flags() -> Iterator[None]:
     except InputError as error:
         names = "|".join([*options.STANDARD, "image_size", "channels"])
         message = re.sub(rf"(?:\bmodel\.)?(?<![\w-])({names})(?= (?:is|was) )", r"--\1", str(error))
-        raise InputError(re.sub(r"\bmodel\.(?=num_)", "", message)) from error
+        raise InputError(re.sub(r"\bmodel\.(?=num_|image_shape)", "", message)) from error
 
 
 def recorded_command() -> str:

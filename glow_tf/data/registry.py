@@ -57,7 +57,9 @@ def check_data_set(
             return "tfds"
         if _is_of_tfds(name):
             if not download and not _has_archives(data_dir):
-                raise missing_data_set(name, _data_dirs(data_dir)[0], "downloading it needs --download")
+                raise missing_data_set(
+                    name, _data_dirs(data_dir)[0], f"downloading it needs --dataset {name} --download"
+                )
             return "tfds"
         if not os.path.isdir(name):
             raise _unknown_data_set(name)

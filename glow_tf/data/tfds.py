@@ -325,7 +325,7 @@ def _prepare(name: str, builder: Any, download: bool) -> None:
     urls = builder.url_infos
     if not urls or not all(os.path.isfile(os.path.join(archives_at, info.filename)) for info in urls.values()):
         if not download:
-            raise registry.missing_data_set(name, root, "downloading it needs --download")
+            raise registry.missing_data_set(name, root, f"downloading it needs --dataset {name} --download")
         _check_reachable(name, root, next(iter(urls), None))
     config = tfds.download.DownloadConfig(manual_dir=archives_at, try_download_gcs=False)
     builder.download_and_prepare(download_config=config)

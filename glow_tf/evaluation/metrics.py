@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -219,25 +219,14 @@ def typicality(values: Sequence[float] | np.ndarray, summary: Mapping[str, Any])
     return np.maximum(2 * np.minimum(below, 1 - below), 1 / (summary["count"] + 1))
 
 
-@dataclasses.dataclass(frozen=True)
-class Normality:
-    """Moments of standardised latents, and the distance of their distribution from the standard Normal.
-
-    For a standard Normal the variance is 1 and everything else 0.
-
-    Attributes:
-        mean: mean.
-        variance: variance.
-        skewness: third standardised moment.
-        kurtosis: fourth standardised moment minus 3.
-        ks_statistic: Kolmogorov-Smirnov statistic, the largest difference of the distribution functions, in [0, 1].
-    """
+class Normality(NamedTuple):
+    """Moments of standardised latents, and their distance from the standard Normal, whose variance is 1, the rest 0."""
 
     mean: float
     variance: float
-    skewness: float
-    kurtosis: float
-    ks_statistic: float
+    skewness: float  # third standardised moment
+    kurtosis: float  # fourth standardised moment minus 3
+    ks_statistic: float  # Kolmogorov-Smirnov: the largest difference of the distribution functions, in [0, 1]
 
 
 def normality(values: Array) -> Normality:

@@ -8,6 +8,7 @@ import importlib.util
 import io
 import math
 import os
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -293,6 +294,7 @@ def scatter(
         axes.scatter(inside[:, 0], inside[:, 1], s=20, color=colour, linewidths=0, label=label)
         axes.scatter(outside[:, 0], outside[:, 1], s=50, color=colour, linewidths=0, marker="^")
     title, _, notes = map(_literal, caption.partition("\n"))
+    title = textwrap.fill(title, 62 if names else 46)
     axes.set_title(title, loc="left", fontweight="bold", pad=8 + 18 * len(notes.splitlines()))
     axes.text(0, 1.015, notes, transform=axes.transAxes, color=NOTE_COLOUR)
     axes.set_xlabel(_literal(axis_names[0]))

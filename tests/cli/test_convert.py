@@ -33,6 +33,7 @@ REFUSED = [
     (("--to", "openai", "{prefix}.index", "--out", "w"), "part of a TensorFlow checkpoint"),
     (("--from", "openai", "{prefix}", "--img_size", "8", "--out", "{prefix}.index/w"), "is not a writable folder"),
     (("--from", "openai", "{prefix}", "--img_size", "8", "--out", "."), "is a folder"),
+    (("--to", "saved-model", "digits", "--out", "."), "--out . exists already; name a folder to make"),
     *WRONG_FLAGS,
 ]
 

@@ -60,7 +60,7 @@ def test_every_option_is_a_flag_with_a_sentence_of_help():
 )
 def test_mixed_precision_is_on_off_or_auto(given, value, recorded):
     values = flags.FlagValues()
-    flags.DEFINE_flag(train._AutoFlag("mixed_precision", None, "help"), values)
+    flags.DEFINE_flag(options.AutoFlag("mixed_precision", None, "help"), values)
     values(["main.py", given])
     assert repr(TrainConfig(mixed_precision=values.mixed_precision).mixed_precision) == repr(value)
     assert values["mixed_precision"].serialize() == recorded

@@ -15,6 +15,7 @@ WRONG = {
     "--temp nan": "--temp is nan",
     "--temp 1e9": "--temp is 1000000000.0",
     "--n 0": "flag --n=0",
+    "--n x": "flag --n=x: it is not an integer",
     "--n 1000000000": "flag --n=1000000000",
     "--seed -5": "flag --seed=-5",
     "--weights missing.h5": "missing.h5",
@@ -33,7 +34,9 @@ WRONG = {
     "--weights weights.h5 --mode pca": "name the data with --dataset",
     "--weights animals.h5 --mode reconstruct": "were trained on './animals'; if that is a folder, add --dataset ./anim",
     "--weights digits --mode attribute --positive class:1 --negative class:horse": "--negative is 'horse'; the classes",
+    "--weights cifar10 --mode pca --data_dir empty": "downloading it needs --dataset cifar10 --download",
     "--mode reconstruct --images empty": "found 0 images in 'empty'",
+    "--mode reconstruct --images page.html b.png": "unexpected argument 'b.png'; repeat --images for each image",
     "weights.h5": "unexpected argument 'weights.h5'; a weights file is named by --weights",
 }
 

@@ -205,5 +205,5 @@ def test_a_folder_is_read_only_if_the_user_names_it(tmp_path, monkeypatch):
 
 def test_nothing_is_downloaded_for_a_name_in_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("the network was used"))
-    with pytest.raises(InputError, match="'cifar10' is not in .* needs --download"):
+    with pytest.raises(InputError, match="'cifar10' is not in .* needs --dataset cifar10 --download"):
         image_data.of_model(Trained("cifar10"), data_dir=tmp_path, download=True)

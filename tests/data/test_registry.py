@@ -117,7 +117,7 @@ def test_missing_data_sets(runs, name, words):
 
 def test_a_missing_data_set_names_the_ways_to_get_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="needs --download; .* tfds build mnist --data_dir=there$"):
+    with pytest.raises(InputError, match="needs --dataset mnist --download; .* tfds build mnist --data_dir=there$"):
         registry.check_data_set("mnist", "there")
     (tmp_path / "mnist").mkdir()
     with pytest.raises(InputError, match="the folder of that name is ./mnist$"):

@@ -60,6 +60,14 @@ def test_mixtures_end_at_both_images(exploring):
     np.testing.assert_array_equal(exploring.mix(first, second, 0.5), strips[0, 1])
 
 
+def test_mixtures_are_encoded_under_the_likeliest_class_of_the_first(of_classes):
+    first, second = of_classes.images[:2]
+    middle = of_classes.glow.dequantize(first[np.newaxis])
+    likeliest = np.argmax(of_classes.glow.class_log_probs(middle), axis=1)
+    expected = editing.interpolate(of_classes.glow, np.stack([first, second]), 3, np.repeat(likeliest, 2))
+    np.testing.assert_array_equal(of_classes.mix(first, second, 0.5), expected[0, 1])
+
+
 def test_sliders_move_along_their_directions(exploring, of_classes):
     image, directions = exploring.test_image(4), list(exploring.directions.values())
     strengths = np.zeros(10)
