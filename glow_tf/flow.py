@@ -133,7 +133,9 @@ class Flow(tf.Module):
                 images, x2 = tf.split(images, 2, axis=-1)
                 z, log_det_of_prior = standardize(x2, *self.splits[level](images))
             else:
-                z, log_det_of_prior = self.top.bijector(labels).inverse_and_log_det(images)
+                top = self.top.bijector(labels)
+                z = top.inverse(images)
+                log_det_of_prior = top.inverse_log_det_jacobian(images, event_ndims=EVENT_NDIMS)
             log_probs.append(log_det + log_det_of_steps + log_det_of_prior + standard_normal_log_prob(z))
             log_det = tf.zeros_like(log_det)  # that of `preprocess` counts for level 0 only
         return tf.stack(log_probs, axis=-1)

@@ -13,13 +13,16 @@ tfb = tfp.bijectors
 tfd = tfp.distributions
 
 
+# Where neither depth nor size matters.
+SMALLEST = {"num_levels": 1, "num_steps": 1, "width": 4}
+
 # Five whole flows, as changes to the small one.
 FLOWS = {
     "affine": {},
     "additive_shuffle": {"coupling": "additive", "permutation": "shuffle", "num_levels": 1},
     "reverse_standard_top": {"permutation": "reverse", "learned_top": False, "num_levels": 1},
     "logit": {"pixels": "logit", "num_levels": 1},
-    "glow_tf2": {"architecture": "glow_tf2"},
+    "glow_tf2": {"architecture": "glow_tf2", "num_levels": 1},
 }
 
 
@@ -87,7 +90,7 @@ def test_mixture_of_classes(conditional_glow, rng):
 
 
 def test_mixture_of_flows(small_glow, rng):
-    other = make_glow(seed=3)
+    other = make_glow(seed=3, **SMALLEST)
     weights = tf.constant([0.25, 0.75], tf.float64)
     mixture = tfd.Mixture(tfd.Categorical(probs=weights), [small_glow.distribution, other.distribution])
     images = random_images(rng, small_glow, 4)
@@ -138,8 +141,75 @@ def test_sample_distribution(small_glow, rng):
     np.testing.assert_allclose(three.log_prob(images), tf.reduce_sum(small_glow.log_prob(images)), rtol=1e-11)
 
 
-def test_hmc(small_glow):
-    distribution = small_glow.distribution
+def derivatives_and_densities(glow, pixels):
+    """Whatever depends on types: derivatives of both orders, slices, and TFP's larger models."""
+    images = glow.dequantize(pixels)
+    distribution = glow.conditional_distribution([1])
+
+    @tf.function(autograph=False)
+    def derivatives(images):
+        with tf.GradientTape() as outer:
+            outer.watch(images)
+            with tf.GradientTape() as inner:
+                inner.watch(images)
+                log_prob = distribution.log_prob(images)
+            first = inner.gradient(log_prob, images)
+            curved = tf.sin(first)
+        vectorized = tf.vectorized_map(lambda image: distribution.log_prob(image)[0], images)
+        return first, outer.gradient(curved, images), vectorized
+
+    by_class = glow.conditional_distribution([2, 0, 1])
+    weights = tfd.Categorical(probs=tf.constant([0.2, 0.3, 0.5], glow.config.dtype))
+    return {
+        "derivatives": derivatives(images),
+        "part": by_class[1:].log_prob(images[:2]),
+        "numpy": by_class[0].log_prob(images.numpy()),
+        "cold": glow.transformed_distribution([1], temperature=np.float64(0.7)).log_prob(images),
+        "mixture": tfd.MixtureSameFamily(weights, by_class).log_prob(images),
+        "many": tfd.Sample(distribution, 3).log_prob(images[tf.newaxis]),
+    }
+
+
+def test_float32_is_as_float64(rng):
+    small = SMALLEST | {"image_shape": (4, 4, 1), "num_classes": 3}
+    pixels = rng.integers(0, 256, (3, 4, 4, 1), dtype=np.uint8)
+    found, expected = (derivatives_and_densities(make_glow(dtype=d, **small), pixels) for d in ("float32", "float64"))
+    for name, values in expected.items():
+        for one, other in zip(tf.nest.flatten(found[name]), tf.nest.flatten(values), strict=True):
+            assert one.dtype == tf.float32, name
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_saved_module(tmp_path, rng):
+    glow = make_glow(dtype="float32", **SMALLEST)
+
+    class Scorer(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.distribution = glow.distribution
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 4, 8, 2])], autograph=False)
+        def log_prob(self, images):
+            return self.distribution.log_prob(images)
+
+    with pytest.raises(KeyError, match="unsupported or not reachable"):
+        tf.saved_model.save(Scorer(), tmp_path / "without options")
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(Scorer(), tmp_path / "scorer", options=options)
+    loaded = tf.saved_model.load(tmp_path / "scorer")
+    images = random_images(rng, glow, 3)
+    for part in (images, images[:0]):
+        np.testing.assert_allclose(loaded.log_prob(part), glow.log_prob(part), rtol=1e-6)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        log_prob = loaded.log_prob(images)
+    with pytest.raises(TypeError, match="out of scope"):
+        tape.gradient(log_prob, images)
+
+
+def test_hmc():
+    glow = make_glow(**SMALLEST)
+    distribution = glow.distribution
     kernel = tfp.mcmc.HamiltonianMonteCarlo(distribution.log_prob, step_size=np.float64(0.01), num_leapfrog_steps=2)
     start = distribution.sample(2, seed=(1, 2))
 
@@ -151,11 +221,11 @@ def test_hmc(small_glow):
     assert np.all(trace.is_accepted)
     # The kernel's own log densities are those of the model.
     last = tf.identity(states[-1])
-    np.testing.assert_allclose(trace.accepted_results.target_log_prob[-1], small_glow.log_prob(last), rtol=1e-9)
+    np.testing.assert_allclose(trace.accepted_results.target_log_prob[-1], glow.log_prob(last), rtol=1e-9)
 
 
 def test_variational_inference():
-    glow = make_glow(scale=0.02)
+    glow = make_glow(scale=0.02, **SMALLEST)
     target = tfd.Independent(tfd.Normal(tf.fill([4, 8, 2], tf.constant(0.3, tf.float64)), 0.5), 3)
     losses = tfp.vi.fit_surrogate_posterior(
         target.log_prob, glow.distribution, tf_keras.optimizers.Adam(0.02), num_steps=12, sample_size=4, seed=(1, 2)
@@ -165,8 +235,8 @@ def test_variational_inference():
 
 def test_replicas_in_a_loop_of_ones_own(two_replicas, rng):
     with two_replicas.scope():
-        mirrored = make_glow()
-    single = make_glow()
+        mirrored = make_glow(**SMALLEST)
+    single = make_glow(**SMALLEST)
     images = random_images(rng, single, 4)
 
     def gradients(glow, images):

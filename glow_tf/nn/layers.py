@@ -84,7 +84,14 @@ def add_edge_padding(images: tf.Tensor) -> tf.Tensor:
     batch_axes = tf.rank(images) - 3 if images.shape.rank is None else images.shape.rank - 3
     around = [[1, 1], [1, 1], [0, 1]]
     paddings = tf.pad(around, [[batch_axes, 0], [0, 0]]) if tf.is_tensor(batch_axes) else [[0, 0]] * batch_axes + around
-    padded = tf.pad(images, paddings)
+
+    @tf.custom_gradient
+    def pad(images: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        # The gradient of tf.pad is tf.slice, and that of tf.slice is tf.pad: in a second derivative its result would be
+        # the input of a convolution. TensorFlow with oneDNN fuses the two in float32, but not for padded channels.
+        return tf.pad(images, paddings), lambda dpadded: dpadded[..., 1:-1, 1:-1, :-1]
+
+    padded = pad(images)
     ring = _ring(height, width)
     ring_as_last_channel = (np if isinstance(ring, np.ndarray) else tf).pad(ring, [[0, 0], [0, 0], [channels, 0]])
     return padded + tf.cast(ring_as_last_channel, images.dtype)
