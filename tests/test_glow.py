@@ -108,7 +108,7 @@ def test_more_images_than_a_chunk(rng, small_glow):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_no_images(dtype):
     # float32 is what users run, and the only type that oneDNN computes.
-    glow = make_glow(dtype=dtype, num_classes=3)
+    glow = make_glow(dtype=dtype, num_classes=3, num_steps=1, width=4)
     none, no_labels = np.zeros((0, 4, 8, 2)), np.zeros(0, np.int64)
     assert glow.log_prob(none).shape == glow.log_prob(none, no_labels).shape == (0,)
     assert glow.class_log_probs(none).shape == (0, 3)
@@ -316,8 +316,9 @@ def test_classifier_sees_the_deepest_latents_before_the_gaussian(rng, conditiona
 
 
 def test_methods_inside_a_function_and_a_data_set(rng):
-    glow = make_glow(dtype="float32", num_classes=3, classifier=True)
-    pixels, labels = rng.integers(0, 256, (5, 4, 8, 2), dtype=np.uint8), np.array([0, 2, 1, 1, 0])
+    small = {"image_shape": (4, 4, 1), "num_levels": 1, "num_steps": 1, "width": 4}
+    glow = make_glow(dtype="float32", num_classes=3, classifier=True, **small)
+    pixels, labels = rng.integers(0, 256, (5, 4, 4, 1), dtype=np.uint8), np.array([0, 2, 1, 1, 0])
     methods = {
         "log_prob": lambda x, p, y: glow.log_prob(x, y),
         "mixture": lambda x, p, y: glow.log_prob(x),
@@ -472,7 +473,7 @@ def test_compiled_once_for_all_batch_sizes(rng):
 
 # The channels of the paper's CIFAR-10 model, so that 32 steps of some parameters exceed the 1,000 elements
 # up to which TensorFlow writes zeros as one node.
-DEEP = {"image_shape": (8, 8, 3), "num_levels": 3, "width": 4, "dtype": "float32"}
+DEEP = {"image_shape": (8, 8, 3), "num_levels": 2, "width": 4, "dtype": "float32"}
 
 
 def training_graph(num_steps, backprop):
@@ -501,7 +502,7 @@ def convolutions_of_one_sweep():
     for level, (h, w, channels) in enumerate(glow.config.squeezed_shapes()):
         parameters = slice_of(glow.flow.steps[level].parameters["coupling"], 0)
         total += count(lambda x1, p=parameters: network.output(p, x1), h, w, channels // 2)
-        if level < 2:
+        if level < 1:
             parameters = glow.flow.splits[level].parameters
             total += count(lambda x1, p=parameters: layers.conv2d_zeros(p, x1), h, w, channels // 2)
     return total + count(lambda z: z + layers.conv2d_zeros_constant(glow.flow.top.parameters, h, w), h, w, 2 * channels)
@@ -512,7 +513,7 @@ def test_networks_run_once_and_the_graph_does_not_grow_with_the_steps(backprop):
     few, many = training_graph(4, backprop), training_graph(32, backprop)
     # Once in the sweep; what was not stored is computed once more on the way back. The Gaussians between the levels
     # are stored in every mode: they are outside of the steps.
-    once, levels = convolutions_of_one_sweep(), 3
+    once, levels = convolutions_of_one_sweep(), 2
     again = {"stored": 0, "recompute": 3, "reversible": 3}[backprop]
     # What the edge adds, a convolution of the parameters alone, is never stored.
     assert count_operations(few, "Conv2D") == once + levels * (again + 1)

@@ -44,6 +44,13 @@ def _plain_input_errors() -> Iterator[None]:
         raise plain from None
 
 
+def _refusing(name: str, reason: str) -> Callable:
+    def refuse(self: Any, *args: Any, **options: Any) -> None:
+        raise InputError(f"KerasGlow has no {name}{reason}")
+
+    return refuse
+
+
 @tf_keras.saving.register_keras_serializable("glow_tf")
 class KerasGlow(tf_keras.Model):
     """Trains a Glow with Keras, to the same numbers as `Trainer` with the same optimizer.
@@ -128,13 +135,9 @@ class KerasGlow(tf_keras.Model):
         _refuse("compile", loss=loss, metrics=metrics, loss_weights=loss_weights, weighted_metrics=weighted_metrics)
         super().compile(optimizer, **options)
 
-    def add_loss(self, *args: Any, **kwargs: Any) -> None:
-        """Raises InputError: a loss that is added would be ignored."""
-        raise InputError("KerasGlow has no add_loss: its loss is bits/dim")
-
-    def add_metric(self, *args: Any, **kwargs: Any) -> None:
-        """Raises InputError: a metric that is added would be ignored."""
-        raise InputError("KerasGlow has no add_metric: its metric is bits_per_dim")
+    # They would be ignored.
+    add_loss = _refusing("add_loss", ": its loss is bits/dim")
+    add_metric = _refusing("add_metric", ": its metric is bits_per_dim")
 
     @_plain_input_errors()
     def fit(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> tf_keras.callbacks.History:
@@ -145,23 +148,21 @@ class KerasGlow(tf_keras.Model):
                 classes, and callbacks that would save a file without the weights.
         """
         self._check_initialized()
-        _refuse("fit", sample_weight=options.get("sample_weight"), class_weight=options.get("class_weight"))
-        for callback in _flat(options.get("callbacks")):
-            _check_callback(callback)
-        _check_data(self._unpack, x, y)
+        _refuse("fit", class_weight=options.get("class_weight"))
+        callbacks = options.get("callbacks")
+        for callback in tf.nest.flatten(getattr(callbacks, "callbacks", callbacks)):  # of a CallbackList, or a list
+            if isinstance(callback, tf_keras.callbacks.ModelCheckpoint):
+                _check_path(callback.filepath, None, callback.save_weights_only)
+        _check_data(self._unpack, x, y, options.get("sample_weight"))
         validation = options.get("validation_data")
-        if isinstance(validation, (tuple, list)):
-            _refuse("fit", sample_weight=validation[2] if len(validation) > 2 else None)
-            _check_data(self._unpack, *validation[:2])
-        elif validation is not None:
-            _check_data(self._unpack, validation)
+        if validation is not None:
+            _check_data(self._unpack, *(validation if isinstance(validation, (tuple, list)) else [validation]))
         return super().fit(x, y, *args, **options)
 
     @_plain_input_errors()
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
         """As Keras' `evaluate`; its noise is the same at every call. Raises InputError as `fit`."""
-        _refuse("evaluate", sample_weight=options.get("sample_weight"))
-        _check_data(self._unpack, x, y)
+        _check_data(self._unpack, x, y, options.get("sample_weight"))
         self._batches_tested.assign(0)
         return super().evaluate(x, y, *args, **options)
 
@@ -177,21 +178,20 @@ class KerasGlow(tf_keras.Model):
     ) -> Any:
         """As Keras' `train_on_batch`. Raises InputError as `fit`."""
         self._check_initialized()
-        _refuse("train_on_batch", sample_weight=sample_weight, class_weight=class_weight)
-        _check_data(self._unpack, x, y)
+        _refuse("train_on_batch", class_weight=class_weight)
+        _check_data(self._unpack, x, y, sample_weight)
         return super().train_on_batch(x, y, **options)
 
     @_plain_input_errors()
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: None = None, **options: Any) -> Any:
         """As Keras' `test_on_batch`. Raises InputError as `fit`."""
-        _refuse("test_on_batch", sample_weight=sample_weight)
-        _check_data(self._unpack, x, y)
+        _check_data(self._unpack, x, y, sample_weight)
         return super().test_on_batch(x, y, **options)
 
     @_plain_input_errors()
     def predict_on_batch(self, x: Any) -> Any:
         """As Keras' `predict_on_batch`; see `predict`."""
-        self._check_continuous(x)
+        _check_data(self._check_continuous, x)
         return super().predict_on_batch(x)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -249,12 +249,8 @@ class KerasGlow(tf_keras.Model):
     def save(
         self, filepath: str | os.PathLike, overwrite: bool = True, save_format: Any = None, **options: Any
     ) -> None:
-        """Writes a `.keras` archive.
-
-        Raises:
-            InputError: for another format.
-        """
-        _check_archive(filepath, save_format)
+        """Writes a `.keras` archive; InputError for another format."""
+        _check_path(filepath, save_format, weights_only=False)
         super().save(filepath, overwrite=overwrite, **options)
 
     def _trackable_children(self, save_type: str = "checkpoint", **options: Any) -> dict[str, Any]:
@@ -268,9 +264,7 @@ class KerasGlow(tf_keras.Model):
         self.compile(**tf_keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def export(self, filepath: str | os.PathLike) -> None:
-        """Raises InputError: `saved_model.save_model` exports a Glow."""
-        raise InputError(f"KerasGlow has no export; {WAYS_TO_SAVE}")
+    export = _refusing("export", f"; {WAYS_TO_SAVE}")
 
     def save_weights(
         self, filepath: str | os.PathLike, overwrite: bool = True, save_format: Any = None, options: Any = None
@@ -280,7 +274,7 @@ class KerasGlow(tf_keras.Model):
         Raises:
             InputError: for another format, or an existing file that must not be overwritten.
         """
-        _check_weights_file(filepath, save_format)
+        _check_path(filepath, save_format, weights_only=True)
         if not overwrite and os.path.exists(filepath):
             raise InputError(f"{os.fspath(filepath)} exists already and overwrite is False")
         self.glow.save_weights(filepath)
@@ -322,12 +316,12 @@ class KerasGlow(tf_keras.Model):
         self.glow.is_initialized = bool(store["is_initialized"][()])
 
 
-def _check_data(check: Callable[[Any], Any], x: Any, y: Any = None) -> None:
+def _check_data(check: Callable[[Any], Any], x: Any, *others: Any) -> None:
     """Checks arrays, or the element types of a data set, before anything is traced or trained."""
     if isinstance(x, tf.data.Dataset):
         tf.function(check, autograph=False).get_concrete_function(x.element_spec)
     elif x is None or isinstance(x, (np.ndarray, tf.Tensor, str)):
-        check((x,) if y is None else (x, y))
+        check((x, *others))
 
 
 def _place_in_batch(size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -347,26 +341,9 @@ def _refuse(method: str, **arguments: Any) -> None:
             raise InputError(f"{method} takes no {name}: the loss of a Glow is the mean bits/dim of all images")
 
 
-def _flat(callbacks: Any) -> list[Any]:
-    if isinstance(callbacks, tf_keras.callbacks.CallbackList):
-        return callbacks.callbacks
-    return [] if callbacks is None else tf.nest.flatten(callbacks)
-
-
-def _check_callback(callback: Any) -> None:
-    if not isinstance(callback, tf_keras.callbacks.ModelCheckpoint):
-        return
-    if callback.save_weights_only:
-        _check_weights_file(callback.filepath, None)
-    else:
-        _check_archive(callback.filepath, None)
-
-
-def _check_archive(path: str | os.PathLike, save_format: Any) -> None:
-    if save_format not in (None, "keras") or not os.fspath(path).endswith(".keras"):
-        raise InputError(f"{os.fspath(path)} cannot hold this model in that format; {WAYS_TO_SAVE}")
-
-
-def _check_weights_file(path: str | os.PathLike, save_format: Any) -> None:
-    if save_format not in (None, "h5") or not os.fspath(path).endswith(HDF5_ENDINGS):
-        raise InputError(f"{os.fspath(path)} cannot hold the weights in that format; {WAYS_TO_SAVE}")
+def _check_path(path: str | os.PathLike, save_format: Any, weights_only: bool) -> None:
+    contents, known, endings = (
+        ("the weights", "h5", HDF5_ENDINGS) if weights_only else ("this model", "keras", ".keras")
+    )
+    if save_format not in (None, known) or not os.fspath(path).endswith(endings):
+        raise InputError(f"{os.fspath(path)} cannot hold {contents} in that format; {WAYS_TO_SAVE}")

@@ -20,6 +20,9 @@ from glow_tf.training.trainer import Trainer
 PIXELS = np.random.default_rng(8).integers(0, 256, (12, 4, 8, 2)).astype(np.uint8)
 LABELS = np.arange(12, dtype=np.int32) % 3
 
+# Tracing the model takes most of the time of these tests, and takes twice as long for two levels.
+SMALLEST = {"num_levels": 1, "num_steps": 1, "width": 4}
+
 
 def batches(*arrays):
     return tf.data.Dataset.from_tensor_slices(arrays if len(arrays) > 1 else arrays[0]).batch(4)
@@ -38,7 +41,7 @@ def trainer_of(glow):
 @pytest.fixture(scope="module")
 def trained():
     """A model after two epochs by Keras, and the history that `fit` returned."""
-    glow = make_glow(num_classes=3)
+    glow = make_glow(num_classes=3, **SMALLEST)
     glow.is_initialized = True
     model = compiled(glow, seed=5)
     return model, model.fit(batches(PIXELS, LABELS), epochs=2, verbose=0).history
@@ -46,7 +49,7 @@ def trained():
 
 def test_fit_gives_the_numbers_of_the_trainer(trained):
     model, history = trained
-    glow = make_glow(num_classes=3)
+    glow = make_glow(num_classes=3, **SMALLEST)
     trainer = trainer_of(glow)
     for epoch in range(2):
         found = [trainer.train_step(*batch)["bits_per_dim"] for batch in batches(PIXELS, LABELS)]
@@ -86,9 +89,9 @@ def test_callbacks_work(trained, tmp_path):
 
 
 def small(replicas=None, optimizer=None, **kind):
-    """An initialised model of one step per level, float64, compiled with SGD."""
+    """An initialised model of one level and one step, float64, compiled with SGD or another optimizer."""
     with replicas.scope() if replicas else tf.distribute.get_strategy().scope():
-        glow = make_glow(num_steps=1, **kind)
+        glow = make_glow(**SMALLEST | kind)
         glow.is_initialized = True
         model = KerasGlow(glow, seed=5)
         model.compile((optimizer or (lambda: tf_keras.optimizers.SGD(1e-3)))())
@@ -113,17 +116,12 @@ def test_replicas_share_a_batch_that_does_not_divide(two_replicas):
     np.testing.assert_allclose(bits[1], bits[0], rtol=1e-6)
 
 
-def tiny(replicas=None):
-    """As `small`, but with one level and 4x4 grey images, for which tracing four replicas takes seconds."""
-    return small(replicas, image_shape=(4, 4, 1), num_levels=1, width=4)
-
-
 def two_kinds_of_training(replicas=None):
     """{"trainer": the Glow after two steps of `Trainer`, "keras": after an epoch by SGD, whose last batch has 3}."""
-    by_keras, trainer, images = tiny(replicas), trainer_of(tiny(replicas).glow), PIXELS[:, :, :4, :1]
-    by_keras.fit(images[:7], batch_size=4, shuffle=False, verbose=0)
+    by_keras, trainer = small(replicas), trainer_of(small(replicas).glow)
+    by_keras.fit(PIXELS[:7], batch_size=4, shuffle=False, verbose=0)
     for i in (0, 4):
-        trainer.train_step(images[i : i + 4])
+        trainer.train_step(PIXELS[i : i + 4])
     return {"keras": by_keras.glow, "trainer": trainer.glow}
 
 
@@ -148,13 +146,13 @@ def test_four_replicas_compute_what_one_does(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     found = np.load(tmp_path / "four.npz")
     for kind, glow in two_kinds_of_training().items():
-        assert largest_difference(KerasGlow(glow), tiny()) > 1e-4
+        assert largest_difference(KerasGlow(glow), small()) > 1e-4
         for name, value in values_of(glow).items():
             np.testing.assert_allclose(found[f"{kind}|{name}"], value, rtol=0, atol=1e-9, err_msg=f"{kind} {name}")
 
 
 def test_a_step_goes_down_the_gradient_of_the_mean_bits():
-    model, glow = small(), make_glow(num_steps=1)
+    model, glow = small(), make_glow(**SMALLEST)
     model.fit(PIXELS[:3], batch_size=8, shuffle=False, verbose=0)
     with tf.GradientTape() as tape:
         log_prob = glow.transformed_distribution().log_prob(glow.dequantize(PIXELS[:3], seed=5, stream=0))
@@ -256,7 +254,7 @@ def test_a_file_without_the_weights_is_never_written(save, conditional, tmp_path
 
 
 def test_an_archive_trains_on_as_the_model_does(tmp_path):
-    model = small(optimizer=adamax)
+    model = small(optimizer=adamax, num_levels=2)
     path = str(tmp_path / "model.keras")
     model.fit(batches(PIXELS), verbose=0, callbacks=[tf_keras.callbacks.ModelCheckpoint(path)])
     loaded = tf_keras.models.load_model(path)
@@ -289,7 +287,7 @@ def test_steps_by_hand_are_those_of_fit():
 
 
 def test_a_tf_checkpoint_restores_the_weights(tmp_path):
-    model, other = small(), small(seed=3)
+    model, other = small(num_levels=2), small(seed=3, num_levels=2)
     assert largest_difference(model, other) > 1e-3
     tf.train.Checkpoint(model).write(tmp_path / "state")
     tf.train.Checkpoint(other).read(tmp_path / "state").assert_existing_objects_matched()
@@ -297,7 +295,7 @@ def test_a_tf_checkpoint_restores_the_weights(tmp_path):
 
 
 def test_actnorms_are_initialised_first():
-    model = KerasGlow(make_glow(num_steps=1))
+    model = KerasGlow(make_glow(**SMALLEST))
     model.compile("sgd")
     for call in (lambda: model.fit(PIXELS), lambda: model.train_step(PIXELS)):
         assert "initialize(images) before fit" in refusal_of(call)

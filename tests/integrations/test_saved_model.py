@@ -14,7 +14,8 @@ READER = """
 import sys
 import numpy as np
 import tensorflow as tf
-signatures = tf.saved_model.load(sys.argv[1]).signatures
+model = tf.saved_model.load(sys.argv[1])
+signatures = model.signatures
 given = np.load(sys.argv[2])
 labels = {"labels": tf.constant(given["labels"])} if "labels" in given else {}
 def two(kind, **arguments):
@@ -24,7 +25,32 @@ found = two("sample", n=tf.constant(n), temperature=tf.constant(0.7), seed=tf.co
 found |= two("log_prob", images=tf.constant(given["images"])) | two("encode", images=tf.constant(given["images"]))
 found |= two("decode", z=tf.constant(given["z"]))
 found |= two("bits_per_dim", images=tf.constant(given["bytes"]), seed=tf.constant(3))
+def says(call):
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+def images_of(scale, dtype=np.float32):
+    return tf.constant((given["images"] * scale + scale / 2).astype(dtype))
+def differentiate():
+    images = tf.Variable(given["images"])
+    with tf.GradientTape() as tape:
+        log_prob = signatures["log_prob"](images=tf.convert_to_tensor(images), **labels)["log_prob"]
+    return tape.gradient(log_prob, images)
+found["gradient"] = says(differentiate)
+for name in ("log_prob", "encode"):
+    for case, images in {
+        "bytes": images_of(255), "unit": images_of(1), "NaN": images_of(np.nan), "wide": tf.zeros([2, 8, 4, 2]),
+        "uint8": tf.constant(given["bytes"]), "float64": tf.zeros([3, 4, 8, 2], tf.float64), "one": tf.zeros([4, 8, 2]),
+    }.items():
+        found[f"{name} of {case}"] = says(lambda: signatures[name](images=images, **labels))
+arguments = {"n": tf.constant(n), "temperature": tf.constant(-0.5), "seed": tf.constant(9), **labels}
+found["temperature"] = says(lambda: signatures["sample"](**arguments))
+found["decode"] = says(lambda: signatures["decode"](z=tf.zeros([3, 8, 4, 2]), **labels))
 labels = {key: value[:1] for key, value in labels.items()}
+if labels:
+    found["one label"] = says(lambda: signatures["log_prob"](images=tf.constant(given["images"]), **labels))
 one = signatures["log_prob"](images=tf.constant(given["images"][:1]), **labels)["log_prob"].numpy()
 assert not any(name.split(".")[0] == "glow_tf" for name in sys.modules)
 np.savez(sys.argv[3], one=one, **found)
@@ -54,6 +80,24 @@ def test_a_program_without_the_package_gets_the_same_numbers(kind, tmp_path, rng
     assert np.mean(found["decode_images"] != glow.dequantizer.quantize(decoded)) < 0.01
     bits = glow.bits_per_dim(given["bytes"], labels, seed=3)
     np.testing.assert_allclose(found["bits_per_dim_bits_per_dim"], bits, rtol=1e-5)
+    assert "LookupError: No gradient defined" in str(found["gradient"])
+    refused = {
+        "bytes": "images reach from ",
+        "unit": "images reach from ",
+        "NaN": "images reach from ; continuous pixels in [-0.5, 0.5) are needed",
+        "wide": "Shape of tensor images [2,8,4,2] is not compatible with expected shape [?,4,8,2]",
+        "one": "Shape of tensor images [4,8,2] is not compatible with expected shape [?,4,8,2]",
+        "uint8": "expected to be a float tensor but is a uint8 tensor",
+        "float64": "expected to be a float tensor but is a double tensor",
+    }
+    for name in ("log_prob", "encode"):
+        for case, message in refused.items():
+            said = str(found[f"{name} of {case}"])
+            assert all(part in said for part in message.split("; ")), (name, case, said)
+    assert "temperature is " in str(found["temperature"])
+    assert "[3,8,4,2] is not compatible with expected shape [?,4,8,2]" in str(found["decode"])
+    if kind:
+        assert "labels were given for" in str(found["one label"])
     with pytest.raises(InputError, match="exists already"):
         saved_model.save_model(glow, folder)
 
