@@ -1,7 +1,7 @@
 """Files that a reader of weights must refuse: damaged, malicious, or not weights at all.
 
 `HOSTILE` maps a name to a function that writes such a file, and `FOREIGN` to one for `weights.read_foreign`. Every
-file but the damaged ones carries a valid digest, as an attacker's would. `mutant` damages any file at random.
+file but the damaged ones carries a valid digest, as an attacker's would.
 """
 
 import hashlib
@@ -48,48 +48,6 @@ def write_all(folder: Path, count: int, builders=None) -> dict[str, Path]:
 def valid(path: Path, count: int = 0) -> None:
     """A file that must be read."""
     weights.write(path, ARRAYS, CONFIG, METADATA)
-
-
-# ------------------------------------------------------------------------------------------- random damage
-
-
-def mutant(data: bytes, seed: int) -> bytes:
-    """Damages a file: flips, overwrites, zeroes, copies within, cuts off; the result differs from `data`."""
-    chance = random.Random(seed)
-    result = data
-    while result == data:
-        changed = bytearray(data)
-        for _ in range(chance.choice((1, 1, 1, 2, 3, 8))):
-            _damage(changed, chance)
-        result = bytes(changed)
-    return result
-
-
-def _damage(data: bytearray, chance: random.Random) -> None:
-    at, source = chance.randrange(len(data)), chance.randrange(len(data))
-    width = chance.choice((2, 4, 8))
-    word = at // width * width
-    kind = chance.choice(("flip", "byte", "number", "zero", "copy", "pointer", "cut"))
-    if kind == "flip":
-        data[at] ^= 1 << chance.randrange(8)
-    elif kind == "byte":
-        data[at] = chance.choice((0, 1, 127, 128, 255))
-    elif kind == "number" and word + width <= len(data):
-        number = chance.choice((0, 1, 2 ** (8 * width) - 1, 2 ** (8 * width - 1), source % 2**16))
-        data[word : word + width] = number.to_bytes(width, "little")
-    elif kind == "zero":
-        size = len(data[at : at + chance.choice((16, 512, 4096))])
-        data[at : at + size] = bytes(size)
-    elif kind == "copy":
-        size = min(chance.choice((8, 64, 256)), len(data) - max(at, source))
-        data[at : at + size] = data[source : source + size]
-    elif kind == "pointer":
-        pointers = [i for i in range(0, len(data) - 8, 8) if 0 < int.from_bytes(data[i : i + 8], "little") < len(data)]
-        if pointers:
-            one, other = chance.choice(pointers), chance.choice(pointers)
-            data[one : one + 8] = data[other : other + 8]
-    elif kind == "cut" and len(data) > 200 and chance.random() < 0.3:
-        del data[max(200, at) :]
 
 
 def reseal(data: bytes) -> bytes:

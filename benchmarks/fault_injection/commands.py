@@ -10,7 +10,7 @@ import time
 import traceback
 from pathlib import Path
 
-import hostile_h5
+import damage
 from absl import flags
 from PIL import Image
 
@@ -80,7 +80,7 @@ def _prepare(folder):
     os.chdir(folder)
     Glow(GlowConfig(**MODEL)).save_weights("tiny.h5", dataset="digits", class_names=list("0123456789"))
     Path("[a]*?.h5").write_bytes(Path("tiny.h5").read_bytes())
-    Path("hostile.h5").write_bytes(hostile_h5.mutant(Path("tiny.h5").read_bytes(), 0))
+    Path("hostile.h5").write_bytes(damage.mutant(Path("tiny.h5").read_bytes(), 0))
     os.mkfifo("pipe")
     os.symlink("loop", "loop")
     for name in ("folder", "pictures"):

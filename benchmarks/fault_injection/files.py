@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 
+import damage
 import hostile_h5
 import numpy as np
 import tensorflow as tf
@@ -24,25 +25,6 @@ from glow_tf.training.trainer import Trainer
 
 SMALL = {"image_shape": (8, 8, 3), "num_levels": 2, "num_steps": 2, "width": 8}
 
-# Values that replace those of a JSON file.
-ODD_VALUES = (
-    None,
-    True,
-    -1,
-    0,
-    0.5,
-    2**70,
-    1e308,
-    "",
-    "\x1b[2J\n",
-    "\udcff",
-    "x" * 5000,
-    [],
-    {},
-    [[[]]],
-    {"a": {"b": 1}},
-)
-
 
 def mutate_weights(folder, count, seed):
     """Mutates weights files; half of the mutants keep their digest, which exposes them, the others get a valid one."""
@@ -52,7 +34,7 @@ def mutate_weights(folder, count, seed):
     reading = Reading()
     wrong = 0
     for number in range(count):
-        changed = hostile_h5.mutant(original, seed * count + number)
+        changed = damage.mutant(original, seed * count + number)
         is_resealed = number % 2 == 1
         path.write_bytes(hostile_h5.reseal(changed) if is_resealed else changed)
         found = reading.read(path, lambda p: read_expected(p))
@@ -71,7 +53,7 @@ def mutate_indices(folder, count, seed):
     index = prefix.with_name("openai.index")
     original, reading = index.read_bytes(), Reading()
     for number in range(count):
-        index.write_bytes(hostile_h5.mutant(original, seed * count + number))
+        index.write_bytes(damage.mutant(original, seed * count + number))
         reading.read(prefix, lambda path: openai.read(path, 8, 8))
     return reading.rows("mutated checkpoint indices", count)
 
@@ -147,7 +129,7 @@ def _damage_state(folder, step, chance, is_resealed):
     if chance.random() < 0.2:
         victim.unlink()
     else:
-        victim.write_bytes(hostile_h5.mutant(victim.read_bytes(), chance.randrange(2**40)))
+        victim.write_bytes(damage.mutant(victim.read_bytes(), chance.randrange(2**40)))
     if is_resealed:
         files = [file for file in files if file.suffix != ".sha256" and file.exists()]
         lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
@@ -174,7 +156,7 @@ def mutate_settings(folder, count, seed):
     original, reading, wrong = run.settings.read_bytes(), Reading(), 0
     before = settings._flat(json.loads(original))
     for number in range(count):
-        run.settings.write_bytes(_mutated_json(original, seed * count + number))
+        run.settings.write_bytes(damage.mutated_json(original, seed * count + number))
         if reading.read(run, lambda run: settings.check(run, recorded, batch_size=4)) is not None:
             now = settings._flat(json.loads(run.settings.read_bytes()))
             keys = [key for key in before if key in now and key != "run_id" and not key.startswith("images.")]
@@ -194,33 +176,6 @@ def mutate_tfds(folder, count, seed):
     for number in range(count):
         chosen = number % 2
         paths[1 - chosen].write_bytes(originals[1 - chosen])
-        paths[chosen].write_bytes(_mutated_json(originals[chosen], seed * count + number))
+        paths[chosen].write_bytes(damage.mutated_json(originals[chosen], seed * count + number))
         reading.read("tiny", lambda name: image_data.load(name, data_dir=folder))
     return reading.rows("damaged features.json and dataset_info.json", count)
-
-
-def _mutated_json(data, seed):
-    """JSON with damaged bytes, or with a value replaced, removed or nested too deeply."""
-    chance = random.Random(seed)
-    if chance.random() < 0.3:
-        return hostile_h5.mutant(data, seed)
-    value = json.loads(data)
-    places = list(_places(value))
-    container, key = chance.choice(places)
-    kind = chance.choice(("replace", "replace", "replace", "remove", "nest"))
-    if kind == "remove":
-        del container[key]
-    elif kind == "replace":
-        container[key] = chance.choice(ODD_VALUES)
-    else:
-        container[key] = "NESTED"
-    depth = chance.choice((50, 900, 100_000))
-    return json.dumps(value).replace('"NESTED"', '{"a":' * depth + "1" + "}" * depth).encode()
-
-
-def _places(value):
-    """(container, key) of each value inside a JSON value."""
-    keys = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
-    for key in keys:
-        yield value, key
-        yield from _places(value[key])

@@ -4,7 +4,7 @@ import io
 import random
 import time
 
-import hostile_h5
+import damage
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -29,7 +29,7 @@ def fuzz_images(folder, count, seed):
     for number in range(count):
         extension, original = originals[number % len(originals)]
         is_sound = number % 20 == 0
-        content = original if is_sound else hostile_h5.mutant(original, seed * count + number)
+        content = original if is_sound else damage.mutant(original, seed * count + number)
         (pictures / f"{number:06d}{extension}").write_bytes(content)
     start = time.monotonic()
     images = image_data.load(str(pictures), image_size=8, channels=3, max_bad=1.0)

@@ -73,7 +73,8 @@ def decode(
         magic, size = file.read(2), file.seek(0, os.SEEK_END)
         file.seek(0)
         if magic == b"\xff\xd8":
-            _check_jpeg(file)
+            with _budget.take(size // 4):  # a pixel takes up to four bytes
+                _check_jpeg(file)
         elif magic in (b"II", b"MM"):
             _check_tags(file, size)
         with Image.open(file, formats=FORMATS) as image:
@@ -214,7 +215,8 @@ def _check_jpeg(file: BinaryIO) -> None:
     at, scans, exif = 2, 0, b""
     for _ in range(MAX_JPEG_MARKERS):
         match = _JPEG_MARKER.search(content, at)
-        if match is None or match[1][0] == _JPEG_END or (scans and not may_be_slow):
+        is_long = len(exif) > MAX_EXIF_BYTES
+        if match is None or match[1][0] == _JPEG_END or is_long or (scans and not may_be_slow):
             return _check_exif(exif)
         marker, at = match[1][0], match.end()
         length = 0 if marker == _JPEG_START else int.from_bytes(content[at : at + 2], "big")

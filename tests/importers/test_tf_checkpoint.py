@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 import tensorflow as tf
-from hostile_h5 import mutant
+from damage import mutant
 from tensorflow.core.protobuf import tensor_bundle_pb2
 
 from glow_tf.errors import InputError
