@@ -105,7 +105,7 @@ class GlowConfig:
             if side % factor:
                 raise InputError(
                     f"image {name} {side} is not divisible by 2**{self.num_levels} = {factor} (num_levels is "
-                    f"{self.num_levels}); use {_nearby(side, factor)} or fewer levels"
+                    f"{self.num_levels}); use {_nearby(side, factor)} pixels or fewer levels"
                 )
         _check_pixel_range(*self.pixel_range)
         if self.classifier and not self.num_classes:

@@ -23,7 +23,7 @@ TINY = ["--k_glow", "1", "--l_glow", "1", "--width", "4", "--batch_size", "512"]
 WRONG_FLAGS = {
     "--k_glow 0": "--k_glow is 0; it must be an integer from 1 to 512",
     "--l_glow -1": "--l_glow is -1; it must be an integer from 1 to 8",
-    "--l_glow 4": "image height 8 is not divisible by 2**4 = 16 (--l_glow is 4); use 16 or fewer levels",
+    "--l_glow 4": "image height 8 is not divisible by 2**4 = 16 (--l_glow is 4); use 16 pixels or fewer levels",
     "--n_bits 9": "--n_bits is 9; it must be an integer from 1 to 8",
     "--width 0": "--width is 0",
     "--coupling nice": "flag --coupling=nice: value should be one of <affine|additive>",
