@@ -285,7 +285,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check_option(field, getattr(self, field.name))
+            value = getattr(self, field.name)
+            _check_option(field, value)
+            if field.type is float:
+                object.__setattr__(self, field.name, float(value))
 
     def fixed(self) -> dict[str, Any]:
         """The options that must stay the same when a run is resumed."""

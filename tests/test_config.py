@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from glow_tf.config import GlowConfig
+from glow_tf.config import GlowConfig, TrainConfig
 from glow_tf.errors import InputError
 
 GOOD = {"image_shape": (8, 16, 3), "num_levels": 2}
@@ -122,3 +122,10 @@ def test_shapes_of_the_paper():
     assert config.num_dims == 6144
     # Channels double a level: half of them leave and space becomes four times as many.
     assert config.squeezed_shapes() == [(16, 32, 12), (8, 16, 24), (4, 8, 48)]
+
+
+def test_integers_are_numbers_for_training_options():
+    options = {"learning_rate": 1, "warmup_epochs": 2, "beta_2": 0, "ema_decay": 0, "weight_y": 1}
+    config = TrainConfig(**options)
+    assert config == TrainConfig(**{name: float(value) for name, value in options.items()})
+    assert all(type(getattr(config, name)) is float for name in options)

@@ -289,7 +289,7 @@ def _backward_pass(
 
 
 def slices(stacked: Sequence[tf.Tensor], k: tf.Tensor) -> list[tf.Tensor]:
-    """[tensor[k] for each tensor]. All share their bounds, which would else be a third of a loop's operations."""
+    """[tensor[k] for each tensor], with shared bounds: separate ones would be a third of a loop's operations."""
     begin = tf.reshape(k, [1])
     end, strides = begin + 1, tf.ones([1], tf.int32)
     return [tf.strided_slice(tensor, begin, end, strides, shrink_axis_mask=1) for tensor in stacked]

@@ -28,7 +28,7 @@ def layers_backward(
         tf.reshape(images, [-1, *image_shape(images)]) for images in (inputs[0], *hidden, dresult)
     )
     (dhidden2,) = vjp(lambda values: conv2d(values, kernel3, "SAME"), [hidden2], dresult)
-    # Exchanging the roles of image and result turns the kernel round.
+    # Exchanging the roles of image and result flips the kernel.
     dkernel3 = _kernel_gradient(tf.pad(dresult, [[0, 0], [1, 1], [1, 1], [0, 0]]), hidden2)
     dkernel3 = tf.transpose(tf.reverse(dkernel3, [0, 1]), [0, 1, 3, 2])
     dhidden2 = tf.raw_ops.ReluGrad(gradients=dhidden2, features=hidden2)

@@ -164,11 +164,9 @@ def test_sigterm_saves_wherever_it_runs(folder, begin):
     process = begin(*TINY, "--epochs", "100000", "--run_dir", "my run", env=hostile, stdout=closed_pipe())
     run = RunDirectory(folder / "my run")
     wait_for(run.weights.exists, process)
-    before = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    errors = process.stderr.read()
-    assert process.wait(timeout=20) == 143
-    assert time.monotonic() - before < 10
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 143
     assert "TensorBoard is not installed" in errors
     assert "SIGTERM: finishing this step, then saving" in errors
     assert "Traceback" not in errors
@@ -181,14 +179,12 @@ def test_ctrl_c_prints_the_command_that_resumes_and_a_second_one_ends_at_once(fo
     run = RunDirectory(folder / "my run")
     states = set(run.state.glob("ckpt-*.sha256"))
     wait_for(lambda: set(run.state.glob("ckpt-*.sha256")) - states, process)
-    before = time.monotonic()
     second = begin(*arguments)
-    output, error = second.communicate(timeout=20)
+    output, error = second.communicate(timeout=60)
     assert (second.returncode, output) == (2, "")
     assert error == f"error: the run directory my run is in use by pid {process.pid}; name another one\n"
-    assert time.monotonic() - before < 10  # one second, the interpreter's start included, where no tests run beside
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert re.search(r"resumed from .*ckpt-\d+, step \d+\n", errors)
     assert "Traceback" not in errors
