@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--data_dir", help="the folder of prepared TFDS sets")
     parser.add_argument("--out", default=DOCS, help="the folder to write")
     options = parser.parse_args()
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # each picture's model is traced anew
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # each picture's model is traced again
     for name, flags in PICTURES.items():
         if options.only and os.path.basename(name) not in options.only:
             continue
