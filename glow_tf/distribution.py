@@ -134,13 +134,19 @@ class ImageDistribution(_TransformedDistribution):
         return self.distribution
 
     def _call_log_prob(self, value: Any, name: str, **kwargs: Any) -> tf.Tensor:
-        return super()._call_log_prob(self.bijector.checked(value), name, **kwargs)
+        return super()._call_log_prob(self._checked(value), name, **kwargs)
 
     def _call_prob(self, value: Any, name: str, **kwargs: Any) -> tf.Tensor:
-        return super()._call_prob(self.bijector.checked(value), name, **kwargs)
+        return super()._call_prob(self._checked(value), name, **kwargs)
 
     def _call_unnormalized_log_prob(self, value: Any, name: str, **kwargs: Any) -> tf.Tensor:
-        return super()._call_unnormalized_log_prob(self.bijector.checked(value), name, **kwargs)
+        return super()._call_unnormalized_log_prob(self._checked(value), name, **kwargs)
+
+    def _checked(self, value: Any) -> tf.Tensor:
+        """The images; InputError if they are not valid or the temperature is 0, at which there is no density."""
+        if tf.get_static_value(self.distribution.distribution.scale) == 0:
+            raise InputError("temperature is 0: such a distribution has samples but no density")
+        return self.bijector.checked(value)
 
 
 def _slice_shape(shape: Sequence[int], slices: Any) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from glow_tf.bijectors import Split, Squeeze
 from glow_tf.bijectors.base import EVENT_NDIMS, batch_shape, sum_except_batch
 from glow_tf.bijectors.gaussian import standardize
 from glow_tf.config import GlowConfig
-from glow_tf.dequantization import Dequantizer
+from glow_tf.dequantization import Dequantizer, NoiseStream, uniform_noise
 from glow_tf.nn.architectures import ARCHITECTURES
 from glow_tf.nn.base import CouplingNetwork
 from glow_tf.nn.noise import NoiseFlow
@@ -111,10 +111,10 @@ class Flow(tf.Module):
         References: Kingma & Dhariwal 2018, section 3.1.
         """
         if self.noise is not None:
-            width = self.dequantizer.bin_width
-            lower = [self.dequantizer.dequantize(self.dequantizer.quantize(x), dtype=self._dtype) for x in batches]
-            uniform = [(x - low) / width for x, low in zip(batches, lower, strict=True)]
-            self.noise.initialize(uniform, [low + width / 2 for low in lower])
+            seeds = [[i, NoiseStream.INITIALIZE] for i in range(len(batches))]
+            uniform = [uniform_noise(tf.shape(x), seed, self._dtype) for x, seed in zip(batches, seeds, strict=True)]
+            quantize, dequantize = self.dequantizer.quantize, self.dequantizer.dequantize
+            self.noise.initialize(uniform, [dequantize(quantize(x), 0.5, self._dtype) for x in batches])
         batches = [self.preprocess(batch)[0] for batch in batches]
         for level, steps in enumerate(self.steps):
             batches = [Squeeze(dtype=self._dtype).inverse_and_log_det(batch)[0] for batch in batches]

@@ -60,7 +60,7 @@ class Glow(tf.Module):
         self._encode = CompiledFunction(lambda x, y=None: self.bijector(y).inverse(x), *specs)
         self._decode = CompiledFunction(lambda z, y=None: self.bijector(y).forward(z), *specs)
         self._level_log_probs = CompiledFunction(self.flow.level_log_probs, *specs)
-        self._dequantize: Any = self.flow.dequantize  # eagerly, where it is arithmetic
+        self._dequantize: Any = self.flow.dequantize  # uniform noise is too little work to compile
         if self.flow.noise is not None:
             self._dequantize = CompiledFunction(self.flow.dequantize, images, tf.TensorSpec(images.shape, tf.uint8))
         self._class_log_probs = CompiledFunction(lambda x: classes.class_log_probs(self.flow, x), images)
@@ -127,7 +127,7 @@ class Glow(tf.Module):
     def dequantize_and_log_prob(
         self, images: Array, seed: int | tf.Tensor, stream: int | tf.Tensor = NoiseStream.SCORE
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """(continuous pixels of uint8 images, the log density [B] of their noise: 0 where it is uniform)."""
+        """(continuous pixels [B, H, W, C] of uint8 images, log q(noise | image) [B] in nats, 0 for uniform noise)."""
         images = inputs.uint8_images(images, self.config.image_shape)
         inputs.check_seed(seed)
         uniform = dequantization.uniform_noise(tf.shape(images), [seed, stream], self._dtype)
@@ -135,9 +135,7 @@ class Glow(tf.Module):
 
     def log_prob(self, images: Array, labels: Labels | None = None) -> tf.Tensor:
         """[B], nats: the log density of images; without labels, under the mixture of all classes in equal parts."""
-        if labels is None and self.config.num_classes:
-            return classes.mixture_log_prob(self.class_log_probs(images))
-        return self._run(self._log_prob, inputs.continuous_images(images, self.config), labels)
+        return self._density(inputs.continuous_images(images, self.config), labels)
 
     def class_log_probs(self, images: Array) -> tf.Tensor:
         """[B, num_classes], nats: log p(image | class), from one pass through the flow for all classes."""
@@ -158,7 +156,7 @@ class Glow(tf.Module):
         This is a conservative bound, since part of the model's mass lies outside the pixel range; see `dequantization`.
         """
         values, noise_log_prob = self.dequantize_and_log_prob(images, seed)
-        return self.dequantizer.bits_per_dim(self.log_prob(values, labels) - noise_log_prob, self.config.num_dims)
+        return self.dequantizer.bits_per_dim(self._density(values, labels) - noise_log_prob, self.config.num_dims)
 
     def encode(self, images: Array, labels: Labels | None = None) -> tf.Tensor:
         """z [B, H, W, C] of images: the standardised latents of every level."""
@@ -257,6 +255,11 @@ class Glow(tf.Module):
     def summary(self) -> None:
         """Prints the levels, their shapes and their numbers of parameters."""
         print(summary.table(self))
+
+    def _density(self, values: tf.Tensor, labels: Labels | None) -> tf.Tensor:
+        if labels is None and self.config.num_classes:
+            return classes.mixture_log_prob(self._class_log_probs(values))
+        return self._run(self._log_prob, values, labels)
 
     def _run(self, function: CompiledFunction, values: tf.Tensor, labels: Labels | None) -> tf.Tensor:
         labels = inputs.class_labels(labels, self.config.num_classes, tf.shape(values)[0])

@@ -135,7 +135,7 @@ def class_labels(
         raise InputError(f"labels are {values.dtype.name}; {needed} are needed")
     if not values.shape.is_compatible_with([None]):
         raise InputError(f"labels have shape {_shape_text(values)}; {needed} of shape [B] are needed")
-    values = tf.cast(tf.ensure_shape(values, [None]), tf.int64)  # of uint64 too large for it, a negative number
+    values = tf.cast(tf.ensure_shape(values, [None]), tf.int64)  # uint64 beyond int64 becomes negative: refused
     if num_images is not None:
         counts = [tf.size(values), tf.convert_to_tensor(num_images)]
         values = _valid(values, tf.equal(*counts), "%d labels were given for %d images", counts)

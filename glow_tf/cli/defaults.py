@@ -68,7 +68,7 @@ DATASETS: dict[str, dict] = {
 
 # --preset. Flags on the command line take precedence here as well: --dataset and --data_dir select your own images.
 #
-# cifar10-small takes hours and fashion_mnist-small minutes on two CPU cores. The others are openai/glow's published
+# cifar10-small takes an hour or two and fashion_mnist-small minutes on two CPU cores. The others are openai/glow's published
 # runs. Batch sizes are totals over all of its workers, so one GPU needs a smaller --batch_size. Its warm-up is 10
 # "epochs" of 50,000 images counted as 32x32, converted here to epochs of the data set. Those runs had no fixed length:
 # `epochs` is our choice. ImageNet is TFDS's down-sampled version, whose 64x64 images are not van den Oord's; CelebA-HQ

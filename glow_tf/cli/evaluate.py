@@ -173,7 +173,7 @@ def explain_not_finite(glow: "Glow", bits: "np.ndarray", split: "ArrayDataset | 
     from glow_tf.training import diagnostics
 
     images, labels = image_data.pick(split, [int(bad[0])])
-    values = glow.dequantize(images)
+    values = glow.dequantize(images, FLAGS.seed)
     place = diagnostics.first_not_finite(glow, values, labels if glow.config.num_classes else None)
     where = f"; the first value that is not finite comes from {place}" if place else ""
     print(f"error: the bits/dim of {len(bad):,} of {len(bits):,} images is not finite{where}", file=sys.stderr)

@@ -20,7 +20,12 @@ OVERRIDDEN = {name for row in (*defaults.DATASETS.values(), defaults.OTHER, *def
 
 class _AutoParser(flags.BooleanParser):
     def parse(self, argument: str | bool | int) -> Any:
-        return argument if argument == AUTO else super().parse(argument)
+        if argument == AUTO:
+            return AUTO
+        try:
+            return super().parse(argument)
+        except ValueError:
+            raise ValueError("it must be true, false or auto") from None
 
 
 class AutoFlag(flags.Flag):

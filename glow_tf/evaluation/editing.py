@@ -12,12 +12,13 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from glow_tf._files import load_npy, printable, write_atomically
 from glow_tf.errors import InputError
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
-from glow_tf.inputs import Labels, class_labels
+from glow_tf.inputs import Labels, class_labels, temperature_of
 
 
 def labels_of(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> np.ndarray | None:
@@ -35,7 +36,7 @@ def labels_of(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> n
 
 def encode(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> np.ndarray:
     """Encodes uint8 images as z."""
-    return glow.encode(glow.dequantizer.dequantize(images, 0.5, glow.config.dtype), labels).numpy()
+    return glow.encode(glow.dequantize(images), labels).numpy()
 
 
 def decode(glow: Glow, z: np.ndarray, labels: Labels | None = None) -> np.ndarray:
@@ -50,7 +51,7 @@ def reconstruct(glow: Glow, images: np.ndarray, labels: Labels | None = None) ->
     >>> originals.shape, bool((originals == reconstructions).all())
     ((6, 4, 4, 1), True)
     """
-    seen = glow.dequantizer.quantize(glow.dequantizer.dequantize(images, 0.5, glow.config.dtype)).numpy()
+    seen = glow.dequantizer.quantize(glow.dequantize(images)).numpy()
     return np.stack([seen, decode(glow, encode(glow, images, labels), labels)])
 
 
@@ -197,6 +198,7 @@ def resample_levels(
     >>> resample_levels(glow, images[:2], columns=3, temperature=0.7, seed=0).shape
     (2, 3, 4, 4, 1)
     """
+    temperature = float(temperature_of(temperature, tf.float64))
     rng = np.random.default_rng(seed)
     z = encode(glow, images, labels)
     rows = []

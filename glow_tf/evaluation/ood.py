@@ -69,12 +69,16 @@ def score(
     """
     config = glow.config
     names_of_classes = class_names(glow.metadata, config.num_classes)
-    bits_of_batches, lossless, classes = [], [], []
+    one_sample, bits_of_batches, lossless, classes = [], [], [], []
     with _progress.phase("scoring", len(images)) as advance:
         for start in range(0, len(images), BATCH_SIZE):
             batch = images[start : start + BATCH_SIZE]
+            noise_seed = seed + start // BATCH_SIZE
+            one_sample.append(metrics.bits_per_dim_per_image(glow, batch, None, noise_seed))
             bits_of_batches.append(
-                metrics.bits_per_dim_per_image(glow, batch, None, seed + start // BATCH_SIZE, num_importance_samples)
+                metrics.bits_per_dim_per_image(glow, batch, None, noise_seed, num_importance_samples)
+                if num_importance_samples > 1
+                else one_sample[-1]
             )
             lossless += [lossless_bits(image, config.num_bits) / config.num_dims for image in batch]
             if config.num_classes:
@@ -89,7 +93,8 @@ def score(
     }
     summary = training_summary(glow)
     if summary is not None:
-        columns["typicality_p"] = metrics.typicality(bits, summary)
+        # The training images were scored with one sample of the noise, and more samples lower the bits/dim.
+        columns["typicality_p"] = metrics.typicality(np.concatenate(one_sample), summary)
     if classes:
         columns["most_likely_class"] = np.array(classes)
     return Scores(tuple(names), columns)

@@ -103,6 +103,13 @@ class ParameterModule(tf.Module):
         """{name in weights files: variable}, in a fixed order."""
         return {f"{self.name}/{key}": variable for key, variable in flatten(self.parameters)}
 
+    def assign_stacked(self, steps: Sequence[Parameters]) -> None:
+        """Assigns new values, one nested dictionary per step, to the variables [K, ...] of the same names."""
+        variables = dict(flatten(self.parameters))
+        flat = [dict(flatten(step)) for step in steps]
+        for name in flat[0]:
+            variables[name].assign(tf.stack([values[name] for values in flat]))
+
 
 def flatten(parameters: Parameters) -> Iterator[tuple[str, Any]]:
     """(name in weights files, value) of each leaf, in the order of the dictionaries."""

@@ -1,31 +1,35 @@
-"""Variational dequantisation: noise within the bins of an image that a small conditional flow has learned.
+"""Variational dequantisation: a small conditional flow learns the noise within the bins of each image.
 
 Uniform noise makes a density explain every point of a bin equally well, which a smooth density cannot do. Noise from
 q(u | image) may stay where the density is high, and bits/dim pays for it: E[log p(image + u) - log q(u | image)] is a
 lower bound of the log probability of the bytes for every q, and uniform noise is the case log q = 0.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors import AffineCoupling, Squeeze
-from glow_tf.bijectors.base import sum_except_batch
+from glow_tf.bijectors.base import halves, sum_except_batch, with_nonempty_batch
 from glow_tf.config import GlowConfig
-from glow_tf.nn.base import ParameterModule, slice_of
+from glow_tf.nn.base import ParameterModule, Parameters, slice_of
 from glow_tf.nn.plus import PlusNetwork
 
 # One coupling for each half of the channels.
 NUM_COUPLINGS = 2
 WIDTH = 32
 
-# Distance of the uniform noise from 0 and 1, where its logit is infinite.
+# Uniform noise is clipped to [MARGIN, 1 - MARGIN], since the logit is infinite at 0 and 1.
 MARGIN = 1e-6
+
+# Learned noise ends this far below 1: in float32, 255 plus a number closer to 1 is 256, the next bin.
+BIN_MARGIN = 2.0**-16
 
 
 class NoiseFlow(ParameterModule):
-    """A flow from uniform noise to noise in (0, 1) that depends on the image; at its initial values the identity.
+    """Maps uniform noise to noise in (0, 1) that depends on the image; initially the identity.
 
         u = sigmoid(h),  h = two affine couplings of logit(uniform noise), given the image
 
@@ -62,20 +66,18 @@ class NoiseFlow(ParameterModule):
             h, log_det = _swap_halves(h), log_det + log_det_of_coupling
         log_det += sum_except_batch(tf.math.log_sigmoid(h) + tf.math.log_sigmoid(-h))
         noise = self._squeeze.forward_and_log_det(tf.sigmoid(h))[0]
-        return tf.clip_by_value(noise, MARGIN, 1 - MARGIN), -log_det
+        return tf.clip_by_value(noise, MARGIN, 1 - BIN_MARGIN), -log_det
 
     def initialize(self, uniform: Sequence[tf.Tensor], images: Sequence[tf.Tensor]) -> None:
-        """Sets the actnorms of the networks from batches of the arguments of a call; works only in eager code."""
+        """Data-dependent initialisation of the networks' actnorms, from batches of a call's arguments; eager only."""
         h = [self._logit(batch)[0] for batch in uniform]
         contexts = [self._context(batch) for batch in images]
+        new_values = []
         for k in range(NUM_COUPLINGS):
-            inputs = [tf.concat([tf.split(a, 2, axis=-1)[0], b], axis=-1) for a, b in zip(h, contexts, strict=True)]
-            new, _ = self._network.initialize(slice_of(self.parameters["coupling"], k), inputs)
-            for layer, values in new.items():
-                for key, value in values.items():
-                    variable = self.parameters["coupling"][layer][key]
-                    variable.assign(tf.tensor_scatter_nd_update(variable, [[k]], value[tf.newaxis]))
-            h = [_swap_halves(batch) for batch in h]  # a new coupling changes nothing
+            inputs = [tf.concat([halves(a)[0], b], axis=-1) for a, b in zip(h, contexts, strict=True)]
+            new_values.append({"coupling": self._network.initialize(self._slice(k), inputs)[0]})
+            h = [_swap_halves(batch) for batch in h]  # a new coupling is the identity
+        self.assign_stacked(new_values)
 
     def _logit(self, uniform: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """(logit of squeezed uniform noise, its log-det [B])."""
@@ -87,12 +89,14 @@ class NoiseFlow(ParameterModule):
         return self._squeeze.inverse_and_log_det((images - self._middle) * (2 / self._range))[0]
 
     def _coupling(self, k: int, context: tf.Tensor) -> AffineCoupling:
-        parameters = slice_of(self.parameters["coupling"], k)
-        return AffineCoupling(
-            lambda x1: self._network.shift_and_log_scale(parameters, x1), dtype=context.dtype, context=context
-        )
+        def conditioner(x1: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return with_nonempty_batch(functools.partial(self._network.shift_and_log_scale, self._slice(k)), x1)
+
+        return AffineCoupling(conditioner, dtype=context.dtype, context=context)
+
+    def _slice(self, k: int) -> Parameters:
+        return slice_of(self.parameters["coupling"], k)
 
 
 def _swap_halves(values: tf.Tensor) -> tf.Tensor:
-    first, second = tf.split(values, 2, axis=-1)
-    return tf.concat([second, first], axis=-1)
+    return tf.concat(halves(values)[::-1], axis=-1)

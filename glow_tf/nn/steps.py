@@ -24,7 +24,7 @@ from glow_tf.bijectors.invertible_conv import random_rotations
 from glow_tf.bijectors.permutation import fixed_orders
 from glow_tf.bijectors.residuals import Residuals
 from glow_tf.config import GlowConfig
-from glow_tf.nn.base import CouplingNetwork, ParameterModule, Parameters, flatten, slice_of, zeros
+from glow_tf.nn.base import CouplingNetwork, ParameterModule, Parameters, slice_of, zeros
 from glow_tf.nn.layers import LOG_SCALE_FACTOR
 
 
@@ -118,13 +118,7 @@ class FlowSteps(ParameterModule):
         """
         batches = list(batches)
         prepared = self.prepared()
-        new_values: list[dict[str, tf.Tensor]] = []
-        for k in range(self._num_steps):
-            new = self._initialize_step(slice_of(prepared, k), batches)
-            new_values.append(dict(flatten(new)))
-        variables = dict(flatten(self.parameters))
-        for name in new_values[0]:
-            variables[name].assign(tf.stack([new[name] for new in new_values]))
+        self.assign_stacked([self._initialize_step(slice_of(prepared, k), batches) for k in range(self._num_steps)])
         return batches
 
     def _initialize_step(self, parameters: Parameters, batches: list[tf.Tensor]) -> dict[str, Any]:

@@ -100,3 +100,22 @@ def test_scores_include_the_density_of_the_noise(glow, images, tmp_path):
 def test_is_not_exported_to_openai(glow, tmp_path):
     with pytest.raises(InputError, match="variational dequantisation"):
         openai.write(glow, tmp_path / "model")
+
+
+def test_saturated_noise_stays_in_its_bin():
+    """Where the flow pushes all noise to one end, in float32, in the bins of the largest numbers."""
+    images = np.repeat(np.uint8([0, 1, 127, 128, 254, 255]), 16).reshape(6, 4, 4, 1)
+    for bias in (-14.0, 14.0):
+        glow = Glow(GlowConfig(**KIND, num_steps=1, width=4))
+        glow.flow.noise.parameters["coupling"]["conv3"]["bias"].assign_add(tf.fill([2, 4], bias))
+        values = glow.dequantize(images, seed=0)
+        assert np.max(values) < 0.5
+        np.testing.assert_array_equal(glow.dequantizer.quantize(values), images)
+
+
+def test_no_images():
+    glow = Glow(GlowConfig(**KIND, num_steps=1, width=4))
+    none = np.zeros([0, 4, 4, 1], np.uint8)
+    in_graph = tf.function(glow.bits_per_dim, input_signature=[tf.TensorSpec([None, 4, 4, 1], tf.uint8)])
+    assert glow.dequantize(none, seed=0).shape == (0, 4, 4, 1)
+    assert glow.bits_per_dim(none).shape == in_graph(none).shape == (0,)
