@@ -261,7 +261,7 @@ class TrainConfig:
     )
     mixed_precision: bool | str = _option(
         False,
-        "Compute the couplings' networks in bfloat16 while training; auto: if that is faster here.",
+        "Compute the coupling networks in bfloat16 during training; auto: only if that is faster here.",
         choices=(AUTO,),
     )
     jit_compile: bool = _option(False, "Compile the training step with XLA; for GPUs.")

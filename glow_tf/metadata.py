@@ -94,8 +94,8 @@ _IS_VALID: dict[str, Callable[[Any], bool]] = {
 # The metadata that this package reads. None means that a value is unknown; other keys are unrestricted.
 _METADATA = {
     **dict.fromkeys(("dataset", "command", "converted_from", "run_id"), "a text"),
-    **dict.fromkeys(("step", "epoch", "seed", "test_images"), "an integer"),
-    **dict.fromkeys(("test_bits_per_dim", "test_standard_error"), "a finite number"),
+    **dict.fromkeys(("step", "epoch", "seed", "test_images", "selection_images"), "an integer"),
+    **dict.fromkeys(("test_bits_per_dim", "test_standard_error", "selection_bits_per_dim"), "a finite number"),
     "class_names": "a list of texts",
     "train_bits_per_dim": "an object",
 }

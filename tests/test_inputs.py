@@ -232,3 +232,8 @@ def test_a_graph_checks_types_when_traced_and_values_when_run(glow, conditional)
     with pytest.raises(tf.errors.InvalidArgumentError) as failure:
         log_prob(images, [1])
     assert str(inputs.error_of_assertion(failure.value)) == "1 labels were given for 3 images"
+
+
+def test_no_density_at_temperature_zero(glow):
+    with pytest.raises(InputError, match="temperature is 0"):
+        glow.transformed_distribution(temperature=0.0).log_prob(glow.dequantize(PIXELS))

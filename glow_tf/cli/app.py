@@ -81,6 +81,7 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
         _fail(InputError(_unknown_flag(error.flagname, main)))
     except flags.Error as error:
         text = re.sub("invalid literal for int.*", "it is not an integer", str(error))
+        text = re.sub(r"\('Non-boolean argument.*", "it must be true or false", text)
         _fail(InputError(re.sub("could not convert string to float.*", "it is not a number", text)))
     except FileNotFoundError:
         _fail(InputError("the working directory no longer exists; change to another one"))

@@ -49,6 +49,8 @@ def check_flags() -> None:
         )
     if ways == ["positive"] and None in (FLAGS.positive, FLAGS.negative):
         raise InputError("--positive and --negative must be used together: images with the attribute and without it")
+    if FLAGS.direction is not None and FLAGS.save_direction is not None:
+        raise InputError("--save_direction is for a direction computed from images, not for one read by --direction")
     if FLAGS.csv is not None and FLAGS.attribute is None:
         raise InputError("--csv needs the name of a column: --attribute NAME")
     for file, what in ((FLAGS.csv, "table of comma-separated values"), (FLAGS.direction, "direction")):

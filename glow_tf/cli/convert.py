@@ -64,6 +64,9 @@ def _check_flags(arguments: list[str], program: str | None, target: str | None) 
         raise InputError(f"{program}'s files do not store the size of the images; set it with --img_size")
     if program == "glow-tf2" and FLAGS["n_bits"].present:
         raise InputError("--n_bits cannot be combined with --from glow-tf2, whose models have 8 bits per channel")
+    for name in ("img_size", "n_bits"):
+        if target and FLAGS[name].present:
+            raise InputError(f"--{name} cannot be combined with --to: the weights file stores it")
     if FLAGS.ema and program != "openai":
         raise InputError("--ema is for --from openai: only its checkpoints hold averaged weights")
     if target == "saved-model" and os.path.lexists(FLAGS.out):

@@ -68,11 +68,11 @@ DATASETS: dict[str, dict] = {
 
 # --preset. Flags on the command line take precedence here as well: --dataset and --data_dir select your own images.
 #
-# cifar10-small takes an hour or two and fashion_mnist-small minutes on two CPU cores. The others are openai/glow's published
-# runs. Batch sizes are totals over all of its workers, so one GPU needs a smaller --batch_size. Its warm-up is 10
-# "epochs" of 50,000 images counted as 32x32, converted here to epochs of the data set. Those runs had no fixed length:
-# `epochs` is our choice. ImageNet is TFDS's down-sampled version, whose 64x64 images are not van den Oord's; CelebA-HQ
-# and LSUN must be prepared by hand (TFDS explains how).
+# cifar10-small takes an hour or two and fashion_mnist-small minutes on two CPU cores. The others are openai/glow's
+# published runs. Batch sizes are totals over all of its workers, so one GPU needs a smaller --batch_size. Its warm-up
+# is 10 "epochs" of 50,000 images counted as 32x32, converted here to epochs of the data set. Those runs had no fixed
+# length: `epochs` is our choice. ImageNet is TFDS's down-sampled version, whose 64x64 images are not van den Oord's;
+# CelebA-HQ and LSUN must be prepared by hand (TFDS explains how).
 PRESETS: dict[str, dict] = {
     "cifar10-small": {
         "dataset": "cifar10",
@@ -158,8 +158,9 @@ PRESETS: dict[str, dict] = {
     },
 }
 
-# For a folder of images, or a TFDS data set that is not listed above: the network and the schedule of cifar10-small,
-# with smaller batches for fewer images. 5 bits look as good as 8 and are learned faster.
+# For a folder of images, or a TFDS data set that is not listed above: the depth, width and cool-down of cifar10-small,
+# but the paper's architecture, Adam, and smaller batches for fewer images. 5 bits look as good as 8 and are learned
+# faster.
 OTHER: dict = {
     "k_glow": 8,
     "width": 128,

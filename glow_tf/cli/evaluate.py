@@ -89,6 +89,9 @@ def check_flags(arguments: Sequence[str]) -> None:
     app.check_output("html")
     if FLAGS.images is not None:
         named_images.check(FLAGS.images)
+        for name in ("batch_size", "eval_images"):
+            if FLAGS[name].present:
+                raise InputError(f"--{name} is for a test split; it cannot be combined with --images")
         if FLAGS.dataset is not None and not reads_test_split():
             raise InputError("--dataset evaluates a whole split and --images scores single images; use one of them")
     if FLAGS.dataset is not None:

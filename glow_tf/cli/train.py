@@ -28,6 +28,7 @@ from absl import flags, logging
 from glow_tf._files import printable
 from glow_tf.cli import app, defaults, options
 from glow_tf.config import (
+    AUTO,
     COUPLINGS,
     DEQUANTIZATIONS,
     MAX_CHANNELS,
@@ -131,16 +132,12 @@ def main(arguments: list[str]) -> int:
             if archived:
                 print(f"the earlier run was moved to {archived}")
         _announce(trainer, images, run)
+        metadata = {"command": recorded_command(), "dataset": FLAGS.dataset, "seed": config.seed}
         result = trainer.fit(
             images.train,
             images.test,
             run_directory=run,
-            metadata={
-                "command": recorded_command(),
-                "dataset": FLAGS.dataset,
-                "seed": config.seed,
-                "class_names": list(images.class_names),
-            },
+            metadata=metadata | {"class_names": list(images.class_names)},
             settings={"dataset": FLAGS.dataset},
             images=images.fingerprint(),
         )
@@ -150,7 +147,8 @@ def main(arguments: list[str]) -> int:
 def _check_flags(arguments: list[str]) -> tuple[dict[str, Any], TrainConfig]:
     """(settings of the model, training options), checked as far as possible without data and TensorFlow."""
     if arguments:
-        raise InputError(f"unexpected argument {printable(arguments[0])}; --dataset names the data set")
+        hint = "write --mixed_precision=auto" if arguments[0] == AUTO else "--dataset names the data set"
+        raise InputError(f"unexpected argument {printable(arguments[0])}; {hint}")
     for name in ("dataset", "data_dir", "weights", "run_dir"):
         _check_utf8(name, FLAGS[name].value or "")
     for name in ("dataset", "img_size"):
@@ -164,6 +162,8 @@ def _check_flags(arguments: list[str]) -> tuple[dict[str, Any], TrainConfig]:
         present = [f"--{name}" for name in defaults.MODEL if FLAGS[name].value is not None]
         if present:
             raise InputError(f"{', '.join(present)} cannot be combined with --weights: the file defines the model")
+        if FLAGS.preset:
+            logging.warning("--weights defines the model; --preset sets only the data and the training")
     else:
         if config.weight_y and not model["conditional"]:
             raise InputError(f"--weight_y is {config.weight_y:g}, which needs --conditional")

@@ -66,8 +66,8 @@ def fingerprint(
 def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, bool]:
     """(how the data set of one fingerprint became that of another, whether training must not resume).
 
-    Resuming is wrong if images that are now held out have been trained on, under whatever name. Without a change the
-    message is empty.
+    Resuming is wrong if training images have become test images, under any name. A test image that merely equals one
+    that is still trained on is accepted, since data sets contain duplicates. Without a change the message is empty.
 
     >>> describe_change(fingerprint(1, 1, ["a"], ["b"]), fingerprint(2, 1, ["a", "c"], ["b"]))
     ('since the run began, 1 image was added and 0 images were removed; there are now 3', False)

@@ -85,6 +85,8 @@ def read_folder(
     listing.check_not_empty(root)
     files, bad = listing.find_images(root)
     images, paths, unreadable = _decode_all(root, files[:limit], image_size, channels)
+    if limit is not None and limit < len(files):
+        bad = [each for each in bad if each[0] < files[limit]]
     _report_bad(root, sorted(bad + unreadable), len(paths), max_bad)
     labels, class_names = listing.classes(paths)
     return FolderImages(images, labels, class_names, tuple(paths))

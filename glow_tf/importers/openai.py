@@ -254,6 +254,8 @@ def _check_exportable(config: GlowConfig, lu: bool) -> None:
         raise InputError(f"a model of the architecture {config.architecture} cannot be exported to OpenAI's format")
     if config.dequantization != "uniform":
         raise InputError("a model with variational dequantisation cannot be exported to OpenAI's format")
+    if config.pixels != "scale":
+        raise InputError("a model of the logit of the pixels cannot be exported to OpenAI's format")
     if tuple(config.pixel_range) != (-0.5, 0.5):
         raise InputError(f"OpenAI's pixels lie between -0.5 and 0.5; this model's pixel_range is {config.pixel_range}")
     if lu and config.permutation != "conv1x1":

@@ -34,7 +34,7 @@ def locate(name_or_path: str | os.PathLike) -> str | os.PathLike:
     >>> locate("digit")
     Traceback (most recent call last):
     ...
-    glow_tf.errors.InputError: digit does not exist; bundled weights: digits
+    glow_tf.errors.InputError: digit does not exist; bundled weights: cifar10, digits, fashion_mnist
     """
     path = os.fspath(name_or_path)
     if path in BUNDLED:

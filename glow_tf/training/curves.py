@@ -97,7 +97,7 @@ def training_time(seconds: float, cpu_seconds: float) -> str:
     ('1.5 hours, 5.0 minutes of CPU time', '1.5 minutes', '')
     """
     clock, cpu = (f"{t / 3600:.1f} hours" if t >= 3600 else f"{t / 60:.1f} minutes" for t in (seconds, cpu_seconds))
-    return f"{clock}, {cpu} of CPU time" if cpu_seconds else clock if seconds else ""
+    return f"{clock}, {cpu} of CPU time" if cpu_seconds > 0 else clock if seconds else ""
 
 
 def training_time_of(weights: str | os.PathLike, step: int | None) -> str:
@@ -109,7 +109,7 @@ def training_time_of(weights: str | os.PathLike, step: int | None) -> str:
         weights: the file, in the folder where the run has written it.
         step: its step.
     """
-    rows = History(Path(weights).parent.parent / "metrics.csv").rows
+    rows = History(Path(os.path.abspath(weights)).parent.parent / "metrics.csv").rows
     row = next((row for row in rows if row["step"] == step), {})
     return training_time(row.get("seconds", 0.0), row.get("cpu_seconds", 0.0))
 

@@ -106,7 +106,7 @@ def first_not_finite(glow: Glow, values: Array, labels: Labels | None = None) ->
         labels: [B] for a class-conditional model.
     """
     if not _is_finite(values):
-        return "the pixels or their noise"
+        return "the pixels" if glow.flow.noise is None else "the pixels or their learned noise"
     for layer in _layers(glow, values):
         if not (_is_finite(layer.output) and _is_finite(layer.log_det)):
             return f"level {layer.level}, step {layer.step}, {layer.name}"

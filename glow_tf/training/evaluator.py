@@ -104,8 +104,11 @@ class Evaluator:
         """
         record, step = self.record, self.trainer.step_count
         best, newest = (self._metadata_of(path) for path in (self.run.best_weights, self.run.weights))
-        if best.get("test_images") == self._limit and best.get("test_bits_per_dim") is not None:
-            record.best_bits_per_dim = min(record.best_bits_per_dim, float(best["test_bits_per_dim"]))
+        # The last weights of a run are scored on all test images, but chosen by as many as those before them.
+        chosen = "selection" if "selection_images" in best else "test"
+        bits = best.get(f"{chosen}_bits_per_dim")
+        if best.get(f"{chosen}_images") == self._limit and bits is not None:
+            record.best_bits_per_dim = min(record.best_bits_per_dim, float(bits))
         if not record.run_id or newest.get("run_id") != record.run_id or newest.get("step") != step:
             return None
         record.reported_step = step
@@ -152,6 +155,8 @@ class Evaluator:
                 self._last_look = time.monotonic()
                 self._look_seconds = self._last_look - start
             metadata = self._weights_metadata(glow, bits, error, count)
+            if count != self._limit and math.isfinite(best_bits):
+                metadata |= {"selection_bits_per_dim": best_bits, "selection_images": self._limit}
             self.try_to_save("weights", lambda: self._save_weights(glow, best_bits, metadata))
         self.record.reported_step = self.trainer.step_count
         return bits, error

@@ -125,7 +125,7 @@ def fit(
         run.check_writable(2 * _state_bytes(trainer))
         run.remove_stale_files()
         metadata = dict(metadata or {})
-        if config.mixed_precision == AUTO and run.has_saved():
+        if config.mixed_precision == AUTO and trainer.workers.count == 1 and run.has_saved():
             trainer.mixed_precision = run.read_json(run.settings).get("mixed_precision") is True
         if trainer.mixed_precision:
             # Not among the settings to compare on resuming: an explicit flag may change it.

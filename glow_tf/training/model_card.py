@@ -67,7 +67,7 @@ def text(
         metadata: of the weights file; missing entries are left out or reported as unknown.
         hardware: description of the machine.
         seconds: training time by the clock, evaluations included; 0 if unknown.
-        cpu_seconds: the same of all CPU cores.
+        cpu_seconds: training time summed over all CPU cores; 0 if unknown.
     """
     size = "x".join(map(str, config.image_shape))
     classes = f", {config.num_classes} classes" if config.num_classes else ""
@@ -75,8 +75,9 @@ def text(
     rows = {
         "data": f"{_inline(dataset)}, {size}, {config.num_bits} bits per channel{classes}",
         "licence of the data": _LICENCES.get(dataset, "not recorded"),
-        "model": f"Glow, L={config.num_levels}, K={config.num_steps}, width {config.width}, "
-        f"{config.coupling} coupling, {config.permutation}, {num_parameters:,} parameters",
+        "model": f"Glow ({config.architecture}), L={config.num_levels}, K={config.num_steps}, width {config.width}, "
+        f"{config.coupling} coupling, {config.permutation}, pixels {config.pixels}, "
+        f"{config.dequantization} dequantization, {num_parameters:,} parameters",
         "command": f"`{_inline(metadata.get('command', 'none: trained from Python'))}`",
         "precision": config.dtype + ", coupling networks in bfloat16" * bool(metadata.get("mixed_precision")),
         "steps": f"{metadata.get('step', 'unknown')}, epoch {metadata.get('epoch', 'unknown')}, "

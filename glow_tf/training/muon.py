@@ -1,7 +1,7 @@
 """Muon: steps of weight matrices that are orthogonal matrices, from the momentum of the gradient.
 
 Every direction of a matrix moves as far as every other; Adam's steps move a few directions of the matrix and hardly
-the rest. It is for the hidden kernels of networks; everything else stays with Adam.
+the rest. It trains the kernels of the coupling networks; all other variables use Adam.
 
 References: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; the scale of a step is that of Liu et al.
 2025 (arXiv 2502.16982), section 2.2.
@@ -17,8 +17,8 @@ MOMENTUM = 0.95
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
-# A gradient longer than CLIP times the usual is shortened to that; "usual" follows at this rate. One unusual batch
-# would otherwise turn the momentum, and with it every kernel, its way.
+# Gradients are clipped to CLIP times the running average of their global norm, which is updated at CLIP_RATE. Without
+# clipping, one outlier batch would dominate the momentum.
 CLIP = 2.0
 CLIP_RATE = 0.02
 

@@ -24,8 +24,8 @@ class Optimizer(tf.Module):
     learning rate: `learning_rate` times the schedule's factor
     ema: ema += (1 - decay_t) * (variable - ema), decay_t = min(ema_decay, (1 + t) / (10 + t)) in update t,
     so that the first steps do not average over the initial values; ema_decay 0 makes it equal to the variable
-    With "muon" the kernels of the couplings' networks take Muon's steps, all else Adam's, and gradients much longer
-    than usual are shortened.
+    With "muon", the kernels of the coupling networks use Muon, all other variables use Adam, and the global gradient
+    norm is clipped (see `muon.CLIP`).
 
     Args:
         variables: the trained variables.

@@ -67,6 +67,8 @@ class Reporter:
         # The table may be newer than the state, and earlier versions kept the time only there.
         record.seconds = max(record.seconds, self._history.last("seconds"))
         record.cpu_seconds = max(record.cpu_seconds, self._history.last("cpu_seconds"))
+        if self._history.rows and "cpu_seconds" not in self._history.rows[-1]:
+            record.cpu_seconds = math.nan  # the run was begun by a version that did not measure it
         self.pace = Pace(total_steps, steps_per_evaluation)
         self.pace.evaluation_seconds = self._history.last("evaluation_seconds")
         self._drawing_seconds, self._last_drawn, self._is_drawn = 0.0, -math.inf, True

@@ -39,8 +39,7 @@ class Recovery:
         """
         record = self.record
         if is_finite:
-            if record.skipped_in_a_row:
-                record.skipped_in_a_row = 0
+            record.skipped_in_a_row = 0
             return False
         record.skipped += 1
         record.skipped_in_a_row += 1

@@ -80,7 +80,8 @@ def _check_images(run: RunDirectory, before: dict[str, Any], now: Mapping[str, A
         num_train_before = old["num_images"] - old["num_test_images"]
     except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(f"{run.settings} is damaged: its images are not a fingerprint of a data set") from None
-    if not change:
+    records_pixels = bool(now.get("train_pixels")) and not old.get("train_pixels")  # earlier versions did not
+    if not change and not records_pixels:
         return
     num_train = now["num_images"] - now["num_test_images"]
     if num_train < batch_size <= num_train_before:
@@ -90,11 +91,12 @@ def _check_images(run: RunDirectory, before: dict[str, Any], now: Mapping[str, A
         raise InputError(
             f"{run.path} cannot be resumed on these images: {change}; restore the images, or start another run"
         )
-    logging.warning("%s", change)
+    if change:
+        logging.warning("%s", change)
     # All images that were ever trained on, so that the next change is compared with them, too.
     images = dict(now)
     for key in ("train_codes", "train_pixels"):
-        texts = (old.get(key, ""), now[key])
+        texts = (old.get(key, ""), now.get(key, ""))
         images[key] = "".join(sorted({text[i : i + 8] for text in texts for i in range(0, len(text), 8)}))
     run.write_json(run.settings, before | {"images": images})
 

@@ -23,6 +23,8 @@ WRONG_FLAGS = [
     (("--from", "glow-tf2", "x", "--n_bits", "5", "--out", "w"), "--n_bits cannot be combined with"),
     (("--from", "glow-tf2", "x", "--ema", "--out", "w"), "--ema is for"),
     (("--from", "openai", "x", "--n_bits", "9", "--out", "w"), "n_bits"),
+    (("--to", "openai", "x", "--img_size", "8", "--out", "w"), "--img_size cannot be combined with --to"),
+    (("--to", "openai", "x", "--n_bits", "5", "--out", "w"), "--n_bits cannot be combined with --to"),
 ]
 
 # (command line, what the error says); {prefix} is an OpenAI checkpoint, and "none" does not exist.

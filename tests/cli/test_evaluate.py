@@ -22,6 +22,8 @@ WRONG = {
     "--weights weights.h5 --images folder --csv empty": "--csv is empty, which is a folder; name a file",
     "--weights weights.h5 --images pipe": "pipe",
     "--weights weights.h5 --images folder --dataset digits": "use one of them",
+    "--weights weights.h5 --images folder --eval_images 9": "--eval_images is for a test split",
+    "--weights weights.h5 --images folder --batch_size 9": "--batch_size is for a test split",
     "--weights weights.h5 --images ./missing": "./missing does not exist",
     "--weights weights.h5 --images test:0": "do not say what they were trained on; name the data with --dataset",
     "--weights weights.h5 --dataset digits --images test:0,256": "the test split has 256 images",

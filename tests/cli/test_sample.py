@@ -135,6 +135,7 @@ WRONG_MODES = {
     "--mode attribute --attribute dark --positive x": "--positive and --attribute each define the attribute",
     "--mode attribute --direction table.csv": "table.csv is not a",
     "--mode attribute --direction new/d.npy --strength nan": "--strength is nan",
+    "--mode attribute --direction new/d.npy --save_direction e.npy": "not for one read by --direction",
     "--mode attribute --csv missing.csv --attribute x --direction missing.npy": "--direction and --attribute each",
     "--weights plain.h5 --mode pca --images a.png": "principal components need at least 2 images, not 1",
 }

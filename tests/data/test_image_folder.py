@@ -8,6 +8,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from PIL import Image
 from prepared import fill, png_with_header, random_picture
 
 from glow_tf.data import image_folder
@@ -68,6 +69,15 @@ def test_unusable_folders(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"found 0 images in .*; formats: PNG, JPEG, WEBP, BMP, TIFF, GIF"):
         image_folder.read_folder(tmp_path / "empty")
+
+
+def test_files_beyond_a_limit_do_not_count_as_bad(tmp_path):
+    for number in range(4):
+        Image.new("L", (4, 4)).save(tmp_path / f"{number}.png")
+        os.mkfifo(tmp_path / f"pipe{number}.png")
+    assert image_folder.read_folder(tmp_path, limit=2).paths == ("0.png", "1.png")
+    with pytest.raises(InputError, match="4 of 8 files"):
+        image_folder.read_folder(tmp_path)
 
 
 def test_companions_are_ignored_and_not_counted(tmp_path, caplog):

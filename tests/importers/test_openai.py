@@ -373,6 +373,8 @@ def test_another_programs_checkpoint(tmp_path):
         ({"pixel_range": (0.0, 1.0)}, False, "pixel_range"),
         ({"permutation": "shuffle"}, True, "LU form"),
         ({"architecture": "glow_tf2"}, False, "architecture glow_tf2"),
+        ({"pixels": "logit"}, False, "logit of the pixels"),
+        ({"dequantization": "variational"}, False, "variational dequantisation"),
     ],
 )
 def test_models_that_openai_has_not(config, lu, message):

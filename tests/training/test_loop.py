@@ -230,6 +230,17 @@ def test_the_last_evaluation_uses_all_test_images(path):
     assert fit(trainer_at_start(), path, epochs=2, eval_images=4).new_steps == 0
 
 
+def test_the_best_of_a_finished_run_is_known_to_a_longer_one(path, monkeypatch):
+    """The last weights are scored on all test images, and chosen by those that scored the others."""
+    results = iter([3.0, 1.0, 1.5, 2.0, 2.5])
+    monkeypatch.setattr(metrics, "bits_per_dim", lambda *_, limit, **__: (next(results), 0.1, limit or 12))
+    fit(trainer_at_start(), path, epochs=2, eval_images=4)
+    fit(trainer_at_start(), path, epochs=3, eval_images=4)
+    best = metadata(RunDirectory(path).best_weights)
+    assert (best["epoch"], best["test_bits_per_dim"], best["selection_bits_per_dim"]) == (2, 1.5, 1.0)
+    assert next(results, None) is None
+
+
 def test_a_warning_is_printed_once_and_when_it_applies(path, monkeypatch, capfd):
     monkeypatch.setattr(diagnostics, "complaints", lambda found: [f"{tag} is bad" for tag in found])
     fit(trainer_at_start(), path)

@@ -220,6 +220,14 @@ def test_metrics_csv_has_a_row_per_evaluation_and_survives_a_resume(run, clock, 
     assert float(rows_of(run)[0]["cpu_seconds"]) >= 0
 
 
+def test_cpu_time_of_a_run_that_did_not_measure_it_is_unknown(run, undrawn):
+    (run.path / "metrics.csv").write_text("step,seconds\n5,120\n")
+    record = RunRecord()
+    Reporter(run, record, 40, 8, 10).close()
+    assert record.seconds == 120 and np.isnan(record.cpu_seconds)
+    assert curves.training_time(record.seconds, record.cpu_seconds) == "2.0 minutes"
+
+
 def test_a_damaged_metrics_csv_is_replaced(run):
     (run.path / "metrics.csv").write_bytes(b"step,x\nthree,\xff\n")
     reporter = Reporter(run, RunRecord(), 40, 8, 10)
