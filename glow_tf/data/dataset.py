@@ -4,6 +4,7 @@ The order of the training images is a pure function of (seed, epoch), so a run r
 state, and the batches of all shards together do not depend on their number.
 """
 
+import abc
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -16,58 +17,14 @@ from absl import logging
 from glow_tf.errors import InputError
 
 
-@dataclasses.dataclass(frozen=True, eq=False, init=False)
-class ArrayDataset:
-    """Images and labels held in memory.
+class _Split(abc.ABC):
+    """The batches of an epoch, whatever the images are read from."""
 
-    Attributes:
-        images: uint8 [N, H, W, C].
-        labels: int32 [N]; zeros for images without labels.
-
-    Raises:
-        ValueError: if images or labels have another type or shape.
-
-    >>> split = ArrayDataset(images, labels=np.arange(6))
-    >>> split.num_images, split.steps_per_epoch(batch_size=4)
-    (6, 1)
-    >>> [labels.tolist() for _, labels in split.batches(4).as_numpy_iterator()]
-    [[0, 1, 2, 3], [4, 5]]
-    >>> batch, labels = next(split.training_batches(4, seed=0, epoch=0).as_numpy_iterator())
-    >>> batch.shape, batch.dtype.name
-    ((4, 4, 4, 1), 'uint8')
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
-        if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-            raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 [N, H, W, C], N > 0")
-        if labels is None:
-            labels = np.zeros(len(images), np.int32)
-        if labels.shape != images.shape[:1]:
-            raise ValueError(f"{len(images)} images, but labels of shape {labels.shape}")
-        object.__setattr__(self, "images", images)
-        object.__setattr__(self, "labels", np.asarray(labels, np.int32))
-
-    @property
-    def num_images(self) -> int:
-        """Number of images, N."""
-        return len(self.images)
+    num_images: int
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Number of full batches in one epoch; 1 if the images must be repeated to fill it."""
         return max(1, self.num_images // batch_size)
-
-    def batches(self, batch_size: int) -> tf.data.Dataset:
-        """Yields each image once, in fixed order: (uint8 [b, H, W, C], int32 [b]); the last batch may be smaller."""
-
-        def generate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for start in range(0, self.num_images, batch_size):
-                rows = slice(start, start + batch_size)
-                yield self.images[rows], self.labels[rows]
-
-        return _from_generator(generate, None, self.images.shape[1:])
 
     def training_batches(
         self,
@@ -95,21 +52,87 @@ class ArrayDataset:
         Raises:
             InputError: if `count` does not divide `batch_size`.
         """
-        rows = _shard_rows(batch_size, shard)
-        repeats = _repeats(self.num_images, batch_size)
-        generator = np.random.default_rng([seed, epoch])
+        index, count = shard
+        if batch_size % count:
+            raise InputError(f"the batch size {batch_size} is not divisible by the number of shards, {count}")
+        size = batch_size // count
+        repeats = math.ceil(batch_size / self.num_images)
+        if repeats > 1:
+            message = "%d training images are fewer than the batch size %d; they are repeated to fill it"
+            logging.log_first_n(logging.WARNING, message, 1, self.num_images, batch_size)
+        is_mirrored = np.random.default_rng([seed, epoch, 1]).random(repeats * self.num_images) < 0.5
+        rows = slice(index * size, (index + 1) * size)
+        return self._epoch(batch_size, [seed, epoch], rows, repeats, is_mirrored & flip, skip)
+
+    @abc.abstractmethod
+    def _epoch(
+        self, batch_size: int, seeds: list[int], rows: slice, repeats: int, is_mirrored: np.ndarray, skip: int
+    ) -> tf.data.Dataset:
+        """Yields these rows of each batch after the first `skip`; `is_mirrored` goes by the position in the order."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
+class ArrayDataset(_Split):
+    """Images and labels held in memory.
+
+    Attributes:
+        images: uint8 [N, H, W, C].
+        labels: int32 [N]; zeros for images without labels.
+        num_images: N.
+
+    Raises:
+        ValueError: if images or labels have another type or shape.
+
+    >>> split = ArrayDataset(images, labels=np.arange(6))
+    >>> split.num_images, split.steps_per_epoch(batch_size=4)
+    (6, 1)
+    >>> [labels.tolist() for _, labels in split.batches(4).as_numpy_iterator()]
+    [[0, 1, 2, 3], [4, 5]]
+    >>> batch, labels = next(split.training_batches(4, seed=0, epoch=0).as_numpy_iterator())
+    >>> batch.shape, batch.dtype.name
+    ((4, 4, 4, 1), 'uint8')
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    num_images: int
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
+        if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+            raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 [N, H, W, C], N > 0")
+        if labels is None:
+            labels = np.zeros(len(images), np.int32)
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"{len(images)} images, but labels of shape {labels.shape}")
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "labels", np.asarray(labels, np.int32))
+        object.__setattr__(self, "num_images", len(images))
+
+    def batches(self, batch_size: int) -> tf.data.Dataset:
+        """Yields each image once, in fixed order: (uint8 [b, H, W, C], int32 [b]); the last batch may be smaller."""
+
+        def generate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for start in range(0, self.num_images, batch_size):
+                rows = slice(start, start + batch_size)
+                yield self.images[rows], self.labels[rows]
+
+        return _from_generator(generate, None, self.images.shape[1:])
+
+    def _epoch(
+        self, batch_size: int, seeds: list[int], rows: slice, repeats: int, is_mirrored: np.ndarray, skip: int
+    ) -> tf.data.Dataset:
+        generator = np.random.default_rng(seeds)
         order = np.concatenate([generator.permutation(self.num_images) for _ in range(repeats)])
-        mirrored = _mirrored(seed, epoch, len(order)) & flip
 
         def generate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for step in range(skip, self.steps_per_epoch(batch_size)):
                 positions = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
-                indices, is_flipped = order[positions], mirrored[positions]
+                indices, is_flipped = order[positions], is_mirrored[positions]
                 images = self.images[indices]
                 images[is_flipped] = images[is_flipped, :, ::-1]
                 yield images, self.labels[indices]
 
-        return _from_generator(generate, batch_size // shard[1], self.images.shape[1:])
+        return _from_generator(generate, rows.stop - rows.start, self.images.shape[1:])
 
     def random_subset(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (images, labels) of `count` different images chosen at random, or of all if there are fewer."""
@@ -128,7 +151,7 @@ class EncodedExamples(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class StreamingDataset:
+class StreamingDataset(_Split):
     """Images of a TFDS split that is too large for memory, read from its files; has the methods of `ArrayDataset`.
 
     The training order comes from shuffled files and a buffer of 10,000 encoded images, both seeded by (seed, epoch):
@@ -145,46 +168,31 @@ class StreamingDataset:
     split: str
     num_images: int
 
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """As `ArrayDataset.steps_per_epoch`."""
-        return max(1, self.num_images // batch_size)
-
     def batches(self, batch_size: int) -> tf.data.Dataset:
         """As `ArrayDataset.batches`."""
         decoded = self.source.encoded(self.split).map(self.source.decode, tf.data.AUTOTUNE)
         return decoded.batch(batch_size).prefetch(2)
 
-    def training_batches(
-        self,
-        batch_size: int,
-        seed: int,
-        epoch: int,
-        *,
-        flip: bool = False,
-        skip: int = 0,
-        shard: tuple[int, int] = (0, 1),
+    def _epoch(
+        self, batch_size: int, seeds: list[int], rows: slice, repeats: int, is_mirrored: np.ndarray, skip: int
     ) -> tf.data.Dataset:
-        """As `ArrayDataset.training_batches`."""
-        rows = _shard_rows(batch_size, shard)
         num_steps = max(0, self.steps_per_epoch(batch_size) - skip)
-        repeats = _repeats(self.num_images, batch_size)
-        mirrored = _mirrored(seed, epoch, repeats * self.num_images) & flip
-        shuffle_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+        shuffle_seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
 
         def is_in_shard(position: tf.Tensor, _: Any) -> tf.Tensor:
             row = position % batch_size
             return (rows.start <= row) & (row < rows.stop)
 
         def decode(_: tf.Tensor, example_and_flip: tuple[Any, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-            example, is_mirrored = example_and_flip
+            example, is_flipped = example_and_flip
             image, label = self.source.decode(example)
-            return tf.cond(is_mirrored, lambda: image[:, ::-1], lambda: image), label
+            return tf.cond(is_flipped, lambda: image[:, ::-1], lambda: image), label
 
         examples = self.source.encoded(self.split, shuffle_seed).repeat(repeats)
-        examples = tf.data.Dataset.zip(examples, tf.data.Dataset.from_tensor_slices(mirrored))
+        examples = tf.data.Dataset.zip(examples, tf.data.Dataset.from_tensor_slices(is_mirrored))
         examples = examples.skip(skip * batch_size).take(num_steps * batch_size)
         images = examples.enumerate().filter(is_in_shard).map(decode, tf.data.AUTOTUNE)
-        return images.batch(batch_size // shard[1], drop_remainder=True).prefetch(2)
+        return images.batch(rows.stop - rows.start, drop_remainder=True).prefetch(2)
 
     def random_subset(self, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (images, labels) of the first `count` images in the training order of (seed, 0)."""
@@ -202,24 +210,3 @@ def _from_generator(
         tf.TensorSpec([batch_size], tf.int32),
     )
     return tf.data.Dataset.from_generator(generate, output_signature=signature).prefetch(2)
-
-
-def _shard_rows(batch_size: int, shard: tuple[int, int]) -> slice:
-    index, count = shard
-    if batch_size % count:
-        raise InputError(f"the batch size {batch_size} is not divisible by the number of shards, {count}")
-    size = batch_size // count
-    return slice(index * size, (index + 1) * size)
-
-
-def _repeats(num_images: int, batch_size: int) -> int:
-    """Number of uses of each image that fill one batch; warns if it is more than one."""
-    repeats = math.ceil(batch_size / num_images)
-    if repeats > 1:
-        message = "%d training images are fewer than the batch size %d; they are repeated to fill it"
-        logging.log_first_n(logging.WARNING, message, 1, num_images, batch_size)
-    return repeats
-
-
-def _mirrored(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch, 1]).random(count) < 0.5
