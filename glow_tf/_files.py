@@ -224,6 +224,15 @@ def printable(value: object, limit: int = MAX_PRINTED) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def counted(count: int, noun: str) -> str:
+    """Formats a number with its noun.
+
+    >>> counted(1, "image"), counted(2000, "image")
+    ('1 image', '2,000 images')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def format_names(names: Iterable[object]) -> str:
     """Lists up to 3 names in a printable form, and counts the rest.
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from glow_tf._files import printable
 from glow_tf.errors import InputError
 
 COUPLINGS = ("affine", "additive")
@@ -170,7 +172,7 @@ class GlowConfig:
         for key, value in values.items():
             expected = fields[key].type
             if expected in (int, str, bool) and type(value) is not expected:
-                raise InputError(f"the configuration's {key} is {value!r}, not of type {expected.__name__}")
+                raise InputError(f"the configuration's {key} is {_shown(value)}, not of type {expected.__name__}")
         return cls(**values)
 
 
@@ -198,7 +200,8 @@ def _option(
 
 
 # Ranges of several options: what is allowed in words, and the test of it.
-_COUNT = ("an integer from 1 up", lambda v: v >= 1)
+_COUNT = ("an integer from 1 to 2147483647", lambda v: 1 <= v < 2**31)
+_FROM_ZERO = ("an integer from 0 to 2147483647", lambda v: 0 <= v < 2**31)
 _EPOCHS = ("a number from 0 to 1e6", lambda v: 0 <= v <= 1e6)
 
 
@@ -227,7 +230,7 @@ class TrainConfig:
         1e-3,
         "Learning rate between warm-up and cool-down.",
         "a number above 0, 0.001 is usual",
-        lambda v: 0 < v < math.inf,
+        lambda v: 0 < v <= sys.float_info.max,
         is_fixed=True,
     )
     warmup_epochs: float = _option(1.0, "Epochs over which the learning rate rises from 0.", *_EPOCHS, is_fixed=True)
@@ -253,7 +256,7 @@ class TrainConfig:
         0.0,
         "Weight of the classifier's loss (bits per image) beside the bits/dim; 0.01 is usual, 0 leaves it out.",
         "a number from 0 up, 0.01 is usual",
-        lambda v: 0 <= v < math.inf,
+        lambda v: 0 <= v <= sys.float_info.max,
         is_fixed=True,
     )
     backprop: str = _option(
@@ -266,13 +269,7 @@ class TrainConfig:
     )
     jit_compile: bool = _option(False, "Compile the training step with XLA; for GPUs.")
     flip: bool = _option(False, "Mirror training images at random; for natural images only.", is_fixed=True)
-    seed: int = _option(
-        0,
-        "Seed for weights, noise and data order.",
-        "an integer from 0 to 2147483647",
-        lambda v: 0 <= v < 2**31,
-        is_fixed=True,
-    )
+    seed: int = _option(0, "Seed for weights, noise and data order.", *_FROM_ZERO, is_fixed=True)
     evaluate_every: int = _option(1, "Epochs between evaluations, each with pictures and weights.", *_COUNT)
     eval_images: int | None = _option(
         None,
@@ -281,7 +278,7 @@ class TrainConfig:
         *_COUNT,
         is_fixed=True,
     )
-    keep: int = _option(0, "Epoch snapshots of the weights to keep.", "an integer from 0 up", lambda v: v >= 0)
+    keep: int = _option(0, "Epoch snapshots of the weights to keep.", *_FROM_ZERO)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -309,13 +306,13 @@ def _check_option(field: dataclasses.Field, value: Any) -> None:
         return
     numbers = (int, float) if field.type is float else int
     if isinstance(value, bool) or not isinstance(value, numbers) or not options["is_valid"](value):
-        raise InputError(f"{field.name} is {value}; it must be {options['valid']}")
+        raise InputError(f"{field.name} is {_shown(value)}; it must be {options['valid']}")
 
 
 def _tuple(name: str, value: Any, length: int, kind: type | tuple[type, ...]) -> tuple:
     is_sequence = isinstance(value, (tuple, list)) and len(value) == length
     if not (is_sequence and all(isinstance(v, kind) and not isinstance(v, bool) for v in value)):
-        raise InputError(f"{name} is {value!r}; it must hold {length} numbers")
+        raise InputError(f"{name} is {_shown(value)}; it must hold {length} numbers")
     return tuple(value)
 
 
@@ -329,17 +326,24 @@ def _check_pixel_range(low: float, high: float) -> None:
 
 def _check_range(name: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InputError(f"{name} is {value!r}; it must be an integer from {low} to {high}")
+        raise InputError(f"{name} is {_shown(value)}; it must be an integer from {low} to {high}")
 
 
 def _check_flag(name: str, value: Any, *others: str) -> None:
     if not isinstance(value, bool) and value not in others:
-        raise InputError(f"{name} is {value!r}; it must be {' or '.join(['True', 'False', *others])}")
+        raise InputError(f"{name} is {_shown(value)}; it must be {' or '.join(['True', 'False', *others])}")
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise InputError(f"{name} is {value!r}; it can be {', '.join(choices)}")
+        raise InputError(f"{name} is {_shown(value)}; it can be {', '.join(choices)}")
+
+
+def _shown(value: object) -> str:
+    try:
+        return printable(repr(value))
+    except ValueError:  # an integer of thousands of digits
+        return f"<{type(value).__name__}>"
 
 
 def _nearby(side: int, factor: int) -> str:

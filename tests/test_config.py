@@ -124,6 +124,30 @@ def test_shapes_of_the_paper():
     assert config.squeezed_shapes() == [(16, 32, 12), (8, 16, 24), (4, 8, 48)]
 
 
+@pytest.mark.parametrize("value", [10**400, 10**5000, -(10**400)], ids=["large", "unprintable", "negative"])
+def test_integers_beyond_any_float_are_refused(value):
+    numbers = [field for field in dataclasses.fields(TrainConfig) if field.type in (int, float, int | None)]
+    assert len(numbers) == 13
+    for field in numbers:
+        with pytest.raises(InputError, match=f"^{field.name} is .*; it must be "):
+            TrainConfig(**{field.name: value})
+    for name in (
+        "num_levels",
+        "num_steps",
+        "width",
+        "num_bits",
+        "num_classes",
+        "coupling",
+        "learned_top",
+        "pixel_range",
+    ):
+        with pytest.raises(InputError, match=f"^{name} is .*; it (must|can) "):
+            GlowConfig(**GOOD | {name: value})
+    for shape in ((value, 8, 3), (8, value, 3), (8, 8, value)):
+        with pytest.raises(InputError, match=" is .*; it must be an integer from 1 to "):
+            GlowConfig(image_shape=shape)
+
+
 def test_integers_are_numbers_for_training_options():
     options = {"learning_rate": 1, "warmup_epochs": 2, "beta_2": 0, "ema_decay": 0, "weight_y": 1}
     config = TrainConfig(**options)

@@ -11,7 +11,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "glow_tf"
 # The folders and the modules beside them, lowest floor first.
 FLOORS = (
     ("errors", "_gc", "_hdf5_contents"),
-    ("_files", "_progress", "config", "inputs", "bijectors"),
+    ("_files",),
+    ("_progress", "config", "inputs", "bijectors"),
     ("nn", "dequantization", "_hdf5", "metadata"),
     ("weights",),
     ("pretrained", "_compiled", "distribution", "flow", "latents", "summary"),
