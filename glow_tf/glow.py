@@ -105,7 +105,7 @@ class Glow(tf.Module):
         """Sets every actnorm from images [N, H, W, C], once, before training: eagerly, outside `strategy.run`."""
         images = inputs.continuous_images(images, self.config)
         if not len(images):
-            raise InputError("0 images were given to initialize from; 1 or more are needed")
+            raise InputError("0 images were given to initialise from; 1 or more are needed")
         self.flow.initialize(chunks(images, images_per_chunk(self.config.image_shape)))
         self.is_initialized = True
 

@@ -13,7 +13,7 @@ def line(glow: "Glow") -> str:
     """The configuration's main numbers and the number of parameters."""
     config = glow.config
     classes = f", num_classes={config.num_classes}" if config.num_classes else ""
-    state = "" if glow.is_initialized else ", actnorms not initialized"
+    state = "" if glow.is_initialized else ", actnorms not initialised"
     return (
         f"<Glow image_shape={config.image_shape}, num_levels={config.num_levels}, num_steps={config.num_steps}, "
         f"width={config.width}{classes}: {glow.num_parameters:,} parameters{state}>"

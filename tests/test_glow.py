@@ -378,7 +378,7 @@ def test_words(capsys):
     glow = make_glow(num_classes=3, classifier=True)
     assert repr(glow) == (
         "<Glow image_shape=(4, 8, 2), num_levels=2, num_steps=2, width=8, num_classes=3: "
-        f"{glow.num_parameters:,} parameters, actnorms not initialized>"
+        f"{glow.num_parameters:,} parameters, actnorms not initialised>"
     )
     glow.summary()
     first, _, *rows, total = capsys.readouterr().out.splitlines()

@@ -35,10 +35,8 @@ flags.DEFINE_bool("help", False, "Show this help.", short_name="h")
 flags.DEFINE_bool("debug", False, "Show tracebacks and the messages of TensorFlow and other libraries.")
 
 # Help texts of flags that several commands define.
-WEIGHTS_HELP = (
-    "A weights file, a run's folder, or the name of bundled weights. Default: the newest run under runs/, "
-    "otherwise the bundled digits."
-)
+WEIGHTS_HELP = f"A weights file, a run's folder, or the name of bundled weights ({', '.join(pretrained.BUNDLED)})."
+NEWEST_WEIGHTS_HELP = f"{WEIGHTS_HELP} Default: the newest run under runs/, or else bundled weights."
 DATA_DIR_HELP = "The folder of prepared TFDS data sets. Default: TFDS's own."
 DOWNLOAD_HELP = "Download a TFDS data set that is not prepared yet."
 
@@ -48,11 +46,20 @@ COMMANDS = {
     "sample": "sample.py",
     "evaluate": "evaluate.py",
     "convert": "convert.py",
+    "inspect": "python3 -m glow_tf inspect",
     "explore": "python3 -m glow_tf explore",
 }
 
 # Flags whose name differs from that of the setting in the code.
 FLAG_NAMES = {"num_levels": "l_glow", "num_steps": "k_glow", "num_bits": "n_bits", "image_shape": "img_size"}
+
+# {pattern in absl's message about a flag's value: its replacement}.
+_PLAIN = {
+    "(invalid literal for int|Exceeds the limit).*": "it is not an integer",
+    "could not convert string to float.*": "it is not a number",
+    r"\('Non-boolean argument.*": "it must be true or false",
+    r"(?s)(?<==)(.{60}).+(?=: )": r"\1...",  # a long value would hide the reason behind it
+}
 
 HELP_WIDTH = 110
 MAX_MESSAGE = 1000  # characters
@@ -80,9 +87,10 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
     except flags.UnrecognizedFlagError as error:
         _fail(InputError(_unknown_flag(error.flagname, main)))
     except flags.Error as error:
-        text = re.sub("invalid literal for int.*", "it is not an integer", str(error))
-        text = re.sub(r"\('Non-boolean argument.*", "it must be true or false", text)
-        _fail(InputError(re.sub("could not convert string to float.*", "it is not a number", text)))
+        message = str(error)
+        for pattern, replacement in _PLAIN.items():
+            message = re.sub(pattern, replacement, message)
+        _fail(InputError(message))
     except FileNotFoundError:
         _fail(InputError("the working directory no longer exists; change to another one"))
     _configure_messages()

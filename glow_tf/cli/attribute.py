@@ -61,15 +61,22 @@ def check_flags() -> None:
             listing.check_not_empty(registry.check_folder(folder))
 
 
-def check_model(model: "app.Weights") -> None:
-    """Raises InputError for a class that the model's data set lacks, or for data that is missing."""
+def reads_data_set() -> bool:
+    """Whether the examples come from a data set."""
+    return bool(_classes()) or (FLAGS.attribute is not None and FLAGS.csv is None)
+
+
+def _classes() -> dict[str, str]:
+    """{flag: name} of the classes that --positive and --negative name."""
     values = {f"--{flag}": FLAGS[flag].value or "" for flag in ("positive", "negative")}
-    of_class = {flag: value.removeprefix(CLASS) for flag, value in values.items() if value.startswith(CLASS)}
-    if of_class or (FLAGS.attribute is not None and FLAGS.csv is None):
-        named_images.check_data(model)
+    return {flag: value.removeprefix(CLASS) for flag, value in values.items() if value.startswith(CLASS)}
+
+
+def check_model(model: "app.Weights") -> None:
+    """Raises InputError for a class that the model's data set lacks."""
     names = model.metadata.get("class_names")
     if names and FLAGS.dataset is None:
-        for flag, name in of_class.items():
+        for flag, name in _classes().items():
             index_of_class(name, names, flag)
 
 

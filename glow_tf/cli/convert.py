@@ -29,6 +29,7 @@ PROGRAMS = ("openai", "glow-tf2", "rosinality")
 
 flags.DEFINE_enum("from", None, PROGRAMS, "Program that wrote the weights: openai/glow, GLOW-tf2 or rosinality's.")
 flags.DEFINE_enum("to", None, ["openai", "saved-model"], "Format to write a weights.h5 in.")
+flags.DEFINE_string("weights", None, "The file to read; the same as the argument.")
 flags.DEFINE_string("out", None, "The weights.h5 to write; with --to, the checkpoint's prefix or the folder.")
 flags.DEFINE_integer("img_size", None, "Side of the images, which openai and rosinality do not store.", lower_bound=1)
 flags.DEFINE_integer("n_bits", 8, "Bits per channel, which openai and rosinality do not store.", 1, 8)
@@ -56,8 +57,9 @@ def _check_flags(arguments: list[str], program: str | None, target: str | None) 
     """The path to read; raises InputError for contradictory flags, and then for files that do not exist."""
     if bool(program) == bool(target):
         raise InputError(f"use either --from, one of {', '.join(PROGRAMS)}, or --to openai or saved-model")
-    if len(arguments) != 1:
-        raise InputError(f"expected one path to read, not {len(arguments)}")
+    sources = [*arguments, *([FLAGS.weights] if FLAGS.weights else [])]
+    if len(sources) != 1:
+        raise InputError(f"expected one path to read, not {len(sources)}")
     if not FLAGS.out:
         raise InputError("name the file to write with --out")
     if program in ("openai", "rosinality") and FLAGS.img_size is None:
@@ -73,10 +75,10 @@ def _check_flags(arguments: list[str], program: str | None, target: str | None) 
         raise InputError(f"--out {printable(FLAGS.out)} exists already; name a folder to make")
     app.check_output("out")
     if target:
-        return app.find_weights(arguments[0]).path
+        return app.find_weights(sources[0]).path
     if program != "openai":  # whose checkpoints are several files
-        check_file(arguments[0], f"weights file of {program}")
-    return arguments[0]
+        check_file(sources[0], f"weights file of {program}")
+    return sources[0]
 
 
 def _read(program: str | None, source: str | os.PathLike) -> "Glow":

@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags, logging
 
 from glow_tf import metadata
-from glow_tf._files import printable
+from glow_tf._files import counted, printable
 from glow_tf.cli import attribute, defaults, images
 from glow_tf.errors import InputError
 
@@ -224,9 +224,15 @@ def check_model(model: "app.Weights") -> None:
         raise InputError("an interpolation needs pairs of images; name two of them with --images")
     if FLAGS.mode == "attribute":
         attribute.check_model(model)
-    reads_data = FLAGS.mode not in ("samples", "temperature") and not FLAGS.images
-    if reads_data or any(value.startswith(images.TEST) for value in FLAGS.images or ()):
+    if reads_data_set():
         images.check_data(model)
+
+
+def reads_data_set() -> bool:
+    """Whether the picture needs images of a data set, not only files and samples."""
+    if FLAGS.mode in ("samples", "temperature"):
+        return False
+    return images.reads_data_set() or (FLAGS.mode == "attribute" and attribute.reads_data_set())
 
 
 def common_labels(glow: "Glow", count: int) -> list[int] | None:
@@ -289,11 +295,6 @@ def images_for_components(glow: "Glow") -> tuple[np.ndarray, np.ndarray, str, Se
     if len(chosen) < 2:
         raise InputError(f"principal components need at least 2 images, not {len(chosen)}")
     return chosen, labels, source, names
-
-
-def counted(count: int, noun: str) -> str:
-    """'1 image' or '2 images'."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def short(name: str) -> str:

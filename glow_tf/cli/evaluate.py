@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("weights", None, app.WEIGHTS_HELP)
+flags.DEFINE_string("weights", None, app.NEWEST_WEIGHTS_HELP)
 flags.DEFINE_string("dataset", None, "Data set or folder of images. Default: the data set the weights were trained on.")
 flags.DEFINE_string("data_dir", None, app.DATA_DIR_HELP)
 flags.DEFINE_bool("download", False, "Download the TFDS data set that --dataset names if it is not prepared.")
@@ -67,8 +67,8 @@ MAX_ROWS = 20
 def main(arguments: Sequence[str]) -> int:
     """Scores a test split, or single images where --images names some; returns the exit status."""
     check_flags(arguments)
-    weights = app.find_weights(FLAGS.weights, needs_data=True)
-    if FLAGS.images is None or reads_test_split():
+    weights = app.find_weights(FLAGS.weights, needs_data=named_images.reads_data_set())
+    if named_images.reads_data_set():
         named_images.check_data(weights)
     app.import_tensorflow()
     from glow_tf.glow import Glow
@@ -92,15 +92,7 @@ def check_flags(arguments: Sequence[str]) -> None:
         for name in ("batch_size", "eval_images"):
             if FLAGS[name].present:
                 raise InputError(f"--{name} is for a test split; it cannot be combined with --images")
-        if FLAGS.dataset is not None and not reads_test_split():
-            raise InputError("--dataset evaluates a whole split and --images scores single images; use one of them")
-    if FLAGS.dataset is not None:
-        registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
-
-
-def reads_test_split() -> bool:
-    """Whether --images names images of the test split."""
-    return any(value.startswith(named_images.TEST) for value in FLAGS.images)
+    named_images.check_data_flags(named_images.reads_data_set())
 
 
 def report_conversion(glow: "Glow", name: str) -> None:
@@ -242,7 +234,7 @@ def score_images(glow: "Glow", weights: str) -> int:
     if FLAGS.html:
         ood.write_html(FLAGS.html, scores, read.images, f"{', '.join(FLAGS.images)}, scored by {weights}")
     bits, corrected = scores.columns["bits_per_dim"], scores.columns["corrected_bits_per_dim"]
-    summary = metrics.describe(bits.mean(), metrics.standard_error(bits), len(bits), "images")
+    summary = metrics.describe(bits.mean(), metrics.standard_error(bits), len(bits), "image")
     print(f"{summary}, {corrected.mean():+.4f} against PNG or WebP ({weights})")
     report_conversions(glow, read.names)
     if any(registry.is_same_folder(glow.metadata.get("dataset"), folder) for folder in FLAGS.images):

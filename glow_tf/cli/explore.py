@@ -30,7 +30,7 @@ FLAGS = flags.FLAGS
 
 HOST = "127.0.0.1"  # this machine only
 
-flags.DEFINE_string("weights", None, app.WEIGHTS_HELP)
+flags.DEFINE_string("weights", None, app.NEWEST_WEIGHTS_HELP)
 flags.DEFINE_integer("port", None, "The port. Default: the first free one from 7860.", lower_bound=1, upper_bound=65535)
 flags.DEFINE_multi_string("direction", [], "NAME=FILE, a direction that sample.py saved; may be repeated.")
 flags.DEFINE_string(

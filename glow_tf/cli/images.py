@@ -71,6 +71,22 @@ def count(values: Sequence[str]) -> int:
     )
 
 
+def reads_data_set() -> bool:
+    """Whether images of the data set are read: of its test split, or because --images is missing."""
+    return not FLAGS.images or any(value.startswith(TEST) for value in FLAGS.images)
+
+
+def check_data_flags(reads_data: bool) -> None:
+    """Raises InputError for a data set that does not exist, or that is named but not read."""
+    if reads_data and FLAGS.dataset is not None:
+        registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
+    for name in ("dataset", "data_dir", "download"):
+        if FLAGS[name].present and not reads_data:
+            raise InputError(
+                f"--{name} is about a data set, but --images names only files and folders; use one of them"
+            )
+
+
 def check_data(model: "app.Weights") -> None:
     """Raises InputError if the data set of `data_of` is missing, without importing TensorFlow."""
     name = FLAGS.dataset or registry.check_recorded(model.metadata.get("dataset"), FLAGS.data_dir)

@@ -1,6 +1,6 @@
 """Describes a weights file in ten lines, without importing TensorFlow.
 
-    python3 -m glow_tf inspect weights.h5           a file, a run's folder, or the name of bundled weights
+    python3 -m glow_tf inspect weights.h5           the same as inspect --weights weights.h5
     python3 -m glow_tf inspect                      the newest weights under runs/, or else bundled ones
 
 The checksum is verified and every number is read, so a file that passes can be loaded. Exit status: 0, or 2 with one
@@ -11,12 +11,16 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from absl import flags
+
 from glow_tf import pretrained, weights
 from glow_tf._files import printable
 from glow_tf.cli import app, defaults
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.training import curves
+
+FLAGS = flags.FLAGS
 
 # `nn.base.NON_TRAINABLE`, without importing TensorFlow: P, the signs of s and the channel orders.
 _NON_TRAINABLE = ("conv1x1/permutation", "conv1x1/sign_s", "permutation/indices")
@@ -96,13 +100,16 @@ def _text(value: object) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Prints what a weights file or a run contains."""
-    if len(arguments) > 1:
-        raise InputError(f"expected one file, not {len(arguments)}")
-    path = pretrained.find(arguments[0] if arguments else None, defaults.RUNS)
+    names = [*arguments, *([FLAGS.weights] if FLAGS.weights else [])]
+    if len(names) > 1:
+        raise InputError(f"expected one weights file, not {len(names)}")
+    path = pretrained.find(names[0] if names else None, defaults.RUNS)
     for title, text in describe(path).items():
         print(f"{title:<11} {text}")
 
 
 def run() -> NoReturn:
     """Runs the command with the arguments of the command line; does not return."""
+    # Defined here and not on import, since `describe` has users beside commands that define the same flag.
+    flags.DEFINE_string("weights", None, app.NEWEST_WEIGHTS_HELP)
     app.run(main, __doc__)

@@ -24,7 +24,6 @@ from absl import flags, logging
 from glow_tf import _progress
 from glow_tf._files import printable
 from glow_tf.cli import app, attribute, defaults, drawings, images
-from glow_tf.data import registry
 from glow_tf.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -44,7 +43,7 @@ MODES = {
 }
 
 flags.DEFINE_enum("mode", "samples", [*MODES], "The picture to draw.")
-flags.DEFINE_string("weights", None, app.WEIGHTS_HELP)
+flags.DEFINE_string("weights", None, app.NEWEST_WEIGHTS_HELP)
 flags.DEFINE_float("temp", defaults.TEMPERATURE, "Temperature: 0 draws the mode, 1 samples the model itself.")
 flags.DEFINE_integer(
     "n", None, "The number of images, or of pairs. Default: as many as fit.", lower_bound=1, upper_bound=10_000
@@ -85,8 +84,7 @@ HIGH_TEMPERATURE = 1.5  # above this, few samples look like the data
 def main(arguments: list[str]) -> int:
     """Draws the picture that the flags describe; returns the exit status."""
     check_flags(arguments)
-    needs_data = FLAGS.mode not in ("samples", "temperature") and FLAGS.data_dir is None
-    weights = app.find_weights(FLAGS.weights, needs_data)
+    weights = app.find_weights(FLAGS.weights, needs_data=drawings.reads_data_set() and FLAGS.data_dir is None)
     drawings.check_model(weights)
     app.import_tensorflow()
     from glow_tf.dequantization import count_overflows
@@ -162,8 +160,7 @@ def check_flags(arguments: Sequence[str]) -> None:
     if FLAGS.mode == "attribute":
         attribute.check_flags()
     images.check(FLAGS.images or ())
-    if FLAGS.dataset is not None:
-        registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
+    images.check_data_flags(drawings.reads_data_set())
 
 
 def frames_of(drawing: drawings.Drawing, caption: str) -> list[np.ndarray]:

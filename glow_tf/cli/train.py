@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags, logging
 
-from glow_tf._files import printable
+from glow_tf._files import counted, printable
 from glow_tf.cli import app, defaults, options
 from glow_tf.config import (
     AUTO,
@@ -73,7 +73,7 @@ flags.DEFINE_enum(
     "dequantization", None, DEQUANTIZATIONS, "Noise within the bins: the paper's, or learned. Default: uniform."
 )
 flags.DEFINE_bool("conditional", None, "Learn one Gaussian per class; the images need labels or class folders.")
-flags.DEFINE_string("weights", None, "Start from this weights file or run's folder, which also defines the model.")
+flags.DEFINE_string("weights", None, f"Start from these weights, which also define the model. {app.WEIGHTS_HELP}")
 flags.DEFINE_enum("preset", None, [*defaults.PRESETS], "Settings of a known run.")
 flags.DEFINE_enum(
     "strategy", "mirrored", ["mirrored", "multi_worker"], "Train on this machine's devices, or in several processes."
@@ -122,6 +122,8 @@ def main(arguments: list[str]) -> int:
         model, config = _check_flags(arguments)
         weights = app.find_weights(FLAGS.weights) if FLAGS.weights else None
         kind = registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
+        if FLAGS["max_bad"].present and kind != "folder":
+            raise InputError(f"--max_bad is for a folder of images; {FLAGS.dataset} is none")
         run = _run_directory(_known_settings(model, weights, kind) | config.fixed() | {"dataset": FLAGS.dataset})
         tf = app.import_tensorflow(starts_devices=FLAGS.strategy != "multi_worker")
         if config.jit_compile and not tf.config.list_physical_devices("GPU"):
@@ -149,6 +151,10 @@ def _check_flags(arguments: list[str]) -> tuple[dict[str, Any], TrainConfig]:
     if arguments:
         hint = "write --mixed_precision=auto" if arguments[0] == AUTO else "--dataset names the data set"
         raise InputError(f"unexpected argument {printable(arguments[0])}; {hint}")
+    if FLAGS["communication"].present and FLAGS.strategy != "multi_worker":
+        raise InputError("--communication is for --strategy multi_worker; leave it out")
+    if not 0 <= FLAGS.max_bad <= 1:  # absl takes NaN for a number of the range
+        raise InputError(f"--max_bad is {FLAGS.max_bad}; it must be a number from 0 to 1")
     for name in ("dataset", "data_dir", "weights", "run_dir"):
         _check_utf8(name, FLAGS[name].value or "")
     for name in ("dataset", "img_size"):
@@ -286,10 +292,8 @@ def _announce(trainer: "Trainer", images: "ImageData", run: RunDirectory) -> Non
         flush=True,
     )
     if workers.is_chief and images.test.num_images < FEW_TEST_IMAGES:
-        count = images.test.num_images
-        logging.warning(
-            "with %d test image%s bits/dim and the statistics of z are rough estimates", count, "s" if count > 1 else ""
-        )
+        few = counted(images.test.num_images, "test image")
+        logging.warning("with %s bits/dim and the statistics of z are rough estimates", few)
 
 
 def _finish(result: "FitResult", config: TrainConfig, run: RunDirectory, *, is_chief: bool) -> int:

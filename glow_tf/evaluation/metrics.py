@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf import _progress
+from glow_tf._files import counted
 from glow_tf.config import GlowConfig
 from glow_tf.data.dataset import ArrayDataset, StreamingDataset
 from glow_tf.dequantization import NoiseStream
@@ -180,7 +181,7 @@ def standard_error(values: np.ndarray) -> float | None:
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
-def describe(bits: float, error: float | None, count: int, images: str = "test images") -> str:
+def describe(bits: float, error: float | None, count: int, noun: str = "test image") -> str:
     """A mean of bits/dim with its standard error and the number of images behind it.
 
     >>> describe(3.35, 0.0125, 10_000)
@@ -188,10 +189,9 @@ def describe(bits: float, error: float | None, count: int, images: str = "test i
     >>> describe(3.35, None, 1)
     '3.3500 bits/dim on 1 test image (no standard error)'
     """
-    images = images.removesuffix("s") if count == 1 else images
     if error is None:
-        return f"{bits:.4f} bits/dim on {count:,} {images} (no standard error)"
-    return f"{bits:.4f} ± {error:.4f} bits/dim on {count:,} {images}"
+        return f"{bits:.4f} bits/dim on {counted(count, noun)} (no standard error)"
+    return f"{bits:.4f} ± {error:.4f} bits/dim on {counted(count, noun)}"
 
 
 def distribution_summary(values: np.ndarray) -> dict[str, Any]:

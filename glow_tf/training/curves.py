@@ -15,8 +15,15 @@ Row = dict[str, float]
 
 # The first columns of the table.
 _FIRST = (
-    *("step", "epoch", "seconds", "cpu_seconds", "train_bits_per_dim", "test_bits_per_dim", "learning_rate"),
-    *("images_per_second", "evaluation_seconds"),
+    "step",
+    "epoch",
+    "seconds",
+    "cpu_seconds",
+    "train_bits_per_dim",
+    "test_bits_per_dim",
+    "learning_rate",
+    "images_per_second",
+    "evaluation_seconds",
 )
 
 

@@ -176,7 +176,14 @@ class _Loop:
         self._signals = GracefulShutdown()
         self._recovery = Recovery(trainer, self.checkpointer, record, self.reporter.line)
         self._evaluator = Evaluator(
-            *(trainer, self.batches.train, self.test, run, record, self.reporter, config, self.metadata),
+            trainer,
+            self.batches.train,
+            self.test,
+            run,
+            record,
+            self.reporter,
+            config,
+            self.metadata,
             check=self._check,
             try_to_save=self._try_to_save,
         )
@@ -200,7 +207,7 @@ class _Loop:
             trainer.optimizer.reset_ema()
         elif restored is None:
             count = min(initial_images(trainer.glow.config), self.batches.train.num_images)
-            with _progress.phase(f"initializing from {count} images"):
+            with _progress.phase(f"initialising from {count} images"):
                 trainer.initialize(self.batches.train.random_subset(count, seed=self.config.seed)[0])
         if not record.run_id:
             values = (variable.numpy().tobytes() for variable in trainer.glow.named_variables().values())

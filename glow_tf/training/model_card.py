@@ -77,7 +77,7 @@ def text(
         "licence of the data": _LICENCES.get(dataset, "not recorded"),
         "model": f"Glow ({config.architecture}), L={config.num_levels}, K={config.num_steps}, width {config.width}, "
         f"{config.coupling} coupling, {config.permutation}, pixels {config.pixels}, "
-        f"{config.dequantization} dequantization, {num_parameters:,} parameters",
+        f"{config.dequantization} dequantisation, {num_parameters:,} parameters",
         "command": f"`{_inline(metadata.get('command', 'none: trained from Python'))}`",
         "precision": config.dtype + ", coupling networks in bfloat16" * bool(metadata.get("mixed_precision")),
         "steps": f"{metadata.get('step', 'unknown')}, epoch {metadata.get('epoch', 'unknown')}, "

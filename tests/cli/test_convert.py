@@ -17,6 +17,7 @@ WRONG_FLAGS = [
     (("--from", "torch", "x"), "should be one of"),
     (("--from", "openai", "--out", "w"), "expected one path to read, not 0"),
     (("--from", "openai", "x", "y", "--out", "w"), "expected one path to read, not 2"),
+    (("--to", "openai", "x", "--weights", "y", "--out", "w"), "expected one path to read, not 2"),
     (("--from", "openai", "x"), "--out"),
     (("--from", "openai", "x", "--out", "w"), "set it with --img_size"),
     (("--from", "rosinality", "x", "--out", "w"), "set it with --img_size"),
@@ -54,7 +55,7 @@ def run(prefix, tmp_path_factory):
     folder = tmp_path_factory.mktemp("convert")
     lines = {
         "there": ["--from", "openai", str(prefix), "--img_size", "8", "--n_bits", "5", "--out", "new/there.h5"],
-        "back": ["--to", "openai", "new/there.h5", "--out", "again"],
+        "back": ["--to", "openai", "--weights", "new/there.h5", "--out", "again"],
         **{f"refused {i}": [w.format(prefix=prefix) for w in line] for i, (line, _) in enumerate(REFUSED)},
     }
     if REFERENCE.is_dir():

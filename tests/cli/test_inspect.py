@@ -113,6 +113,12 @@ def test_bad_files_are_one_line(file, kind):
     assert message in done.stderr
 
 
-def test_one_file_at_a_time(tmp_path):
-    done = started("a.h5", "b.h5", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, "error: expected one file, not 2\n")
+def test_the_flag_of_other_commands_names_the_file_too(file):
+    by_flag, by_argument = started("--weights", file.name, cwd=file.parent), started(file.name, cwd=file.parent)
+    assert by_flag.returncode == 0 and by_flag.stdout == by_argument.stdout
+
+
+def test_one_file_at_a_time(file):
+    for arguments in (["a.h5", "b.h5"], ["--weights", file.name, "b.h5"]):
+        done = started(*arguments, cwd=file.parent)
+        assert (done.returncode, done.stderr) == (2, "error: expected one weights file, not 2\n")

@@ -35,6 +35,8 @@ WRONG = {
     "--weights animals.h5 --mode reconstruct": "were trained on './animals'; if that is a folder, add --dataset ./anim",
     "--weights digits --mode attribute --positive class:1 --negative class:horse": "--negative is 'horse'; the classes",
     "--weights cifar10 --mode pca --data_dir empty": "downloading it needs --dataset cifar10 --download",
+    "--mode reconstruct --images page.html --dataset cifar10": "--dataset is about a data set, but --images names only",
+    "--mode levels --images page.html --data_dir empty": "--data_dir is about a data set, but --images names only",
     "--mode reconstruct --images empty": "found 0 images in 'empty'",
     "--mode reconstruct --images page.html b.png": "unexpected argument 'b.png'; repeat --images for each image",
     "weights.h5": "unexpected argument 'weights.h5'; a weights file is named by --weights",
@@ -95,6 +97,12 @@ MODES = {
     "--mode levels --n 1 --columns 3 --out l.png": ("The role of each level: its latents", "l.png"),
     "--mode pca --components 2 --columns 3 --out pca.png": ("2 principal components", "pca-scatter.png"),
     "--weights plain.h5 --mode pca --images more --out two.png": ("1 principal component of", "two.png"),
+}
+# Bundled weights are those whose data set is there only if a data set is read; the runs of this folder are none.
+DEFAULT_WEIGHTS = {
+    "--mode interpolate --images a.png --images b.png --columns 3 --out own.png": "bundled fashion_mnist",
+    "--mode attribute --positive more --negative more --images a.png --columns 3 --out folders.png": "bundled fash",
+    "--mode reconstruct --n 1 --out tests.png": "bundled digits",
 }
 # What works with a warning.
 WARNED_MODES = {
@@ -161,8 +169,9 @@ def modes(tmp_path_factory):
     smiles = {"attributes": {"Smiling": (np.bool_, [number % 3 == 0 for number in range(12)])}}
     splits = {"train": pictures(12, (9, 8, 3)), "test": pictures(1, (9, 8, 3))}
     prepare(folder, "faces", "1.0.0", splits, num_classes=0, extra=smiles)
-    lines = [*MODES, *WARNED_MODES, *WRONG_MODES, OVERFLOWING]
-    commands = [(line if "--weights" in line else f"--weights classes.h5 {line}").split() for line in lines]
+    lines = [*MODES, *WARNED_MODES, *WRONG_MODES, OVERFLOWING, *DEFAULT_WEIGHTS]
+    is_whole = lambda line: "--weights" in line or line in DEFAULT_WEIGHTS  # noqa: E731
+    commands = [(line if is_whole(line) else f"--weights classes.h5 {line}").split() for line in lines]
     return folder, dict(zip(lines, run_many("sample", commands, folder), strict=True))
 
 
@@ -174,6 +183,14 @@ def test_modes(modes, line):
     assert status == 0, error
     assert said in output
     assert (folder / written).stat().st_size > 100
+
+
+@pytest.mark.parametrize("line", DEFAULT_WEIGHTS)
+def test_the_default_weights_go_by_what_is_read(modes, line):
+    folder, answers = modes
+    status, output, error = answers[line]
+    assert status == 0, error
+    assert DEFAULT_WEIGHTS[line] in output
 
 
 @pytest.mark.parametrize("line", WARNED_MODES)
