@@ -1,31 +1,32 @@
-"""Exports a training step as XLA's HLO, to time it and train with it on a machine that has JAX and a GPU only.
+"""Exports a training step as XLA's HLO, for a machine that has an accelerator and JAX but no TensorFlow.
 
     python3 benchmarks/accelerator.py export --out step.npz                      the paper's model, batch 64
-    python3 benchmarks/accelerator.py export --out step.npz --mixed_precision    bfloat16 coupling networks
-    python3 benchmarks/accelerator.py time step.npz                              seconds per step
-    python3 benchmarks/accelerator.py export --out step.npz --k_glow 8 --width 128 --values --dataset cifar10
-    python3 benchmarks/accelerator.py train step.npz --seconds 600 --out trained
-    python3 benchmarks/accelerator.py import trained --weights weights.h5
+    python3 benchmarks/accelerator.py export --out step.npz --mixed_precision    with bfloat16 coupling networks
+    python3 benchmarks/accelerator.py images --dataset cifar10 --out images      training images, as lossless WebP
+    python3 benchmarks/accelerator.py export --out step.npz --architecture plus --optimizer muon --k_glow 16 \\
+        --width 80 --dataset cifar10                                             with initialised weights
+    python3 benchmarks/accelerator.py import trained/end --weights weights.h5
 
-`export` and `import` need TensorFlow; `time` and `train` need JAX and numpy only. The exported step dequantises uint8
-images, computes the loss and its gradients and updates the weights, Adam's slots and the moving average. Its inputs are
-the images, a seed, the learning rate, the step number and the values of all variables; it returns the updated values.
-Without `--values` only shapes are stored, which is enough for timing. `train` writes the averaged weights in pieces of
-at most 15 MB. Both commands also run on CPUs.
+`on_accelerator.py` times the step, profiles it, and trains with it. The step is the whole `Trainer`'s: it dequantises
+uint8 images, computes the loss and its gradients, and updates the weights, the optimizer's slots and the moving
+averages. Its inputs are the step's number, the images, and the values of all variables; the learning rate is one of
+them. Without --dataset the file holds the shapes of the large kernels only, which is enough for timing.
 """
 
 import argparse
-import glob
+import json
 import os
 import sys
-import time
+from pathlib import Path
 
 import numpy as np
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-PIECE_BYTES = 15_000_000
-BETA_1, BETA_2, EPSILON = 0.9, 0.99, 1e-8
+INITIAL_IMAGES = 256
+MAX_BYTES = 100_000  # of an array whose shape alone is stored, if it is not all zeros
+MOSAIC = (20, 25)  # rows and columns of the images in one WebP file
 
 
 def main():
@@ -38,25 +39,25 @@ def main():
     export.add_argument("--l_glow", type=int, default=3)
     export.add_argument("--width", type=int, default=512)
     export.add_argument("--architecture", default="openai")
+    export.add_argument("--dequantization", default="uniform")
     export.add_argument("--img_size", type=int, default=32)
     export.add_argument("--batch_size", type=int, default=64)
     export.add_argument("--backprop", default="stored")
+    export.add_argument("--optimizer", default="adam")
+    export.add_argument("--beta_2", type=float, default=0.99)
     export.add_argument("--ema_decay", type=float, default=0.999)
     export.add_argument("--mixed_precision", action="store_true")
-    export.add_argument("--dataset", help="Training images to store with the step; they also initialise the actnorms.")
+    export.add_argument(
+        "--products", choices=("always", "never"), help="of matrices, for 1x1 convolutions; default: as on this machine"
+    )
+    export.add_argument("--dataset", help="training images, from which the weights are initialised")
     export.add_argument("--data_dir")
-    export.add_argument("--values", action="store_true", help="Store the initial values, not just their shapes.")
-    timing = commands.add_parser("time")
-    timing.set_defaults(run=time_step)
-    timing.add_argument("step")
-    timing.add_argument("--repeat", type=int, default=20)
-    train = commands.add_parser("train")
-    train.set_defaults(run=train_for)
-    train.add_argument("step")
-    train.add_argument("--seconds", type=float, required=True)
-    train.add_argument("--learning_rate", type=float, default=2e-3)
-    train.add_argument("--warmup_seconds", type=float, default=10.0)
-    train.add_argument("--out", required=True, help="A folder for the weights.")
+    images = commands.add_parser("images")
+    images.set_defaults(run=export_images)
+    images.add_argument("--dataset", required=True)
+    images.add_argument("--data_dir")
+    images.add_argument("--img_size", type=int, default=32)
+    images.add_argument("--out", required=True, help="folder")
     importing = commands.add_parser("import")
     importing.set_defaults(run=import_weights)
     importing.add_argument("folder")
@@ -65,96 +66,117 @@ def main():
     options.run(options)
 
 
-# ------------------------------------------------------------------------------------------ with TensorFlow
+def load_images(options):
+    from glow_tf.data import image_data
+
+    return image_data.load(options.dataset, data_dir=options.data_dir, image_size=options.img_size).train.images
 
 
 def export_step(options):
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import glow_tf
-    from glow_tf.data import image_data
+    from glow_tf.nn import layers
 
-    side = options.img_size
-    images = np.random.default_rng(0).integers(0, 256, [options.batch_size, side, side, 3]).astype(np.uint8)
-    if options.dataset:
-        images = image_data.load(options.dataset, data_dir=options.data_dir, image_size=side).train.images
+    if options.products:
+        layers.are_products_faster = lambda dtype: options.products == "always"
+    images = load_images(options) if options.dataset else None
     config = glow_tf.GlowConfig(
-        images.shape[1:],
+        (options.img_size, options.img_size, 3) if images is None else images.shape[1:],
         num_levels=options.l_glow,
         num_steps=options.k_glow,
         width=options.width,
         architecture=options.architecture,
+        dequantization=options.dequantization,
     )
-    glow = glow_tf.Glow(config)
-    if options.values:
-        chosen = images[np.random.default_rng(1).permutation(len(images))[:256]]
-        glow.initialize(glow.dequantizer.dequantize(chosen, noise=0.5))
-    step, variables = make_step(glow, options)
-    hlo, arguments, inputs_of = lower(step, images[: options.batch_size])
-    stored = {f"input{i:05d}": value for i, value in enumerate(arguments)}
-    if not options.values:
-        stored = {f"shape{name[5:]}": np.array([v.dtype.str, *map(str, v.shape)]) for name, v in stored.items()}
-    if options.dataset:
-        stored["images"] = images
-    updated = sorted(inputs_of[id(variable.handle)] for variable in variables)
-    names = [name for name, variable in glow.named_variables().items() if variable.trainable]
-    averages = [f"{inputs_of[id(variable.handle)]} {name}" for name, variable in zip(names, variables, strict=False)]
-    stored |= {"updated": updated, "averages": averages, "config": str(config.to_dict())}
-    np.savez(options.out, hlo=np.frombuffer(hlo, np.uint8), **stored)
-    print(f"{options.out}: {glow.num_parameters:,} parameters, {len(arguments)} inputs, {len(hlo):,} bytes of HLO")
+    trainer = glow_tf.Trainer(
+        glow_tf.Glow(config),
+        batch_size=options.batch_size,
+        backprop=options.backprop,
+        optimizer=options.optimizer,
+        beta_2=options.beta_2,
+        ema_decay=options.ema_decay,
+        mixed_precision=options.mixed_precision,
+    )
+    if images is not None:
+        trainer.initialize(images[np.random.default_rng(1).permutation(len(images))[:INITIAL_IMAGES]])
+    step = CompiledStep(trainer)
+    stored = {}
+    for i, value in enumerate(map(np.asarray, step.inputs)):
+        if images is None and value.nbytes > MAX_BYTES and value.any():
+            stored[f"input{i:05d}.shape"] = np.array(value.shape)
+        else:
+            stored[f"input{i:05d}"] = value
+    stored |= step.names() | {"config": json.dumps(config.to_dict()), "hlo": np.frombuffer(step.hlo, np.uint8)}
+    np.savez_compressed(options.out, **stored)
+    size = Path(options.out).stat().st_size
+    print(f"{options.out}: {trainer.glow.num_parameters:,} parameters, {len(step.hlo):,} bytes of HLO; {size:,} in all")
 
 
-def make_step(glow, options):
-    """(compiled function of images, seed, rate and step number; the variables that it updates, averages first)."""
-    import tensorflow as tf
+class CompiledStep:
+    """A trainer's step, compiled by XLA for a batch of images without labels.
 
-    named = {name: variable for name, variable in glow.named_variables().items() if variable.trainable}
-    weights = list(named.values())
-    average, first, second = ([tf.Variable(v if own else tf.zeros_like(v)) for v in weights] for own in (1, 0, 0))
+    Attributes:
+        hlo: the serialised HLO.
+        inputs: the step's number, images, and the variables and constants that it captures; in this order they are the
+            inputs of the HLO. Its outputs are the metrics, then the new values of the changed variables.
+    """
 
-    @tf.function(jit_compile=True, autograph=False)
-    def step(images, seed, rate, number):
-        noise = tf.random.stateless_uniform(images.shape, seed)
-        x = glow.dequantizer.dequantize(images, noise)
-        with tf.GradientTape() as tape:
-            dtype = tf.bfloat16 if options.mixed_precision else None
-            flow = glow.transformed_distribution(backprop=options.backprop, network_dtype=dtype)
-            loss = tf.reduce_mean(glow.dequantizer.bits_per_dim(flow.log_prob(x), glow.config.num_dims))
-        gradients = tape.gradient(loss, weights)
-        correction = tf.sqrt(1 - BETA_2**number) / (1 - BETA_1**number)
-        decay = tf.minimum(options.ema_decay, (1 + number) / (10 + number))
-        for v, a, m, s, g in zip(weights, average, first, second, gradients, strict=True):
-            m.assign(BETA_1 * m + (1 - BETA_1) * g)
-            s.assign(BETA_2 * s + (1 - BETA_2) * tf.square(g))
-            v.assign_sub(rate * correction * m / (tf.sqrt(s) + EPSILON))
-            a.assign(decay * a + (1 - decay) * v)
-        return loss
+    def __init__(self, trainer):
+        import tensorflow as tf
 
-    return step, [*average, *weights, *first, *second]
+        images = tf.zeros([trainer.config.batch_size, *trainer.glow.config.image_shape], tf.uint8)
+        arguments = (tf.constant(0), images)
+        step = tf.function(
+            lambda number, images: trainer._run_on_replicas(number, images), autograph=False, jit_compile=True
+        )
+        concrete = step.get_concrete_function(*arguments)
+        variables = [*trainer.glow.named_variables().values(), *trainer.optimizer.variables]
+        by_handle = {id(variable.handle): variable for variable in variables}
+        captured = [by_handle.get(id(tensor), tensor) for tensor in concrete.captured_inputs]
+        self.inputs = [*arguments, *captured]
+        self.hlo = step.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
+        self._trainer = trainer
+        self._metrics = sorted(concrete.structured_outputs)
+
+    def names(self):
+        """{"metrics": of the first outputs, "rate": index of the learning rate, "updated": indices of the variables
+        that follow the metrics, "averages": "index name" of each moving average}."""
+        optimizer = self._trainer.optimizer
+        index = {id(value.handle): i for i, value in enumerate(self.inputs) if hasattr(value, "handle")}
+        trained = {name: v for name, v in self._trainer.glow.named_variables().items() if v.trainable}
+        average_of = {
+            id(v): average for v, average in zip(self._trainer.glow.trainable_variables, optimizer.ema, strict=True)
+        }
+        changing = [v for v in [*trained.values(), *optimizer.variables] if v is not optimizer.learning_rate]
+        return {
+            "metrics": self._metrics,
+            "rate": index[id(optimizer.learning_rate.handle)],
+            "updated": sorted({index[id(v.handle)] for v in changing if id(v.handle) in index}),
+            "averages": [f"{index[id(average_of[id(v)].handle)]} {name}" for name, v in trained.items()],
+        }
 
 
-def lower(step, images):
-    """(serialised HLO; input values: images, seed, rate, number, variables; {id(handle): input index})."""
-    import tensorflow as tf
+def export_images(options):
+    """Writes mosaics of training images; the last, incomplete mosaic is left out."""
+    from PIL import Image
 
-    arguments = (tf.constant(images), tf.constant([0, 0]), tf.constant(1e-3), tf.constant(1.0))
-    concrete = step.get_concrete_function(*arguments)
-    hlo = step.experimental_get_compiler_ir(*arguments)(stage="hlo_serialized")
-    by_handle = {id(v.handle): v for v in concrete.graph.variables}
-    captured = [by_handle[id(c)].numpy() if id(c) in by_handle else c.numpy() for c in concrete.captured_inputs]
-    indices = {id(c): len(arguments) + i for i, c in enumerate(concrete.captured_inputs)}
-    return hlo, [*(argument.numpy() for argument in arguments), *captured], indices
+    images, (rows, columns) = load_images(options), MOSAIC
+    side, folder = options.img_size, Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    count = len(images) // (rows * columns)
+    tiles = images[: count * rows * columns].reshape(count, rows, columns, side, side, 3)
+    for number, mosaic in enumerate(tiles.transpose(0, 1, 3, 2, 4, 5).reshape(count, rows * side, columns * side, 3)):
+        Image.fromarray(mosaic).save(folder / f"{number:05d}-{side}.webp", lossless=True, method=4, quality=100)
+    print(f"{folder}: {count * rows * columns:,} images")
 
 
 def import_weights(options):
-    import ast
-
     import glow_tf
 
     values = {}
-    for file in sorted(glob.glob(os.path.join(options.folder, "*.npz"))):
+    for file in sorted(Path(options.folder).glob("*.npz")):
         with np.load(file) as piece:
             values |= {name: piece[name] for name in piece.files}
-    glow = glow_tf.Glow(glow_tf.GlowConfig.from_dict(ast.literal_eval(str(values.pop("config")))))
+    glow = glow_tf.Glow(glow_tf.GlowConfig.from_dict(json.loads(str(values.pop("config")))))
     for name, variable in glow.named_variables().items():
         if name in values:
             variable.assign(values.pop(name))
@@ -162,94 +184,6 @@ def import_weights(options):
         raise ValueError(f"the model has no variables {', '.join(values)}")
     glow.save_weights(options.weights)
     print(options.weights)
-
-
-# ------------------------------------------------------------------------------------------------ with JAX
-
-
-def load_step(path):
-    """(run, input values, {name: array} of the rest): `run` executes the HLO on JAX's first device."""
-    import jax
-    from jax._src.lib import xla_client
-
-    with np.load(path) as stored:
-        rest = {name: stored[name] for name in stored.files if not name.startswith(("input", "shape"))}
-        inputs = [stored[name] for name in sorted(stored.files) if name.startswith("input")]
-        shapes = [stored[name] for name in sorted(stored.files) if name.startswith("shape")]
-    rng = np.random.default_rng(0)
-    for dtype, *shape in shapes:
-        shape = [int(size) for size in shape]
-        is_float = np.dtype(dtype).kind == "f"
-        inputs.append((0.01 * rng.standard_normal(shape) if is_float else np.zeros(shape)).astype(dtype))
-    device = jax.devices()[0]
-    executable = device.client.compile_and_load(
-        xla_client._xla.mlir.hlo_to_stablehlo(rest.pop("hlo").tobytes()),
-        xla_client.DeviceList((device,)),
-        xla_client.CompileOptions(),
-    )
-
-    def run(arrays):
-        output = executable.execute_sharded([jax.device_put(array, device) for array in arrays])
-        return [shards[0] for shards in output.disassemble_into_single_device_arrays()]
-
-    return run, inputs, rest
-
-
-def time_step(options):
-    import jax
-
-    start = time.perf_counter()
-    run, inputs, _ = load_step(options.step)
-    print(f"{jax.devices()[0].device_kind}: compiled in {time.perf_counter() - start:.1f} s")
-    seconds = []
-    for _ in range(options.repeat + 2):
-        fresh = [jax.device_put(value.copy()) for value in inputs]
-        jax.block_until_ready(fresh)
-        start = time.perf_counter()
-        jax.block_until_ready(run(fresh))
-        seconds.append(time.perf_counter() - start)
-    print(f"median of {options.repeat} steps: {1e3 * np.median(seconds[2:]):.2f} ms, best {1e3 * min(seconds):.2f} ms")
-
-
-def train_for(options):
-    """Trains for a fixed time; the rate warms up at the beginning and decays to zero over the second half."""
-    run, inputs, rest = load_step(options.step)
-    images, batch = rest["images"], len(inputs[0])
-    updated = rest["updated"]
-    rng, values = np.random.default_rng(0), list(inputs)
-    start, number, losses, order = time.monotonic(), 0, [], []
-    while (elapsed := time.monotonic() - start) < options.seconds:
-        if len(order) < batch:
-            order = rng.permutation(len(images))
-        rows, order = order[:batch], order[batch:]
-        fall = 2 * (1 - elapsed / options.seconds)
-        rate = options.learning_rate * min(1.0, (elapsed + 0.1) / options.warmup_seconds, fall)
-        number += 1
-        values[:4] = images[rows], np.array([0, number], np.int32), np.float32(rate), np.float32(number)
-        loss, *new_values = run(values)
-        for index, value in zip(updated, new_values, strict=True):
-            values[index] = value
-        losses.append(loss)
-        if number % 100 == 0:
-            recent = float(np.mean([np.asarray(value) for value in losses[-100:]]))
-            print(f"step {number}, {elapsed:.0f} s: {recent:.4f} bits/dim", flush=True)
-            losses.clear()
-    averages = dict(reversed(str(text).split(" ")) for text in rest["averages"])
-    write_pieces(options.out, {name: np.asarray(values[int(i)]) for name, i in averages.items()}, rest["config"])
-
-
-def write_pieces(folder, arrays, config):
-    os.makedirs(folder, exist_ok=True)
-    pieces, size = [{"config": config}], 0
-    for name, value in arrays.items():
-        if size + value.nbytes > PIECE_BYTES:
-            pieces.append({})
-            size = 0
-        pieces[-1][name] = value
-        size += value.nbytes
-    for number, piece in enumerate(pieces):
-        np.savez(os.path.join(folder, f"weights{number:03d}.npz"), **piece)
-    print(f"{folder}: {len(pieces)} pieces")
 
 
 if __name__ == "__main__":

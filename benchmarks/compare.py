@@ -115,21 +115,26 @@ class GlowTF:
 
 
 class TorchPeer:
-    """Base class of the two PyTorch packages: a module with log_prob and sample, Adam, images as floats."""
+    """Base class of the two PyTorch packages: a module with log_prob and sample, Adam, images as floats.
+
+    It runs on the first GPU, if there is one; "float32" products there are TF32, as XLA's are.
+    """
 
     def __init__(self, levels, steps, width, images, beta_2=0.999, seed=0, autocast=False):
         import torch
 
         torch.manual_seed(seed)
         self.torch = torch
-        self.precision = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=autocast)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        self.precision = functools.partial(torch.autocast, self.device, torch.bfloat16, enabled=autocast)
         self.rng = np.random.default_rng(seed)
-        self.model = self.build(levels, steps, width)
+        self.model = self.build(levels, steps, width).to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=LEARNING_RATE, betas=(0.9, beta_2))
         self.num_parameters = sum(p.numel() for p in self.model.parameters())
 
     def floats(self, images):
-        return self.torch.from_numpy(dequantized(images, self.rng).transpose(0, 3, 1, 2).copy())
+        return self.torch.from_numpy(dequantized(images, self.rng).transpose(0, 3, 1, 2).copy()).to(self.device)
 
     def set_rate(self, rate):
         for group in self.optimizer.param_groups:
@@ -145,11 +150,12 @@ class TorchPeer:
 
     def score(self, images):
         with self.torch.no_grad(), self.precision():
-            return bits_per_dim(self.log_prob(self.floats(images)).float().numpy())
+            return bits_per_dim(self.log_prob(self.floats(images)).float().cpu().numpy())
 
     def sample(self, images):
         with self.torch.no_grad(), self.precision():
-            self.model.sample(len(images))
+            samples = self.model.sample(len(images))
+            (samples[0] if isinstance(samples, tuple) else samples).cpu()  # waits for a GPU
 
 
 class Normflows(TorchPeer):

@@ -245,7 +245,7 @@ def _forward_pass(steps: _Steps, mode: _Mode, values: tf.Tensor, stacked: Sequen
         return i + 1, result, log_det + step_log_det, arrays
 
     _, result, log_det, arrays = tf.while_loop(
-        lambda i, *_: i < steps.num_steps,
+        lambda *_: True,
         iteration,
         (tf.constant(0), values, tf.zeros(batch_shape(values), values.dtype), arrays),
         maximum_iterations=steps.num_steps,
@@ -280,7 +280,7 @@ def _backward_pass(
         return i - 1, new_carry, new_dvalues, gradients
 
     _, _, dvalues, gradients = tf.while_loop(
-        lambda i, *_: i >= 0,
+        lambda *_: True,
         iteration,
         (tf.constant(steps.num_steps - 1), carry, dresult, gradients),
         maximum_iterations=steps.num_steps,
