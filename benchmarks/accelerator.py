@@ -98,17 +98,21 @@ def export_step(options):
     )
     if images is not None:
         trainer.initialize(images[np.random.default_rng(1).permutation(len(images))[:INITIAL_IMAGES]])
-    step = CompiledStep(trainer)
-    stored = {}
+    save_step(trainer, options.out, with_values=images is not None)
+
+
+def save_step(trainer, path, with_values):
+    """Writes the step's HLO, the names of its inputs and their values; without values only the shapes of kernels."""
+    step, stored = CompiledStep(trainer), {}
     for i, value in enumerate(map(np.asarray, step.inputs)):
-        if images is None and value.nbytes > MAX_BYTES and value.any():
+        if not with_values and value.nbytes > MAX_BYTES and value.any():
             stored[f"input{i:05d}.shape"] = np.array(value.shape)
         else:
             stored[f"input{i:05d}"] = value
-    stored |= step.names() | {"config": json.dumps(config.to_dict()), "hlo": np.frombuffer(step.hlo, np.uint8)}
-    np.savez_compressed(options.out, **stored)
-    size = Path(options.out).stat().st_size
-    print(f"{options.out}: {trainer.glow.num_parameters:,} parameters, {len(step.hlo):,} bytes of HLO; {size:,} in all")
+    config = json.dumps(trainer.glow.config.to_dict())
+    np.savez_compressed(path, **stored, **step.names(), config=config, hlo=np.frombuffer(step.hlo, np.uint8))
+    size = Path(path).stat().st_size
+    print(f"{path}: {trainer.glow.num_parameters:,} parameters, {len(step.hlo):,} bytes of HLO; {size:,} in all")
 
 
 class CompiledStep:
@@ -138,31 +142,37 @@ class CompiledStep:
         self._metrics = sorted(concrete.structured_outputs)
 
     def names(self):
-        """{"metrics": of the first outputs, "rate": index of the learning rate, "updated": indices of the variables
-        that follow the metrics, "averages": "index name" of each moving average}."""
-        optimizer = self._trainer.optimizer
+        """What is at which place of the inputs and outputs.
+
+        Returns:
+            {"metrics": names of the first outputs, "rate": input index of the learning rate, "updated": input indices
+            of the variables whose new values follow the metrics, "weights": "index name" of each moving average, and
+            of each weight that is not trained}.
+        """
+        glow, optimizer = self._trainer.glow, self._trainer.optimizer
         index = {id(value.handle): i for i, value in enumerate(self.inputs) if hasattr(value, "handle")}
-        trained = {name: v for name, v in self._trainer.glow.named_variables().items() if v.trainable}
-        average_of = {
-            id(v): average for v, average in zip(self._trainer.glow.trainable_variables, optimizer.ema, strict=True)
-        }
-        changing = [v for v in [*trained.values(), *optimizer.variables] if v is not optimizer.learning_rate]
+        averages = dict(zip(map(id, glow.trainable_variables), optimizer.ema, strict=True))
+        weights = {name: averages.get(id(v), v) for name, v in glow.named_variables().items()}
+        changing = [v for v in [*glow.trainable_variables, *optimizer.variables] if v is not optimizer.learning_rate]
         return {
             "metrics": self._metrics,
             "rate": index[id(optimizer.learning_rate.handle)],
             "updated": sorted({index[id(v.handle)] for v in changing if id(v.handle) in index}),
-            "averages": [f"{index[id(average_of[id(v)].handle)]} {name}" for name, v in trained.items()],
+            "weights": [f"{index[id(v.handle)]} {name}" for name, v in weights.items()],
         }
 
 
 def export_images(options):
-    """Writes mosaics of training images; the last, incomplete mosaic is left out."""
+    save_mosaics(load_images(options), Path(options.out))
+
+
+def save_mosaics(images, folder):
+    """Writes the images as mosaics in lossless WebP files; the last, incomplete mosaic is left out."""
     from PIL import Image
 
-    images, (rows, columns) = load_images(options), MOSAIC
-    side, folder = options.img_size, Path(options.out)
+    rows, columns = MOSAIC
+    side, count = images.shape[1], len(images) // (rows * columns)
     folder.mkdir(parents=True, exist_ok=True)
-    count = len(images) // (rows * columns)
     tiles = images[: count * rows * columns].reshape(count, rows, columns, side, side, 3)
     for number, mosaic in enumerate(tiles.transpose(0, 1, 3, 2, 4, 5).reshape(count, rows * side, columns * side, 3)):
         Image.fromarray(mosaic).save(folder / f"{number:05d}-{side}.webp", lossless=True, method=4, quality=100)
@@ -178,8 +188,7 @@ def import_weights(options):
             values |= {name: piece[name] for name in piece.files}
     glow = glow_tf.Glow(glow_tf.GlowConfig.from_dict(json.loads(str(values.pop("config")))))
     for name, variable in glow.named_variables().items():
-        if name in values:
-            variable.assign(values.pop(name))
+        variable.assign(values.pop(name))
     if values:
         raise ValueError(f"the model has no variables {', '.join(values)}")
     glow.save_weights(options.weights)

@@ -97,12 +97,12 @@ class Step:
             self._inputs[index] = value
         return dict(zip(map(str, names), outputs, strict=False))
 
-    def write_averages(self, folder):
-        """Writes the moving averages and the configuration in pieces of at most PIECE_BYTES."""
+    def write_weights(self, folder):
+        """Writes the weights (moving averages) and the configuration in pieces of at most PIECE_BYTES."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         pieces, size = [{"config": self._rest["config"]}], 0
-        for text in self._rest["averages"]:
+        for text in self._rest["weights"]:
             index, name = str(text).split(" ")
             value = np.asarray(self._inputs[int(index)])
             if size + value.nbytes > PIECE_BYTES:
@@ -175,8 +175,9 @@ def time_steps(options):
                 flush=True,
             )
         if options.together:
-            for path, value in zip(options.steps, pool.map(seconds_in_a_row, steps, [options.repeat] * len(steps))):
-                print(f"{path}, together with the others: {1e3 * value:.2f} ms", flush=True)
+            found = pool.map(seconds_in_a_row, steps, [options.repeat] * len(steps))
+            for path, seconds in zip(options.steps, found, strict=True):
+                print(f"{path}, together with the others: {1e3 * seconds:.2f} ms", flush=True)
 
 
 def seconds_in_a_row(step, repeat):
@@ -281,8 +282,8 @@ def train_for(options):
                 recent.clear()
             if snapshots and elapsed > snapshots[0]:
                 snapshots.pop(0)
-                step.write_averages(out / f"step{number}")
-    step.write_averages(out / "end")
+                step.write_weights(out / f"step{number}")
+    step.write_weights(out / "end")
     print(f"{number} steps, {number * step.batch_size / len(images):.1f} epochs, {time.monotonic() - start:.0f} s")
 
 
