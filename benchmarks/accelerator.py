@@ -5,17 +5,19 @@
     python3 benchmarks/accelerator.py images --dataset cifar10 --out images      training images, as lossless WebP
     python3 benchmarks/accelerator.py export --out step.npz --architecture plus --optimizer muon --k_glow 16 \\
         --width 80 --dataset cifar10                                             with initialised weights
-    python3 benchmarks/accelerator.py import trained/end --weights weights.h5
+    python3 benchmarks/accelerator.py import trained/end --weights weights.h5 --dataset cifar10
 
 `on_accelerator.py` times the step, profiles it, and trains with it. The step is the whole `Trainer`'s: it dequantises
 uint8 images, computes the loss and its gradients, and updates the weights, the optimizer's slots and the moving
 averages. Its inputs are the step's number, the images, and the values of all variables; the learning rate is one of
-them. Without --dataset the file holds the shapes of the large kernels only, which is enough for timing.
+them. Without --dataset the file holds the shapes of the large kernels only, which is enough for timing. `import` with
+--dataset scores the test images, records the result in the weights and writes a model card beside them.
 """
 
 import argparse
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -25,6 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 INITIAL_IMAGES = 256
+TYPICAL_IMAGES = 512  # training images whose scores are recorded
 MAX_BYTES = 100_000  # of an array whose shape alone is stored, if it is not all zeros
 MOSAIC = (20, 25)  # rows and columns of the images in one WebP file
 
@@ -62,6 +65,8 @@ def main():
     importing.set_defaults(run=import_weights)
     importing.add_argument("folder")
     importing.add_argument("--weights", required=True)
+    importing.add_argument("--dataset")
+    importing.add_argument("--data_dir")
     options = parser.parse_args()
     options.run(options)
 
@@ -109,8 +114,9 @@ def save_step(trainer, path, with_values):
             stored[f"input{i:05d}.shape"] = np.array(value.shape)
         else:
             stored[f"input{i:05d}"] = value
-    config = json.dumps(trainer.glow.config.to_dict())
-    np.savez_compressed(path, **stored, **step.names(), config=config, hlo=np.frombuffer(step.hlo, np.uint8))
+    config, command = json.dumps(trainer.glow.config.to_dict()), shlex.join(["python3", *sys.argv])
+    stored |= step.names() | {"config": config, "command": command, "hlo": np.frombuffer(step.hlo, np.uint8)}
+    np.savez_compressed(path, **stored)
     size = Path(path).stat().st_size
     print(f"{path}: {trainer.glow.num_parameters:,} parameters, {len(step.hlo):,} bytes of HLO; {size:,} in all")
 
@@ -181,18 +187,43 @@ def save_mosaics(images, folder):
 
 def import_weights(options):
     import glow_tf
+    from glow_tf.training import model_card
 
     values = {}
     for file in sorted(Path(options.folder).glob("*.npz")):
         with np.load(file) as piece:
             values |= {name: piece[name] for name in piece.files}
     glow = glow_tf.Glow(glow_tf.GlowConfig.from_dict(json.loads(str(values.pop("config")))))
+    about = {name: values.pop(name).item() for name in ("command", "step", "epoch", "seconds", "device")}
     for name, variable in glow.named_variables().items():
         variable.assign(values.pop(name))
     if values:
         raise ValueError(f"the model has no variables {', '.join(values)}")
-    glow.save_weights(options.weights)
+    metadata = {name: about[name] for name in ("command", "step", "epoch")} | {"seed": 0}
+    if options.dataset:
+        metadata |= measured(glow, options)
+        card = Path(options.weights).with_suffix(".md")
+        model_card.write(card, glow, [about["device"]], metadata, about["seconds"])
+    glow.save_weights(options.weights, **metadata)
     print(options.weights)
+
+
+def measured(glow, options):
+    """The metadata of the data set and of the scores, as a run of main.py records them."""
+    from glow_tf.data import image_data
+    from glow_tf.evaluation import metrics
+
+    data = image_data.load(options.dataset, data_dir=options.data_dir, image_size=glow.config.image_shape[0])
+    bits, error, count = metrics.bits_per_dim(glow, data.test)
+    typical = metrics.bits_per_dim_per_image(glow, data.train.random_subset(TYPICAL_IMAGES, seed=1)[0])
+    return {
+        "dataset": options.dataset,
+        "class_names": list(data.class_names),
+        "test_bits_per_dim": bits,
+        "test_standard_error": error,
+        "test_images": count,
+        "train_bits_per_dim": metrics.distribution_summary(typical),
+    }
 
 
 if __name__ == "__main__":

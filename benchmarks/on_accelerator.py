@@ -97,11 +97,12 @@ class Step:
             self._inputs[index] = value
         return dict(zip(map(str, names), outputs, strict=False))
 
-    def write_weights(self, folder):
-        """Writes the weights (moving averages) and the configuration in pieces of at most PIECE_BYTES."""
+    def write_weights(self, folder, **about):
+        """Writes the weights (moving averages), the configuration and `about` in pieces of at most PIECE_BYTES."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        pieces, size = [{"config": self._rest["config"]}], 0
+        about |= {"config": self._rest["config"], "command": self._rest["command"], "device": self.device}
+        pieces, size = [about], 0
         for text in self._rest["weights"]:
             index, name = str(text).split(" ")
             value = np.asarray(self._inputs[int(index)])
@@ -261,6 +262,11 @@ def train_for(options):
     out.mkdir(parents=True, exist_ok=True)
     snapshots = [options.seconds * part / (options.snapshots + 1) for part in range(1, options.snapshots + 1)]
     start, number, recent = time.monotonic(), 0, []
+
+    def write(name):
+        epoch, seconds = round(number * step.batch_size / len(images)), time.monotonic() - start
+        step.write_weights(out / name, step=number, epoch=epoch, seconds=seconds)
+
     with open(out / "training.csv", "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["step", "epoch", "seconds", "bits_per_dim", "gradient_norm", "skipped", "learning_rate"])
@@ -282,8 +288,8 @@ def train_for(options):
                 recent.clear()
             if snapshots and elapsed > snapshots[0]:
                 snapshots.pop(0)
-                step.write_weights(out / f"step{number}")
-    step.write_weights(out / "end")
+                write(f"step{number}")
+    write("end")
     print(f"{number} steps, {number * step.batch_size / len(images):.1f} epochs, {time.monotonic() - start:.0f} s")
 
 

@@ -65,11 +65,15 @@ def test_jax_trains_as_the_trainer_does(exported, images, tmp_path):
     for number, batch in enumerate(np.split(images, 4)):
         ours, theirs = trainer.train_step(batch), step(number, batch, OPTIONS["learning_rate"])
         assert float(theirs["bits_per_dim"]) == pytest.approx(float(ours["bits_per_dim"]), abs=1e-5)
-    step.write_weights(tmp_path / "trained")
-    accelerator.import_weights(SimpleNamespace(folder=tmp_path / "trained", weights=tmp_path / "weights.h5"))
+    step.write_weights(tmp_path / "trained", step=4, epoch=1, seconds=1.0)
+    accelerator.import_weights(
+        SimpleNamespace(folder=tmp_path / "trained", weights=tmp_path / "weights.h5", dataset=None)
+    )
     with trainer.ema_weights() as glow:
         expected = glow.bits_per_dim(images)
-    np.testing.assert_allclose(glow_tf.Glow.load(tmp_path / "weights.h5").bits_per_dim(images), expected, atol=1e-4)
+    glow = glow_tf.Glow.load(tmp_path / "weights.h5")
+    assert glow.metadata["step"] == 4
+    np.testing.assert_allclose(glow.bits_per_dim(images), expected, atol=1e-4)
 
 
 def test_mosaics_hold_the_images(tmp_path, monkeypatch):
