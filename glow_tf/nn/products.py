@@ -1,7 +1,8 @@
 """The backward pass of OpenAI's coupling network, as matrix products where `layers.are_products_faster`.
 
 oneDNN's bfloat16 products are faster, and round less, than its gradients of convolutions, most of all at the deep
-levels; only for the last layer's input is the convolution faster. `docs/scaling.md` has the measurements.
+levels; only for the last layer's input is the convolution faster. GPUs gain as well. `docs/scaling.md` has the
+measurements.
 """
 
 from collections.abc import Sequence

@@ -50,11 +50,12 @@ def test_products_round_no_more_than_convolutions(monkeypatch):
     assert errors[0][0] > 1e-3
 
 
-def test_bfloat16_on_a_cpu_computes_with_products(monkeypatch):
+def test_bfloat16_and_gpus_compute_with_products(monkeypatch):
     assert layers.are_products_faster(tf.bfloat16)
     assert not layers.are_products_faster(tf.float32)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
-    assert not layers.are_products_faster(tf.bfloat16)
+    assert layers.are_products_faster(tf.bfloat16)
+    assert layers.are_products_faster(tf.float32)
 
 
 def test_the_graph_does_not_grow_with_the_steps():
