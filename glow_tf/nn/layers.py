@@ -139,10 +139,10 @@ def conv2d(
 
 
 def are_products_faster(dtype: tf.DType) -> bool:
-    """Whether the coupling networks compute 1x1 convolutions, and the gradients in `products`, as matrix products.
+    """Whether 1x1 convolutions are computed as matrix products.
 
-    They do in bfloat16, and on a GPU in every type: see `docs/scaling.md`. In float32 on a CPU the two forms are close,
-    and the results stay those of tf.nn.conv2d to the last bit.
+    They are in bfloat16, and on a GPU in every type: see `docs/scaling.md`. In float32 on a CPU the two forms are
+    close, and the results stay those of tf.nn.conv2d to the last bit.
     """
     return dtype == tf.bfloat16 or bool(tf.config.list_physical_devices("GPU"))
 

@@ -16,7 +16,6 @@ from glow_tf.nn.base import CouplingNetwork, Parameters, zeros
 from glow_tf.nn.layers import (
     LOG_SCALE_FACTOR,
     add_edge_padding,
-    are_products_faster,
     conv2d,
     conv2d_zeros,
     conv2d_zeros_constant,
@@ -162,7 +161,7 @@ def _layers_backward(
 ) -> tuple[tf.Tensor | None, ...]:
     """One gradient per input of `_layers`, from its hidden layers and the gradient of its result."""
     padded, kernel1, bias1, kernel2, bias2, kernel3 = inputs
-    if are_products_faster(padded.dtype):
+    if products.are_gradients_faster(padded.dtype):
         return products.layers_backward(inputs, hidden, dresult)
     hidden1, hidden2 = hidden
     dhidden, dkernel3 = vjp(lambda values, kernel: conv2d(values, kernel, "SAME"), [hidden2, kernel3], dresult)

@@ -1,8 +1,7 @@
-"""The backward pass of OpenAI's coupling network, as matrix products where `layers.are_products_faster`.
+"""The backward pass of OpenAI's coupling network, as matrix products where `are_gradients_faster`.
 
 oneDNN's bfloat16 products are faster, and round less, than its gradients of convolutions, most of all at the deep
-levels; only for the last layer's input is the convolution faster. GPUs gain as well. `docs/scaling.md` has the
-measurements.
+levels; only for the last layer's input is the convolution faster. `docs/scaling.md` has the measurements.
 """
 
 from collections.abc import Sequence
@@ -12,6 +11,11 @@ import tensorflow as tf
 from glow_tf.bijectors.base import image_shape
 from glow_tf.bijectors.residuals import vjp
 from glow_tf.nn.layers import conv2d
+
+
+def are_gradients_faster(dtype: tf.DType) -> bool:
+    """Whether `layers_backward` replaces the gradients of the convolutions."""
+    return dtype == tf.bfloat16
 
 
 def layers_backward(

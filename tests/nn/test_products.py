@@ -6,14 +6,14 @@ import tensorflow as tf
 from helpers import count_operations, make_glow
 
 from glow_tf.bijectors.residuals import SaveResiduals, UseResiduals
-from glow_tf.nn import layers, openai
+from glow_tf.nn import layers, products
 from glow_tf.nn.openai import OpenAINetwork
 
 
-def output_and_gradients(dtype, batch, monkeypatch, *, products):
+def output_and_gradients(dtype, batch, monkeypatch, *, with_products):
     """The stored network's output and its gradients with respect to its input and parameters, as float64 arrays."""
-    for module in (layers, openai):
-        monkeypatch.setattr(module, "are_products_faster", lambda _: products)
+    monkeypatch.setattr(layers, "are_products_faster", lambda _: with_products)
+    monkeypatch.setattr(products, "are_gradients_faster", lambda _: with_products)
     rng = np.random.default_rng(0)
     network = OpenAINetwork(16)
     parameters = network.initial_values(rng, 1, 3, 6)
@@ -31,18 +31,19 @@ def output_and_gradients(dtype, batch, monkeypatch, *, products):
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
 def test_both_forms_agree(batch, monkeypatch):
-    products, convolutions = (
-        output_and_gradients(tf.float64, batch, monkeypatch, products=products) for products in (True, False)
+    as_products, as_convolutions = (
+        output_and_gradients(tf.float64, batch, monkeypatch, with_products=with_products)
+        for with_products in (True, False)
     )
-    for found, expected in zip(products, convolutions, strict=True):
+    for found, expected in zip(as_products, as_convolutions, strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
 def test_products_round_no_more_than_convolutions(monkeypatch):
-    exact = output_and_gradients(tf.float64, (64,), monkeypatch, products=False)
+    exact = output_and_gradients(tf.float64, (64,), monkeypatch, with_products=False)
     errors = []
-    for products in (True, False):
-        rounded = output_and_gradients(tf.bfloat16, (64,), monkeypatch, products=products)
+    for with_products in (True, False):
+        rounded = output_and_gradients(tf.bfloat16, (64,), monkeypatch, with_products=with_products)
         pairs = zip(rounded, exact, strict=True)
         errors.append([np.linalg.norm(found - wanted) / np.linalg.norm(wanted) for found, wanted in pairs])
     for found, expected in zip(*errors, strict=True):
@@ -52,7 +53,9 @@ def test_products_round_no_more_than_convolutions(monkeypatch):
 
 def test_bfloat16_and_gpus_compute_with_products(monkeypatch):
     assert layers.are_products_faster(tf.bfloat16)
+    assert products.are_gradients_faster(tf.bfloat16)
     assert not layers.are_products_faster(tf.float32)
+    assert not products.are_gradients_faster(tf.float32)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
     assert layers.are_products_faster(tf.bfloat16)
     assert layers.are_products_faster(tf.float32)
