@@ -6,6 +6,7 @@ import errno
 import io
 import itertools
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,9 @@ from glow_tf.errors import InputError
 MOST_ENTRIES = 2000
 
 MAX_FILE_BYTES = 4_400_000_000  # 1e9 parameters in float32 plus 10 % for tables; bounds the time of a digest
+
+# The first characters of formulas, in East Asian width, too.
+_FORMULA = r"=+\-@\uff1d\uff0b\uff0d\uff20"
 
 MAX_PRINTED = 300  # characters of untrusted text in a message
 
@@ -39,7 +43,8 @@ def write_atomically(path: str | os.PathLike, data: bytes | memoryview) -> None:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(path.stat().st_mode):  # a rename would replace /dev/null itself
             raise OSError(errno.EINVAL, f"is {_kind(path.stat())}, not a regular file", str(path))
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    short = os.fsdecode(os.fsencode(path.name)[:230])  # a file system's names have up to 255 bytes
+    temporary = path.with_name(f"{short}.tmp-{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -250,4 +255,5 @@ def spreadsheet_safe(text: str) -> str:
     >>> spreadsheet_safe("=1+1"), spreadsheet_safe("cat.png")
     ("'=1+1", 'cat.png')
     """
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    text = re.sub(rf";(?=[\s'\"]*[{_FORMULA}])", r"\\x3b", text)  # it separates cells where a comma is a decimal point
+    return f"'{text}" if re.match(rf"[{_FORMULA}\t\r\n]", text) else text

@@ -78,6 +78,10 @@ class H5File:
             contents = _hdf5_contents.read_in_child(self._file)
         except _hdf5_contents.ContentsError as error:
             raise self.error(str(error)) from error
+        arrays = [array for array in contents["arrays"].values() if not isinstance(array, str)]
+        total = sum(math.prod(shape) * np.dtype(dtype).itemsize for _, dtype, shape in arrays)
+        if total > self._size:  # arrays that share their bytes
+            raise self.error(f"has arrays of {total:,} bytes in a file of {self._size:,}")
         if self.digest:
             remember(self.digest, contents)
         return contents
@@ -90,11 +94,8 @@ class H5File:
         return tuple(array[2]), np.dtype(array[1])
 
     def load(self, names: list[str]) -> dict[str, np.ndarray]:
-        """Reads arrays; refuses them if together they are larger than the file."""
+        """Reads arrays."""
         kinds = {name: self.shape_and_dtype(name) for name in names}
-        total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in kinds.values())
-        if total > self._size:
-            raise self.error(f"has arrays of {total:,} bytes in a file of {self._size:,}")
         arrays = {name: self._load_one(name, *kinds[name]) for name in names}
         after = os.fstat(self._file.fileno())
         if (after.st_size, after.st_mtime_ns) != (self._before.st_size, self._before.st_mtime_ns):

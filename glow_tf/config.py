@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -202,6 +201,7 @@ def _option(
 # Ranges of several options: what is allowed in words, and the test of it.
 _COUNT = ("an integer from 1 to 2147483647", lambda v: 1 <= v < 2**31)
 _FROM_ZERO = ("an integer from 0 to 2147483647", lambda v: 0 <= v < 2**31)
+_BELOW_ONE = 1 - 1e-7  # closer to 1 it would be 1 in float32
 _EPOCHS = ("a number from 0 to 1e6", lambda v: 0 <= v <= 1e6)
 
 
@@ -230,7 +230,7 @@ class TrainConfig:
         1e-3,
         "Learning rate between warm-up and cool-down.",
         "a number above 0, 0.001 is usual",
-        lambda v: 0 < v <= sys.float_info.max,
+        lambda v: 1e-30 < v < 1e30,  # in float32 it must be neither zero nor infinite
         is_fixed=True,
     )
     warmup_epochs: float = _option(1.0, "Epochs over which the learning rate rises from 0.", *_EPOCHS, is_fixed=True)
@@ -242,21 +242,21 @@ class TrainConfig:
         0.999,
         "Decay of the optimizer's second moments; 0.99 learns faster in runs of few steps.",
         "a number from 0 to below 1, 0.999 is usual, 0.99 for short runs",
-        lambda v: 0 <= v < 1,
+        lambda v: 0 <= v <= _BELOW_ONE,
         is_fixed=True,
     )
     ema_decay: float = _option(
         0.999,
         "Decay per step of the moving average of the weights; 0 disables the average.",
         "a number from 0 (no average) to below 1",
-        lambda v: 0 <= v < 1,
+        lambda v: 0 <= v <= _BELOW_ONE,
         is_fixed=True,
     )
     weight_y: float = _option(
         0.0,
         "Weight of the classifier's loss (bits per image) beside the bits/dim; 0.01 is usual, 0 leaves it out.",
         "a number from 0 up, 0.01 is usual",
-        lambda v: 0 <= v <= sys.float_info.max,
+        lambda v: 0 <= v < 1e30,
         is_fixed=True,
     )
     backprop: str = _option(

@@ -14,6 +14,7 @@ from glow_tf.errors import InputError
 
 MAX_CONFIG_BYTES = 60_000  # an HDF5 attribute holds at most 64 KiB
 MAX_METADATA_BYTES = 4_000_000  # up to 100 MB as Python objects
+MAX_DEPTH = 32  # of lists and objects inside each other, which tf.Module wraps recursively
 
 
 def check_metadata(metadata: Mapping[str, Any]) -> None:
@@ -109,6 +110,12 @@ def _check_metadata(metadata: Mapping[str, Any]) -> None:
         value = metadata.get(key)
         if value is not None and not _IS_VALID[needed](value):
             raise InputError(f"the metadata's {key} is {printable(value, 60)}; it must be {needed}")
+    inner: list[Any] = [metadata]
+    for _ in range(MAX_DEPTH):
+        values = (value for each in inner for value in (each.values() if isinstance(each, Mapping) else each))
+        inner = [value for value in values if isinstance(value, (Mapping, list, tuple))]
+    if inner:
+        raise InputError(f"the metadata nests lists and objects more than {MAX_DEPTH} deep")
 
 
 def _check_config(config: Mapping[str, Any]) -> None:

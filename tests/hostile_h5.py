@@ -6,6 +6,7 @@ file but the damaged ones carries a valid digest, as an attacker's would.
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import random
@@ -72,6 +73,23 @@ def edited(path: Path, edit: Callable[[h5py.File], object], **options) -> None:
             h5[name] = array
         edit(h5)
     data = image.getvalue()
+    path.write_bytes(data + _hdf5.seal(hashlib.sha256(data).hexdigest()))
+
+
+def shared(path: Path, config: dict, count: int, size: int) -> None:
+    """A sealed file of `count` arrays that are all the same `size` float32 zeros."""
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=("earliest", "v110")) as h5:
+        h5.attrs["format"] = np.bytes_("glow_tf")
+        h5.attrs["format_version"] = np.int64(weights.FORMAT_VERSION)
+        h5.attrs["config"] = np.bytes_(json.dumps(config))
+        h5.attrs["metadata"] = np.bytes_(b"{}")
+        offset = h5.create_dataset("0", data=np.zeros(size, np.float32)).id.get_offset()
+        others = [h5.create_dataset(f"{i}", data=np.float32([i, i])).id.get_offset() for i in range(1, count)]
+    data = image.getvalue()
+    for other in others:
+        data = data.replace(struct.pack("<QQ", other, 8), struct.pack("<QQ", offset, 4 * size))
+    data = data.replace(struct.pack("<QQQ", 1 << 16 | 257, 2, 2), struct.pack("<QQQ", 1 << 16 | 257, size, size))
     path.write_bytes(data + _hdf5.seal(hashlib.sha256(data).hexdigest()))
 
 

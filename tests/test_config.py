@@ -148,6 +148,13 @@ def test_integers_beyond_any_float_are_refused(value):
             GlowConfig(image_shape=shape)
 
 
+@pytest.mark.parametrize("name, value", [("learning_rate", 1e-46), ("learning_rate", 1e39), ("ema_decay", 1 - 1e-9)])
+def test_numbers_that_float32_rounds_to_invalid_ones_are_refused(name, value):
+    with pytest.raises(InputError, match="it must be a number"):
+        TrainConfig(**{name: value})
+    assert TrainConfig(ema_decay=0.9999999, learning_rate=1e-12).ema_decay == 0.9999999
+
+
 def test_integers_are_numbers_for_training_options():
     options = {"learning_rate": 1, "warmup_epochs": 2, "beta_2": 0, "ema_decay": 0, "weight_y": 1}
     config = TrainConfig(**options)

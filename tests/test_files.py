@@ -31,9 +31,21 @@ def test_many_long_names_fit_a_message():
     assert text.isprintable() and text.endswith("and 997 more") and len(text) < 1200
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1"])
 def test_cells_are_not_formulas(text):
     assert _files.spreadsheet_safe(text) == "'" + text
+
+
+def test_semicolons_which_separate_cells_in_some_countries_begin_no_formula():
+    assert _files.spreadsheet_safe("a; =1") == r"a\x3b =1"
+    assert _files.spreadsheet_safe("a;b-c.png") == "a;b-c.png"
+
+
+@pytest.mark.parametrize("letter", ["x", "\u732b"])
+def test_the_longest_names_are_written(tmp_path, letter):
+    path = tmp_path / (letter * (255 // len(letter.encode())))
+    _files.write_atomically(path, b"new")
+    assert os.listdir(tmp_path) == [path.name] and path.read_bytes() == b"new"
 
 
 def written(path, header, data=b""):

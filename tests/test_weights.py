@@ -1,6 +1,7 @@
 """weights.h5: what is written is read back or refused, in whatever state the file is in."""
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -165,6 +166,8 @@ def test_thousands_of_class_names(tmp_path, letter):
         ({"test_bits_per_dim": 10**5000}, "test_bits_per_dim is <int>; it must be a finite number"),
         ({"step": True}, "step is True; it must be an integer"),
         ({"train_bits_per_dim": "x" * 900}, "it must be an object"),
+        ({"mine": json.loads("[" * 400 + "]" * 400)}, "nests lists and objects more than 32 deep"),
+        ({"mine": json.loads('{"a":' * 400 + "1" + "}" * 400)}, "nests lists and objects more than 32 deep"),
     ],
 )
 def test_metadata_that_cannot_be_saved(valid, metadata, message):
@@ -213,6 +216,13 @@ def test_a_small_file_that_claims_a_giant_model(name, tmp_path, monkeypatch):
     weights.write(tmp_path / "w.h5", hostile_h5.ARRAYS, config)
     monkeypatch.setattr(tf, "Variable", None)  # nothing is built
     assert message in refusal(Glow.load, tmp_path / "w.h5", seconds=1, most_memory=50e6)
+
+
+def test_arrays_that_share_their_bytes_do_not_make_a_file_large(tmp_path, monkeypatch):
+    hostile_h5.shared(tmp_path / "w.h5", {"image_shape": [64, 64, 3], "num_steps": 64, "width": 1024}, 1000, 300_000)
+    monkeypatch.setattr(tf, "Variable", None)  # nothing is built
+    message = refusal(Glow.load, tmp_path / "w.h5", seconds=3, most_memory=50e6)
+    assert "has arrays of 1,200,000,000 bytes in a file of 1,5" in message
 
 
 @pytest.mark.parametrize(

@@ -80,11 +80,13 @@ def decode(
         with Image.open(file, formats=FORMATS) as image:
             num_pixels = _check_header(image)
             if image_size is not None:
-                image.draft(None, (4 * max(image_size), 4 * max(image_size)))
-            if "progressive" not in image.info:
-                num_pixels = image.width * image.height
+                is_smaller = image.draft(None, (4 * max(image_size), 4 * max(image_size)))
+                if is_smaller and "progressive" not in image.info:
+                    num_pixels = image.width * image.height
             with _budget.take(num_pixels):
                 is_deep = ";16" in str(image.tile)
+                image.load()
+                _check_exif(_exif_of(image))  # only now: in a PNG it can follow the pixels
                 ImageOps.exif_transpose(image, in_place=True)
                 upright = to_mode(image, channels, notes, is_deep)
                 if image_size is not None:
@@ -192,13 +194,18 @@ def _open_bounded(path: str | os.PathLike | BinaryIO) -> Iterator[BinaryIO]:
 
 
 def _check_header(image: Image.Image) -> int:
-    """Number of pixels; ValueError if it or the EXIF data is too large."""
+    """Number of pixels in memory; ValueError if it is too large."""
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS}")
+    num_pixels = width * height * (2 if image.format == "WEBP" and getattr(image, "is_animated", False) else 1)
+    if num_pixels > MAX_PIXELS:
+        more = " of an animation" if num_pixels > width * height else ""  # libwebp holds two frames
+        raise ValueError(f"{width}x{height} pixels{more} are more than the limit of {MAX_PIXELS}")
+    return num_pixels
+
+
+def _exif_of(image: Image.Image) -> bytes:
     profile = image.info.get("Raw profile type exif")  # text of a PNG: a name and a size, then hexadecimal lines
-    _check_exif(image.info.get("exif") or (bytes.fromhex("".join(profile.split("\n")[3:])) if profile else b""))
-    return width * height
+    return image.info.get("exif") or (bytes.fromhex("".join(profile.split("\n")[3:])) if profile else b"")
 
 
 def _check_exif(block: bytes) -> None:

@@ -107,7 +107,7 @@ def training_summary(glow: Glow) -> dict[str, Any] | None:
         quantiles = np.asarray(summary["quantiles"], np.float64)
         is_usable = quantiles.ndim == 1 and len(quantiles) > 1 and np.all(np.diff(quantiles) >= 0)
         return summary if is_usable and summary["count"] > 0 else None
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         return None
 
 

@@ -83,6 +83,8 @@ def write(glow: Glow, prefix: str | os.PathLike, lu: bool = False) -> None:
         )
     except tf.errors.OpError as error:
         raise OSError(f"{prefix} cannot be written: {error.message}") from error
+    except ValueError as error:  # TensorFlow's names are UTF-8
+        raise InputError(f"{printable(prefix)} is not UTF-8; name another prefix") from error
 
 
 def export(glow: Glow, lu: bool = False) -> Arrays:

@@ -23,10 +23,12 @@ shift second in glow-pytorch, and the shift first here.
 References: https://github.com/rosinality/glow-pytorch, `model.py`.
 """
 
+import io
 import os
+import pickletools
 import re
 import zipfile
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -47,6 +49,11 @@ from glow_tf.importers.common import (
     without_prefix,
 )
 from glow_tf.nn.layers import LOG_SCALE_FACTOR
+
+MAX_PICKLE_BYTES = 4_000_000  # 1,000 flow steps take 3 MB
+
+# Pickles at the start of a file of torch before version 1.6: magic number, version, system, state_dict, storages.
+_LEGACY_PICKLES = 5
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -118,15 +125,44 @@ def _load(path: str | os.PathLike) -> Arrays:
     return {str(name).removeprefix("module."): value.detach().float().numpy() for name, value in state.items()}
 
 
-def _check_archive(path: str | os.PathLike, file: Any, size: int) -> None:
-    """Refuses a zip archive that unpacks to more than its file's size; torch itself never compresses."""
-    if zipfile.is_zipfile(file):
-        try:
-            unpacked = sum(entry.file_size for entry in zipfile.ZipFile(file).infolist())
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            raise InputError(f"{printable(path)} is damaged or not a state_dict saved by torch") from error
-        if unpacked > size:
-            raise InputError(f"{printable(path)} unpacks to {unpacked:,} bytes from {size:,}; torch does not compress")
+def _check_archive(path: str | os.PathLike, file: BinaryIO, size: int) -> None:
+    """Refuses a zip archive that unpacks to more than its file's size, and pickles that call more than torch.
+
+    torch itself never compresses. With `weights_only=True` it also calls functions that fill the memory from a few
+    bytes, such as `bytearray` of a number.
+    """
+    try:
+        if zipfile.is_zipfile(file):
+            archive = zipfile.ZipFile(file)
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > size:
+                raise InputError(
+                    f"{printable(path)} unpacks to {unpacked:,} bytes from {size:,}; torch does not compress"
+                )
+            for entry in archive.infolist():
+                if entry.filename.endswith(".pkl"):
+                    with archive.open(entry) as pickle:
+                        _check_pickle(path, pickle)
+        else:
+            file.seek(0)
+            content = io.BytesIO(file.read(_LEGACY_PICKLES * MAX_PICKLE_BYTES))
+            for _ in range(_LEGACY_PICKLES):
+                _check_pickle(path, content)
+    except InputError:
+        raise
+    except Exception as error:  # zipfile and pickletools raise nearly anything on damaged bytes
+        raise InputError(f"{printable(path)} is damaged or not a state_dict saved by torch") from error
+
+
+def _check_pickle(path: str | os.PathLike, pickle: Any) -> None:
+    start = pickle.tell()
+    for operation, argument, _ in pickletools.genops(pickle):
+        if pickle.tell() - start > MAX_PICKLE_BYTES:
+            raise InputError(f"{printable(path)} has a pickle of more than {MAX_PICKLE_BYTES:,} bytes")
+        if operation.name == "GLOBAL" and not re.match("torch[. ]|collections OrderedDict$", str(argument)):
+            raise InputError(
+                f"{printable(path)} is damaged or not a state_dict saved by torch: it needs {printable(argument, 60)}"
+            )
 
 
 def _problem(value: Any, torch: Any) -> str:

@@ -23,10 +23,20 @@ from glow_tf.errors import InputError
 
 MAX_INDEX_BYTES = 16_000_000  # size of the .index file; OpenAI's have 1 MB
 MAX_NAME_BYTES = 512
+MAX_VARIABLES = 200_000  # OpenAI's largest have 20,000
 MAX_SHARDS = 64
 MAX_RANK = 8
 
 _MAGIC = bytes.fromhex("57fb808b247547db")
+
+# TensorFlow aborts the process on others, such as references (float32_ref).
+_TYPES = {
+    tf.as_dtype(name).as_datatype_enum: tf.as_dtype(name)
+    for name in (
+        *("string", "bool", "bfloat16", "float16", "float32", "float64"),
+        *(f"{kind}{size}" for kind in ("int", "uint") for size in (8, 16, 32, 64)),
+    )
+}
 
 # The exceptions that TensorFlow raises on damaged files; some are built-in Python exceptions.
 _ERRORS = (tf.errors.OpError, ValueError, RuntimeError, OSError, IndexError)
@@ -73,6 +83,9 @@ class Checkpoint:
                 raise InputError(
                     f"{name} is damaged: its data has {sizes[shard]:,} bytes, but its index needs {needed:,}"
                 )
+        needed = sum(math.prod(v.shape) * v.dtype.size for v in self.variables.values() if v.dtype != tf.string)
+        if needed > sum(sizes):
+            raise InputError(f"{name} is damaged: its variables overlap, {needed:,} bytes of {sum(sizes):,}")
         self._shards = len(shards)
 
     def read(self, names: list[str]) -> dict[str, np.ndarray]:
@@ -109,8 +122,14 @@ def _read_table(index: bytes) -> tuple[dict[str, Variable], list[int]]:
     _, at = _varint(footer, at)
     variables: dict[str, Variable] = {}
     shards: list[int] = []
+    last = None
     for _, handle in _entries(_block(index, footer[at:])):
         for key, value in _entries(_block(index, handle)):
+            if last is not None and key <= last:  # TensorFlow searches, and could find another entry of that name
+                raise ValueError("its names are not in order")
+            if len(variables) == MAX_VARIABLES:
+                raise ValueError(f"it has more than {MAX_VARIABLES:,} variables")
+            last = key
             if key == b"":
                 header = tensor_bundle_pb2.BundleHeaderProto.FromString(value)
                 if not 1 <= header.num_shards <= MAX_SHARDS:
@@ -128,14 +147,12 @@ def _read_table(index: bytes) -> tuple[dict[str, Variable], list[int]]:
 
 def _variable(name: str, entry: tensor_bundle_pb2.BundleEntryProto) -> Variable:
     shape = tuple(axis.size for axis in entry.shape.dim)
-    try:
-        dtype = tf.as_dtype(entry.dtype)
-        item_bytes = 0 if dtype == tf.string else dtype.size
-    except (TypeError, NotImplementedError) as error:
-        raise ValueError(f"{name} is of an unknown type") from error
+    dtype = _TYPES.get(entry.dtype)
+    if dtype is None:
+        raise ValueError(f"{name} is of an unsupported type")
     if entry.shape.unknown_rank or len(shape) > MAX_RANK or min(shape, default=0) < 0 or entry.slices:
         raise ValueError(f"{name} has {len(shape)} axes, {list(shape[:MAX_RANK])}")
-    is_right = entry.size >= 0 if dtype == tf.string else entry.size == math.prod(shape) * (item_bytes or -1)
+    is_right = entry.size >= 0 if dtype == tf.string else entry.size == math.prod(shape) * dtype.size
     if not is_right or math.prod(shape) > 2**40 or entry.offset < 0:
         raise ValueError(f"{name} of shape {list(shape)} has {entry.size} bytes at {entry.offset}")
     return Variable(shape, dtype)

@@ -187,6 +187,14 @@ def test_a_bomb_is_refused_by_its_header(tmp_path, monkeypatch, side):
         decode(tmp_path / "a.png")
 
 
+def test_an_animation_that_holds_two_frames_has_half_of_the_pixels(tmp_path, monkeypatch):
+    random_picture(30, 40).save(tmp_path / "a.webp", save_all=True, append_images=[random_picture(30, 40, seed=1)])
+    random_picture(30, 40).save(tmp_path / "b.webp")
+    monkeypatch.setattr(image_file, "MAX_PIXELS", 2000)
+    assert "40x30 pixels of an animation are more than the limit of 2000" in refusal(tmp_path / "a.webp")
+    assert decode(tmp_path / "b.webp").shape == (30, 40, 3)
+
+
 def test_a_progressive_jpeg_of_many_scans_is_refused(tmp_path):
     stream = io.BytesIO()
     random_picture(64, 64).save(stream, "JPEG", progressive=True)
@@ -237,7 +245,9 @@ def test_tags_that_share_their_bytes_are_refused(tmp_path, table_tag):
     text = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n60000\n" + small.hex().encode())
     (tmp_path / "c.png").write_bytes(png_of((b"IHDR", header), (b"zTXt", text), pixels, (b"IEND", b"")))
     (tmp_path / "d.tif").write_bytes(large)
-    for name in ("a.jpg", "b.png", "c.png", "d.tif"):
+    for name, late in (("e.png", (b"eXIf", large)), ("f.png", (b"zTXt", text))):  # behind the pixels
+        (tmp_path / name).write_bytes(png_of((b"IHDR", header), pixels, late, (b"IEND", b"")))
+    for name in ("a.jpg", "b.png", "c.png", "d.tif", "e.png", "f.png"):
         assert "tags that overlap" in refusal(tmp_path / name)
 
 

@@ -40,7 +40,8 @@ def test_typicality_is_there_when_the_weights_file_knows_it(glow, pixels):
     glow.metadata = {"train_bits_per_dim": metrics.distribution_summary(bits)}
     p = ood.score(glow, pixels, "abcdef").columns["typicality_p"]
     assert np.all(p > 0) and p[np.argmax(bits)] == pytest.approx(1 / 7) and np.max(p) > 0.7
-    for broken in ({}, {"quantiles": []}, {"quantiles": [2, 1], "count": 3}, {"quantiles": [1, 2], "count": 0}, 3, "x"):
+    lists = [], [2, 1], [1, 10**400]
+    for broken in ({}, *({"quantiles": each, "count": 3} for each in lists), {"quantiles": [1, 2], "count": 0}, 3, "x"):
         glow.metadata = {"train_bits_per_dim": broken}
         assert ood.training_summary(glow) is None
 

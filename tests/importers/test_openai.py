@@ -385,3 +385,9 @@ def test_models_that_openai_has_not(config, lu, message):
 def test_writing_where_there_is_no_folder(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         openai.write(make_glow(), tmp_path / "none" / "x")
+
+
+def test_a_prefix_that_is_not_utf_8_is_one_line(tmp_path):
+    glow = make_glow()
+    with pytest.raises(InputError, match="is not UTF-8; name another prefix"):
+        openai.write(glow, tmp_path / "x\udcff")

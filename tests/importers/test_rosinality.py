@@ -1,5 +1,6 @@
 """rosinality's state_dict: values computed with its own code. Most of it needs torch."""
 
+import pickle
 import sys
 import zipfile
 
@@ -171,6 +172,25 @@ def test_a_zip_bomb_is_refused_before_torch_is_imported(tmp_path, monkeypatch):
         rosinality.read(tmp_path / "model.pt", 8, 8)
 
 
+def pickled(function, *arguments):
+    """A pickle that calls a function, of protocol 2 as torch writes it."""
+    call = type("Call", (), {"__reduce__": lambda self: (function, arguments)})
+    return pickle.dumps({"weight": call()}, protocol=2)
+
+
+@pytest.mark.parametrize("is_zipped", [True, False])
+def test_a_pickle_that_fills_the_memory_is_refused_before_torch_is_imported(tmp_path, monkeypatch, is_zipped):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    content = pickled(bytearray, 10**11)  # torch.load(weights_only=True) makes it
+    if is_zipped:
+        with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+            archive.writestr("model/data.pkl", content)
+    else:
+        (tmp_path / "model.pt").write_bytes(pickle.dumps(1, 2) + pickle.dumps(2, 2) + content)
+    with pytest.raises(InputError, match="it needs __builtin__ bytearray"):
+        rosinality.read(tmp_path / "model.pt", 8, 8)
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         rosinality.read(tmp_path / "none.pt", 8, 8)
@@ -178,6 +198,7 @@ def test_a_missing_file(tmp_path):
 
 def test_without_torch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "model.pt").write_bytes(b"anything")
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        archive.writestr("model/data.pkl", pickle.dumps({}, protocol=2))
     with pytest.raises(InputError, match="pip install torch"):
         rosinality.read(tmp_path / "model.pt", 8, 8)

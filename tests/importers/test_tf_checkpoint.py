@@ -76,6 +76,8 @@ ABSURD = {
     "axes": entry([1] * 300),
     "unknown type": entry(dtype=77),
     "resource": entry(dtype=20),
+    "reference": entry(dtype=100 + FLOAT),
+    "4 bits": entry(dtype=29, size=4),
     "no type": entry(dtype=0),
     "negative size": entry(size=-16),
     "negative offset": entry(offset=-8),
@@ -105,13 +107,21 @@ def test_absurd_entries_are_refused(tmp_path, kind):
         ([(b"", tensor_bundle_pb2.BundleHeaderProto(num_shards=1 << 30).SerializeToString())], {}),
         ([(NAME, entry())], {}),
         ([HEADER, (b"n" * 600, entry())], {}),
+        ([HEADER, (NAME, entry()), (NAME, entry([1], size=4))], {}),
+        ([HEADER, (NAME, entry()), HEADER], {}),
         ([HEADER, (NAME, entry())], {"restarts": (7,)}),
     ],
-    ids=["many data files", "no header", "long name", "restart inside an entry"],
+    ids=["many data files", "no header", "long name", "one name twice", "two headers", "restart inside an entry"],
 )
 def test_absurd_tables_are_refused(tmp_path, pairs, options):
     with pytest.raises(InputError, match="x.index is damaged"):
         Checkpoint(write_table(tmp_path / "x", pairs, **options))
+
+
+def test_variables_that_share_their_bytes_are_refused(tmp_path):
+    pairs = [HEADER, *((b"%03d" % number, entry([16], size=64)) for number in range(200))]
+    with pytest.raises(InputError, match="its variables overlap, 12,800 bytes of 64"):
+        Checkpoint(write_table(tmp_path / "x", pairs))
 
 
 def test_mutants_are_refused_or_the_same(tmp_path):
