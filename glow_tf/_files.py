@@ -30,6 +30,12 @@ MAX_PRINTED = 300  # characters of untrusted text in a message
 # ------------------------------------------------------------------------------------------- writing
 
 
+def write_file(path: str | os.PathLike, data: bytes | memoryview) -> None:
+    """As `write_atomically`, and creates the folder."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    write_atomically(path, data)
+
+
 def write_atomically(path: str | os.PathLike, data: bytes | memoryview) -> None:
     """Replaces the content of a file atomically and durably: a reader sees either the old content or the new.
 

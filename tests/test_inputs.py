@@ -177,7 +177,6 @@ def test_wrong_labels(labels, said, conditional):
 
 def test_labels_of_edits(conditional):
     with_labels = [
-        lambda labels: editing.labels_of(conditional, PIXELS[:2], labels),
         lambda labels: editing.interpolate(conditional, PIXELS[:2], 3, labels),
         lambda labels: editing.apply_direction(conditional, PIXELS[:2], np.zeros(SHAPE), [1.0], labels),
     ]

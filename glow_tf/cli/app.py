@@ -85,14 +85,14 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
             sys.exit(0)
         os.getcwd()
     except flags.UnrecognizedFlagError as error:
-        _fail(InputError(_unknown_flag(error.flagname, main)))
+        _fail(_unknown_flag(error.flagname, main))
     except flags.Error as error:
-        message = str(error)
+        text = str(error)
         for pattern, replacement in _PLAIN.items():
-            message = re.sub(pattern, replacement, message)
-        _fail(InputError(message))
+            text = re.sub(pattern, replacement, text)
+        _fail(text)
     except FileNotFoundError:
-        _fail(InputError("the working directory no longer exists; change to another one"))
+        _fail("the working directory no longer exists; change to another one")
     _configure_messages()
     _progress.show()
     try:
@@ -100,9 +100,10 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     except Exception as error:
-        if FLAGS.debug or not _is_user_error(error):
+        message = _message(error)
+        if FLAGS.debug or message is None:
             raise
-        _fail(error, error.exit_status if isinstance(error, TrainingFailure) else 2)
+        _fail(message, error.exit_status if isinstance(error, TrainingFailure) else 2)
     if status is not None and status > 128:
         # Stopped by a signal: TensorFlow would take seconds to shut down.
         sys.stdout.flush()
@@ -113,13 +114,11 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """What a weights file says of itself, read without TensorFlow.
+    """The configuration and the metadata of a weights file, read without TensorFlow.
 
     Attributes:
-        path: the file.
-        title: its name in messages and captions.
+        title: the file's name in messages and captions.
         note: the same, and whether it was chosen because it is the newest.
-        config, metadata: as of the Glow that it holds.
     """
 
     path: str | os.PathLike
@@ -139,11 +138,12 @@ def find_weights(name: str | None, needs_data: bool = False) -> Weights:
         return Weights(path, title, note, GlowConfig.from_dict(file.config), file.metadata)
 
 
-def unexpected_argument(argument: str) -> str:
-    """The message for an argument without a flag, such as those that a shell makes of `--images *.png`."""
-    has_images = "images" in FLAGS and FLAGS["images"].present
-    hint = "repeat --images for each image" if has_images else "a weights file is named by --weights"
-    return f"unexpected argument {printable(argument)!r}; {hint}"
+def check_no_arguments(arguments: Sequence[str]) -> None:
+    """Raises InputError for arguments without a flag, such as those that a shell makes of `--images *.png`."""
+    if arguments:
+        has_images = "images" in FLAGS and FLAGS["images"].present
+        hint = "repeat --images for each image" if has_images else "a weights file is named by --weights"
+        raise InputError(f"unexpected argument {printable(arguments[0])!r}; {hint}")
 
 
 def check_output(flag: str) -> None:
@@ -243,21 +243,17 @@ def _command_with(flag: str) -> str | None:
     return next((COMMANDS[name] for name in modules), None)
 
 
-def _is_user_error(error: Exception) -> bool:
-    """Whether the message is all that a user needs, as opposed to a bug, which needs a traceback."""
-    if isinstance(error, (InputError, TrainingFailure, MemoryError)):
-        return True
-    # A file that cannot be read or written: the error says which one and why.
-    return isinstance(error, OSError) and error.filename is not None and error.strerror is not None
-
-
-def _fail(error: Exception, status: int = 2) -> NoReturn:
-    message = str(error)
+def _message(error: Exception) -> str | None:
+    """The message that is all a user needs; None for a bug, which needs a traceback."""
     if isinstance(error, MemoryError):
-        message = "out of memory; a smaller --batch_size or --img_size needs less"
-    elif isinstance(error, OSError):
+        return "out of memory; a smaller --batch_size or --img_size needs less"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
         # The second name of a rename is the one that the user knows.
-        message = f"{error.filename2 or error.filename}: {error.strerror}"
+        return f"{error.filename2 or error.filename}: {error.strerror}"
+    return str(error) if isinstance(error, (InputError, TrainingFailure)) else None
+
+
+def _fail(message: str, status: int = 2) -> NoReturn:
     for name, flag in FLAG_NAMES.items():
         if flag in FLAGS:
             message = re.sub(rf"\b{name}\b", f"--{flag}", message)

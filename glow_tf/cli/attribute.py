@@ -82,7 +82,7 @@ def check_model(model: "app.Weights") -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Direction:
-    """A direction in z, and what lies at its two ends: the image minus and plus the direction."""
+    """A direction in z, and the names of its two ends: the image minus and plus the direction."""
 
     z: np.ndarray
     ends: tuple[str, str]

@@ -17,7 +17,7 @@ from absl import flags
 
 from glow_tf import _progress
 from glow_tf._files import check_file, printable
-from glow_tf.cli import app
+from glow_tf.cli import app, inspect
 from glow_tf.errors import InputError
 
 if TYPE_CHECKING:
@@ -114,12 +114,7 @@ def _write(glow: "Glow", target: str | None) -> str:
         saved_model.save_model(glow, FLAGS.out)
         return f"{FLAGS.out}: a SavedModel with the signatures sample, bits_per_dim, log_prob, encode and decode"
     glow.save_weights(FLAGS.out)
-    return (
-        f"{FLAGS.out}: images {'x'.join(map(str, config.image_shape))} of {config.num_bits} bits, "
-        f"L={config.num_levels} levels of K={config.num_steps} steps, width {config.width}, {config.coupling}, "
-        f"{config.permutation}{f', {config.num_classes} classes' if config.num_classes else ''}, "
-        f"{glow.num_parameters:,} parameters"
-    )
+    return f"{FLAGS.out}: {inspect.model_of(config)}; {inspect.kind_of(config)}; {glow.num_parameters:,} parameters"
 
 
 def run() -> NoReturn:

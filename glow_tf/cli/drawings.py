@@ -28,38 +28,26 @@ MAX_NAME_LENGTH = 12  # characters of an image's name over its column
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """The content of a picture, before its layout.
+    """The content of a picture, before its layout."""
 
-    Attributes:
-        images: uint8 [rows, columns, H, W, C], or [N, H, W, C] for a square grid.
-        title, notes: the caption.
-        row_labels, column_labels: one per row and column, or empty.
-        marked_column: the column of the unchanged images.
-        frames: the axis of `images` that an animation runs through.
-        scatter: takes the notes for a caption and returns a second picture, a scatter plot.
-    """
-
-    images: np.ndarray
-    title: str
-    notes: str = ""
+    images: np.ndarray  # uint8 [rows, columns, H, W, C], or [N, H, W, C] for a square grid
+    title: str  # of the caption
+    notes: str = ""  # below the title
     row_labels: Sequence[str] = ()
     column_labels: Sequence[str] = ()
-    marked_column: int | None = None
-    frames: int = 1
-    scatter: Callable[[str], np.ndarray] | None = None
+    marked_column: int | None = None  # of the unchanged images
+    frames: int = 1  # the axis of `images` that an animation runs through
+    scatter: Callable[[str], np.ndarray] | None = None  # takes notes and returns a second picture, a scatter plot
 
 
 def draw_samples(glow: "Glow") -> Drawing:
     """A grid of samples; for a class-conditional model one row per class."""
-    classes, label = glow.config.num_classes, chosen_label(glow)
-    at, seed = f"at temperature {FLAGS.temp:g}", f"seed {FLAGS.seed}"
-    if not classes or label is not None:
+    classes, at, seed = glow.config.num_classes, f"at temperature {FLAGS.temp:g}", f"seed {FLAGS.seed}"
+    if not classes or FLAGS.label is not None:
         count = FLAGS.n or defaults.NUM_SAMPLES
-        labels = None if label is None else np.full(count, label)
-        of_class = "" if label is None else f" of class {class_names(glow)[label]}"
-        return Drawing(
-            glow.sample(count, FLAGS.temp, FLAGS.seed, labels).numpy(), f"{count} samples{of_class} {at}", seed
-        )
+        labels, of_class = labels_of_samples(glow, count)
+        samples = glow.sample(count, FLAGS.temp, FLAGS.seed, labels).numpy()
+        return Drawing(samples, f"{counted(count, 'sample')}{of_class} {at}", seed)
     rows = min(classes, MAX_ROWS)
     columns = math.ceil(FLAGS.n / rows) if FLAGS.n else COLUMNS
     samples = glow.sample(rows * columns, FLAGS.temp, FLAGS.seed, np.repeat(np.arange(rows), columns)).numpy()
@@ -73,15 +61,14 @@ def draw_temperatures(glow: "Glow") -> Drawing:
     """The same noise in every row, scaled by a rising temperature."""
     from glow_tf.evaluation import editing
 
-    label, columns = chosen_label(glow), FLAGS.n or COLUMNS
-    rows = editing.temperatures(
-        glow, TEMPERATURES, columns, FLAGS.seed, None if label is None else np.full(columns, label)
-    )  # fmt: skip
-    labels = [f"temperature {temperature:g}" for temperature in TEMPERATURES]
-    labels[0] += "\nthe mode"
+    columns = FLAGS.n or COLUMNS
+    labels, of_class = labels_of_samples(glow, columns)
+    rows = editing.temperatures(glow, TEMPERATURES, columns, FLAGS.seed, labels)
+    row_labels = [f"temperature {temperature:g}" for temperature in TEMPERATURES]
+    row_labels[0] += "\nthe mode"
     notes = f"the same noise in every row, seed {FLAGS.seed}"
-    of_class = "" if label is None else f" of class {class_names(glow)[label]}"
-    return Drawing(rows, f"{columns} samples{of_class} at rising temperatures", notes, labels, frames=0)
+    title = f"{counted(columns, 'sample')}{of_class} at rising temperatures"
+    return Drawing(rows, title, notes, row_labels, frames=0)
 
 
 def draw_reconstructions(glow: "Glow") -> Drawing:
@@ -101,12 +88,10 @@ def draw_interpolations(glow: "Glow") -> Drawing:
     from glow_tf.evaluation import editing
 
     chosen, labels, names = chosen_images(glow, 2 * (FLAGS.n or 4), at_least=2)
-    pairs = len(chosen) // 2
     if len(chosen) % 2:
         logging.warning("the number of images, %d, is odd; %s is left out", len(chosen), printable(names[-1]))
-    rows = editing.interpolate(
-        glow, chosen[: 2 * pairs], FLAGS.columns, None if labels is None else labels[: 2 * pairs], FLAGS.spherical
-    )  # fmt: skip
+        chosen, labels = chosen[:-1], None if labels is None else labels[:-1]
+    pairs, rows = len(chosen) // 2, editing.interpolate(glow, chosen, FLAGS.columns, labels, FLAGS.spherical)
     shares = [f"{share:.0%}" for share in np.linspace(0, 1, FLAGS.columns)[1:-1]]
     ends = [f"{short(first)} to\n{short(last)}" for first, last in zip(names[::2], names[1::2], strict=False)]
     title = "Interpolation between two images" if pairs == 1 else f"Interpolations between {pairs} pairs of images"
@@ -217,11 +202,15 @@ def chosen_label(model: "Glow | app.Weights") -> int | None:
     return attribute.index_of_class(FLAGS.label, class_names(model), "--label")
 
 
+def labels_of_samples(glow: "Glow", count: int) -> tuple[np.ndarray | None, str]:
+    """(one label per sample, the words " of class NAME"), or (None, "") without --label."""
+    label = chosen_label(glow)
+    return (None, "") if label is None else (np.full(count, label), f" of class {class_names(glow)[label]}")
+
+
 def check_model(model: "app.Weights") -> None:
     """Raises InputError for flags that contradict the model, and for missing data, before TensorFlow is imported."""
     chosen_label(model)
-    if FLAGS.mode == "interpolate" and FLAGS.images and images.count(FLAGS.images) < 2:
-        raise InputError("an interpolation needs pairs of images; name two of them with --images")
     if FLAGS.mode == "attribute":
         attribute.check_model(model)
     if reads_data_set():
@@ -247,7 +236,6 @@ def chosen_images(glow: "Glow", count: int, at_least: int = 1) -> tuple[np.ndarr
     """(uint8 images, labels to encode them with, names) of --images, or of the first `count` of the data set.
 
     Args:
-        glow: the model.
         count: the largest number of images without --images, or with folders.
         at_least: with fewer test images than this, training images are used.
     """

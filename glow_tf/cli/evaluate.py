@@ -79,8 +79,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def check_flags(arguments: Sequence[str]) -> None:
     """Raises InputError for invalid combinations of flags, and then for files and data sets that do not exist."""
-    if arguments:
-        raise InputError(app.unexpected_argument(arguments[0]))
+    app.check_no_arguments(arguments)
     if FLAGS.images is None and (FLAGS.csv or FLAGS.html):
         raise InputError("--csv and --html are for scores of single images; name the images with --images")
     if FLAGS.csv and FLAGS.html and os.path.abspath(FLAGS.csv) == os.path.abspath(FLAGS.html):

@@ -41,8 +41,7 @@ flags.DEFINE_string("data_dir", None, app.DATA_DIR_HELP)
 
 def main(arguments: list[str]) -> None:
     """Serves the page until Ctrl-C."""
-    if arguments:
-        raise InputError(app.unexpected_argument(arguments[0]))
+    app.check_no_arguments(arguments)
     files = direction_files(FLAGS.direction)
     check_port(FLAGS.port)
     if importlib.util.find_spec("gradio") is None:

@@ -30,45 +30,31 @@ UNKNOWN = -1  # the label of an unlabelled image
 
 @dataclasses.dataclass(frozen=True)
 class NamedImages:
-    """Images in the order in which they were named.
+    """Images in the order in which they were named."""
 
-    Attributes:
-        images: uint8 [N, H, W, C].
-        labels: int32 [N], UNKNOWN for images of files and folders.
-        names: [N], the file's path, or test:5.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    names: tuple[str, ...]
+    images: np.ndarray  # uint8 [N, H, W, C]
+    labels: np.ndarray  # int32 [N], UNKNOWN for images of files and folders
+    names: tuple[str, ...]  # [N], the file's path, or test:5
 
 
-def check(values: Sequence[str]) -> None:
-    """Checks the values of `--images` without importing TensorFlow.
+def check(values: Sequence[str]) -> int:
+    """Returns the number of images that `--images` names, without importing TensorFlow.
 
     Raises:
         InputError: a file or folder does not exist, a folder holds no image, or `test:` is not followed by a list of
             numbers.
     """
+    count = 0
     for value in values:
         if value.startswith(TEST):
-            indices(value)
+            count += len(indices(value))
         elif os.path.isdir(value):
             listing.check_not_empty(registry.check_folder(value))
+            count += len(listing.find_images(value)[0])
         else:
             check_file(value, "image file")
-
-
-def count(values: Sequence[str]) -> int:
-    """The number of images that the values of `--images` name."""
-    return sum(
-        len(indices(value))
-        if value.startswith(TEST)
-        else len(listing.find_images(value)[0])
-        if os.path.isdir(value)
-        else 1
-        for value in values
-    )
+            count += 1
+    return count
 
 
 def reads_data_set() -> bool:
@@ -82,9 +68,7 @@ def check_data_flags(reads_data: bool) -> None:
         registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
     for name in ("dataset", "data_dir", "download"):
         if FLAGS[name].present and not reads_data:
-            raise InputError(
-                f"--{name} is about a data set, but --images names only files and folders; use one of them"
-            )
+            raise InputError(f"--{name} has no effect: --images names only files and folders; use one of them")
 
 
 def check_data(model: "app.Weights") -> None:
@@ -104,8 +88,6 @@ def read(values: Sequence[str], glow: "Glow", limit: int | None = None) -> Named
     """Reads the images that the values of `--images` name, cropped and resized for a model.
 
     Args:
-        values: the flag's values.
-        glow: the model.
         limit: the largest number of images of a folder, and in all. Default: no limit.
 
     Raises:
@@ -140,7 +122,7 @@ def read_folder(folder: str, config: "GlowConfig", limit: int | None = None) -> 
     """(uint8 [N, H, W, C], paths) of the images of a folder, or of its first `limit` images, which is said."""
     from glow_tf.data import image_folder
 
-    found = count([folder])
+    found = len(listing.find_images(folder)[0])
     if limit is not None and limit < found:
         _progress.line(f"the first {limit:,} of {found:,} images in {printable(folder)} are used")
     height, width, channels = config.image_shape
@@ -149,11 +131,7 @@ def read_folder(folder: str, config: "GlowConfig", limit: int | None = None) -> 
 
 
 def read_file(path: str | os.PathLike, config: "GlowConfig") -> np.ndarray:
-    """Reads an image file as uint8 [H, W, C], cropped and resized for a model.
-
-    Raises:
-        InputError: the file does not exist or cannot be read as an image.
-    """
+    """Reads an image file as uint8 [H, W, C], cropped and resized for a model; InputError if that fails."""
     from glow_tf.data import image_file
 
     check_file(path, "image file")

@@ -43,15 +43,16 @@ def describe(path: str | os.PathLike) -> dict[str, str]:
         arrays = file.read_all()
     stored = sum(array.size for array in arrays.values())
     fixed = sum(array.size for name, array in arrays.items() if name.endswith(_NON_TRAINABLE))
+    names = metadata.get("class_names")
     is_half = any(array.dtype == "float16" for array in arrays.values())
     dtype = f"{config.dtype}{' stored as float16' if is_half else ''}"
     return {
         "file": f"{printable(path)}, {os.stat(path).st_size:,} bytes",
-        "model": _model(config),
-        "kind": _kind(config),
+        "model": model_of(config),
+        "kind": kind_of(config),
         "parameters": f"{stored - fixed:,} trained and {fixed:,} fixed, {dtype}, in {len(arrays)} arrays",
         "numbers": "all finite",
-        "data set": _data_set(metadata),
+        "data set": _text(metadata.get("dataset")) + (f", {len(names):,} classes" if names else ""),
         "trained": _progress(metadata, path),
         "bits/dim": _result(metadata),
         "command": _text(metadata.get("command")),
@@ -59,24 +60,20 @@ def describe(path: str | os.PathLike) -> dict[str, str]:
     }
 
 
-def _model(config: GlowConfig) -> str:
+def model_of(config: GlowConfig) -> str:
+    """The size of a model, in words."""
     size = "x".join(map(str, config.image_shape))
     return f"images {size} of {config.num_bits} bits; L={config.num_levels}, K={config.num_steps}, width {config.width}"
 
 
-def _kind(config: GlowConfig) -> str:
+def kind_of(config: GlowConfig) -> str:
+    """The layers of a model, in words."""
     parts = [f"{config.coupling} coupling", config.permutation, f"pixels {config.pixels}", config.architecture]
     if config.dequantization != "uniform":
         parts.append(f"{config.dequantization} dequantisation")
     if config.num_classes:
         parts.append(f"{config.num_classes} classes{' with classifier' if config.classifier else ''}")
     return ", ".join(parts)
-
-
-def _data_set(metadata: Mapping[str, Any]) -> str:
-    names = metadata.get("class_names") or []
-    count = f", {len(names):,} classes" if names else ""
-    return _text(metadata.get("dataset")) + count
 
 
 def _progress(metadata: Mapping[str, Any], path: str | os.PathLike) -> str:

@@ -131,8 +131,7 @@ def save(drawing: drawings.Drawing, weights: app.Weights) -> list[str]:
 
 def check_flags(arguments: Sequence[str]) -> None:
     """Raises InputError for invalid flags and combinations, and then for files and data sets that do not exist."""
-    if arguments:
-        raise InputError(app.unexpected_argument(arguments[0]))
+    app.check_no_arguments(arguments)
     for name in sorted(set().union(*MODES.values()) - MODES[FLAGS.mode]):
         if FLAGS[name].present and not (name == "columns" and FLAGS["steps"].present):
             users = ", ".join(mode for mode, used in MODES.items() if name in used)
@@ -159,7 +158,8 @@ def check_flags(arguments: Sequence[str]) -> None:
     app.check_output("save_direction")
     if FLAGS.mode == "attribute":
         attribute.check_flags()
-    images.check(FLAGS.images or ())
+    if FLAGS.images and images.check(FLAGS.images) < 2 and FLAGS.mode == "interpolate":
+        raise InputError("an interpolation needs pairs of images; name two of them with --images")
     images.check_data_flags(drawings.reads_data_set())
 
 

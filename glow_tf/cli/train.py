@@ -123,7 +123,7 @@ def main(arguments: list[str]) -> int:
         weights = app.find_weights(FLAGS.weights) if FLAGS.weights else None
         kind = registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
         if FLAGS["max_bad"].present and kind != "folder":
-            raise InputError(f"--max_bad is for a folder of images; {FLAGS.dataset} is none")
+            raise InputError(f"--max_bad is for a folder of images, and {FLAGS.dataset} is a data set; leave it out")
         run = _run_directory(_known_settings(model, weights, kind) | config.fixed() | {"dataset": FLAGS.dataset})
         tf = app.import_tensorflow(starts_devices=FLAGS.strategy != "multi_worker")
         if config.jit_compile and not tf.config.list_physical_devices("GPU"):
@@ -252,20 +252,9 @@ def _build(model: Mapping[str, Any], config: TrainConfig, weights: app.Weights |
 
 def model_config(model: Mapping[str, Any], image_shape: tuple[int, int, int], num_classes: int) -> GlowConfig:
     """The GlowConfig of a new model, from settings that are named like the flags."""
-    return GlowConfig(
-        image_shape=image_shape,
-        num_levels=model["l_glow"],
-        num_steps=model["k_glow"],
-        width=model["width"],
-        coupling=model["coupling"],
-        permutation=model["permutation"],
-        architecture=model["architecture"],
-        num_bits=model["n_bits"],
-        num_classes=num_classes if model["conditional"] else 0,
-        classifier=model["classifier"],
-        pixels=model["pixels"],
-        dequantization=model["dequantization"],
-    )
+    names = {flag: name for name, flag in app.FLAG_NAMES.items()}
+    settings = {names.get(flag, flag): model[flag] for flag in (*defaults.MODEL, "classifier") if flag != "conditional"}
+    return GlowConfig(image_shape, num_classes=num_classes if model["conditional"] else 0, **settings)
 
 
 def check_data_fits(images: "ImageData", config: GlowConfig) -> None:
@@ -293,7 +282,7 @@ def _announce(trainer: "Trainer", images: "ImageData", run: RunDirectory) -> Non
     )
     if workers.is_chief and images.test.num_images < FEW_TEST_IMAGES:
         few = counted(images.test.num_images, "test image")
-        logging.warning("with %s bits/dim and the statistics of z are rough estimates", few)
+        logging.warning("with %s, bits/dim and the statistics of z are rough estimates", few)
 
 
 def _finish(result: "FitResult", config: TrainConfig, run: RunDirectory, *, is_chief: bool) -> int:

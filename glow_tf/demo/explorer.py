@@ -16,7 +16,7 @@ import numpy as np
 from glow_tf._files import printable
 from glow_tf.data import image_data, image_file
 from glow_tf.errors import InputError
-from glow_tf.evaluation import editing, visualization
+from glow_tf.evaluation import editing, metrics, visualization
 from glow_tf.glow import Glow
 from glow_tf.metadata import class_names
 
@@ -41,7 +41,6 @@ class Explorer:
     """A model with images to start from and directions to move them in.
 
     Args:
-        glow: the model.
         data: the data set that provides test images and class directions. Default: none; the images are then
             samples.
         directions: {name: [H, W, C]}, additional directions in z.
@@ -133,26 +132,17 @@ class Explorer:
         """
         share = _number(share, "share", 0, 1)
         pair = np.stack([first, second])
-        labels = editing.labels_of(self.glow, pair[:1])
+        labels = metrics.classify(self.glow, pair[:1]) if self.class_names else None
         z = editing.encode(self.glow, pair, None if labels is None else np.repeat(labels, 2))
         return self._decode(editing.mixture(z[0], z[1], [share], spherical).astype(z.dtype), labels)
 
     def move(self, image: np.ndarray, strengths: Sequence[Any]) -> np.ndarray:
-        """The image at z plus the sum of strength * direction.
-
-        Args:
-            image: the image.
-            strengths: one per entry of `directions`, from -MAX_STRENGTH to MAX_STRENGTH.
-        """
+        """The image at z plus the sum of strength * direction, with a strength per entry of `directions`."""
         if len(strengths) != len(self.directions):
             raise InputError(f"there are {len(strengths)} strengths for {len(self.directions)} directions")
-        return self._moved(
-            image,
-            sum(
-                _number(strength, name, -MAX_STRENGTH, MAX_STRENGTH) * direction
-                for strength, (name, direction) in zip(strengths, self.directions.items(), strict=True)
-            ),
-        )
+        named = zip(strengths, self.directions.items(), strict=True)
+        moves = (_number(strength, name, -MAX_STRENGTH, MAX_STRENGTH) * z for strength, (name, z) in named)
+        return self._moved(image, sum(moves))
 
     def change_class(self, image: np.ndarray, source: str, target: str, strength: Any) -> np.ndarray:
         """The image at z plus strength * (the mean z of class `target` minus the mean z of class `source`)."""

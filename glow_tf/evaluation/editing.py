@@ -14,24 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from glow_tf._files import load_npy, printable, write_atomically
+from glow_tf._files import load_npy, printable, write_file
 from glow_tf.errors import InputError
-from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
 from glow_tf.inputs import Labels, class_labels, temperature_of
-
-
-def labels_of(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> np.ndarray | None:
-    """The labels to encode images under: None for a model without classes, otherwise `labels` or the likeliest ones.
-
-    Args:
-        labels: [N]. Default: unknown.
-    """
-    if not glow.config.num_classes:
-        return None
-    if labels is not None:
-        return np.asarray(class_labels(labels, glow.config.num_classes, len(images)))
-    return metrics.classify(glow, images)
 
 
 def encode(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> np.ndarray:
@@ -128,17 +114,12 @@ def attribute_direction(
     positive_labels: Labels | None = None,
     negative_labels: Labels | None = None,
 ) -> np.ndarray:
-    """[H, W, C]: the mean z of images with an attribute minus the mean z of images without it.
-
-    Args:
-        positive, negative: uint8 [N, H, W, C] and [M, H, W, C].
-        positive_labels, negative_labels: [N] and [M], for a class-conditional model.
-    """
+    """[H, W, C]: the mean z of images with an attribute minus the mean z of images without it."""
     for name, images in (("with", positive), ("without", negative)):
         if not len(images):
             raise InputError(f"there are no images {name} the attribute; a direction needs both")
-    means = [encode(glow, positive, positive_labels).mean(axis=0), encode(glow, negative, negative_labels).mean(axis=0)]
-    return means[0] - means[1]
+    with_it, without_it = encode(glow, positive, positive_labels), encode(glow, negative, negative_labels)
+    return with_it.mean(axis=0) - without_it.mean(axis=0)
 
 
 def apply_direction(
@@ -165,10 +146,9 @@ def save_direction(path: str | os.PathLike, direction: np.ndarray) -> None:
     >>> load_direction("smile.npy", glow).shape
     (4, 4, 1)
     """
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     data = io.BytesIO()
     np.save(data, direction, allow_pickle=False)
-    write_atomically(path, data.getvalue())
+    write_file(path, data.getvalue())
 
 
 def load_direction(path: str | os.PathLike, glow: Glow) -> np.ndarray:
@@ -213,19 +193,12 @@ def resample_levels(
 
 @dataclasses.dataclass(frozen=True)
 class PrincipalComponents:
-    """The directions in which z varies most.
+    """The directions in which z varies most."""
 
-    Attributes:
-        mean: [H, W, C].
-        directions: [count, H, W, C], each as long as the standard deviation along it.
-        scores: [N, count], in standard deviations.
-        share: [count], of the variance of z.
-    """
-
-    mean: np.ndarray
-    directions: np.ndarray
-    scores: np.ndarray
-    share: np.ndarray
+    mean: np.ndarray  # [H, W, C]
+    directions: np.ndarray  # [count, H, W, C], each as long as the standard deviation along it
+    scores: np.ndarray  # [N, count], in standard deviations
+    share: np.ndarray  # [count], of the variance of z
 
 
 def principal_components(z: np.ndarray, count: int) -> PrincipalComponents:

@@ -26,26 +26,16 @@ NUM_QUANTILES = 65
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SplitResult:
-    """Scores of all images of a split.
+    """Scores of all images of a split."""
 
-    Attributes:
-        bits_per_dim: [N]; for a class-conditional model given the label.
-        level_bits_per_dim: [N, L]: contribution of each level, level 0 first, which includes the density of learned
-            noise; sums to bits/dim of one noise sample.
-        labels: [N].
-        classes: [N], predictions of the generative classifier; None for a model without classes.
-        round_trip_error: largest |decode(encode(image)) - image|, in bins.
-        num_wrong_bytes: number of bytes that decode(encode(image)) changes.
-        num_bytes: number of bytes of all images.
-    """
-
-    bits_per_dim: np.ndarray
+    bits_per_dim: np.ndarray  # [N]; for a class-conditional model given the label
+    # [N, L], level 0 first, which includes the density of learned noise; sums to the bits/dim of one noise sample.
     level_bits_per_dim: np.ndarray
-    labels: np.ndarray
-    classes: np.ndarray | None
-    round_trip_error: float
-    num_wrong_bytes: int
-    num_bytes: int
+    labels: np.ndarray  # [N]
+    classes: np.ndarray | None  # [N], predictions of the generative classifier of a class-conditional model
+    round_trip_error: float  # largest |decode(encode(image)) - image|, in bins
+    num_wrong_bytes: int  # that decode(encode(image)) changes
+    num_bytes: int  # of all images
 
     @property
     def accuracy(self) -> float:
@@ -72,10 +62,7 @@ def evaluate(
     """Scores every image of a split.
 
     Args:
-        glow: the model.
-        split: the images and their labels.
-        batch_size: images per batch.
-        seed: seed of the dequantisation noise; batch i uses seed + i.
+        seed: of the dequantisation noise; batch i uses seed + i.
         num_importance_samples: noise samples per image, see `bits_per_dim_per_image`.
 
     >>> from glow_tf.data.dataset import ArrayDataset
@@ -112,16 +99,11 @@ def evaluate(
 
 
 def classify(glow: Glow, images: Array) -> np.ndarray:
-    """Returns [N] predictions of the generative classifier, argmax over the classes of log p(image | class).
+    """Returns [N] predictions of the generative classifier for uint8 images, argmax over the classes of log p.
 
     The density is evaluated at the middle of each pixel's bin, so no noise affects the prediction.
-
-    Args:
-        glow: a class-conditional model.
-        images: uint8 [N, H, W, C].
     """
-    values = glow.dequantize(images)
-    return np.argmax(glow.class_log_probs(values), axis=1).astype(np.int32)
+    return np.argmax(glow.class_log_probs(glow.dequantize(images)), axis=1).astype(np.int32)
 
 
 def bits_per_dim_per_image(
@@ -249,15 +231,10 @@ def normality(values: Array) -> Normality:
 
 
 def round_trip(glow: Glow, images: Array, labels: Labels | None = None) -> tuple[float, int]:
-    """Returns (largest error of decode(encode(image)) in bins, number of bytes that it changes).
+    """Returns (largest error of decode(encode(image)) in bins, number of bytes that it changes), for uint8 images.
 
     Starts at the middle of the bins, where an error below half a bin changes no byte. At the edge of a bin, where
     dequantisation noise may fall, any rounding error can change the byte.
-
-    Args:
-        glow: the model.
-        images: uint8 [B, H, W, C].
-        labels: [B] for a class-conditional model.
 
     >>> error, wrong = round_trip(glow, images)
     >>> error < 0.01, wrong
@@ -278,18 +255,12 @@ def bits_per_dim(
     limit: int | None = None,
     check: Callable[[], Any] = lambda: None,
 ) -> tuple[float, float | None, int]:
-    """Mean bits/dim over a split.
+    """Returns (mean bits/dim over a split, its standard error or None for a single image, number of images).
 
     Args:
-        glow: the model.
-        split: the images and their labels.
-        batch_size: images per batch.
-        seed: seed of the dequantisation noise; batch i uses seed + i.
+        seed: of the dequantisation noise; batch i uses seed + i.
         limit: number of images, a fixed random subset of the split; None for all images.
         check: called before each batch; an exception from it ends the evaluation.
-
-    Returns:
-        (mean, standard error or None for a single image, number of images).
 
     >>> from glow_tf.data.dataset import ArrayDataset
     >>> mean, error, count = bits_per_dim(glow, ArrayDataset(images))
@@ -310,16 +281,7 @@ def bits_per_dim(
 
 
 def latent_statistics(glow: Glow, images: Array, labels: Labels | None = None, seed: int = 0) -> dict[str, float]:
-    """Mean and variance of z, over everything and per level; a good model has 0 and 1.
-
-    Args:
-        glow: the model.
-        images: uint8 [B, H, W, C].
-        labels: [B] for a class-conditional model.
-        seed: seed of the dequantisation noise.
-
-    Returns:
-        {"z/mean", "z/variance", "z/level0/mean", "z/level0/variance", ...: float}.
+    """Mean and variance of the z of uint8 images, over everything and per level; a good model has 0 and 1.
 
     >>> sorted(latent_statistics(glow, images))
     ['z/level0/mean', 'z/level0/variance', 'z/mean', 'z/variance']

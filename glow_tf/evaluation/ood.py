@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, features
 
 from glow_tf import _progress
-from glow_tf._files import printable, spreadsheet_safe, write_atomically
+from glow_tf._files import printable, spreadsheet_safe, write_file
 from glow_tf.evaluation import metrics, visualization
 from glow_tf.glow import Glow
 from glow_tf.metadata import class_names
@@ -48,14 +48,12 @@ BATCH_SIZE = 64
 class Scores:
     """Scores of N images.
 
-    Attributes:
-        names: [N].
-        columns: {name: [N]}, names from `COLUMNS`; typicality_p only if the weights file holds a summary of the
-            training images, most_likely_class only for a class-conditional model.
+    Those of `COLUMNS`, but typicality_p only if the weights file holds a summary of the training images, and
+    most_likely_class only for a class-conditional model.
     """
 
-    names: tuple[str, ...]
-    columns: dict[str, np.ndarray]
+    names: tuple[str, ...]  # [N]
+    columns: dict[str, np.ndarray]  # {name: [N]}
 
 
 def score(
@@ -112,13 +110,9 @@ def training_summary(glow: Glow) -> dict[str, Any] | None:
 
 
 def lossless_bits(image: np.ndarray, num_bits: int = 8) -> int:
-    """Bits of the smaller of PNG and WebP for the `num_bits` high bits of an image, without file headers.
+    """Bits of the smaller of PNG and WebP for the `num_bits` high bits of uint8 [H, W, C], without file headers.
 
     Transparent pixels keep their colours (WebP's `exact`), since the model encodes them, too.
-
-    Args:
-        image: uint8 [H, W, C].
-        num_bits: bits per channel that the model sees.
 
     >>> lossless_bits(np.zeros([4, 4, 1], np.uint8)) < lossless_bits(images[0])
     True
@@ -149,18 +143,11 @@ def write_csv(path: str | os.PathLike, scores: Scores) -> None:
     writer.writerow(["file", *scores.columns])
     for row in zip(scores.names, *scores.columns.values(), strict=True):
         writer.writerow([_cell(value) if isinstance(value, str) else f"{value:.6g}" for value in row])
-    _write(path, text.getvalue())
+    write_file(path, text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def write_html(path: str | os.PathLike, scores: Scores, images: np.ndarray, title: str) -> None:
-    """Writes a page with the images and their scores, those least like the training images first.
-
-    Args:
-        path: the file.
-        scores: N scores.
-        images: uint8 [N, H, W, C]; those with the `PAGE_IMAGES` highest corrected scores are shown.
-        title: the page's title.
-    """
+    """Writes a page with the scores of uint8 images: those of the `PAGE_IMAGES` least like the training images."""
     order = np.argsort(-scores.columns["corrected_bits_per_dim"], kind="stable")[:PAGE_IMAGES]
     shown = f"{len(order)} images" if len(order) == len(images) else f"{len(order)} of {len(images):,} images"
     described = [(name.replace("_", " "), COLUMNS[name]) for name in scores.columns]
@@ -172,7 +159,7 @@ def write_html(path: str | os.PathLike, scores: Scores, images: np.ndarray, titl
         head="".join(f'<th title="{_escaped(text)}">{_escaped(name)}</th>' for name, text in described),
         rows="\n".join(_row(scores, images[index], index) for index in order),
     )
-    _write(path, page)
+    write_file(path, page.encode("utf-8", "backslashreplace"))
 
 
 NOTE = (
@@ -226,8 +213,3 @@ def _png_data(data: bytes) -> int:
             total += length
         position += length + 12
     return total
-
-
-def _write(path: str | os.PathLike, text: str) -> None:
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    write_atomically(path, text.encode("utf-8", "backslashreplace"))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from glow_tf._files import printable, write_atomically
+from glow_tf._files import printable, write_file
 from glow_tf.errors import InputError
 
 # The file formats of a picture by the ending of its name, and how each is written.
@@ -112,7 +112,7 @@ def _fitted(
     """(font size, factor by which images are enlarged, row labels, column labels), each label inside its cell."""
     factor = max(1, min(max(GRID_WIDTH // columns, MIN_CELL), MAX_CELL) // max(height, width))
     largest = max(MIN_FONT_SIZE, columns * factor * width // 48)
-    # First large letters become smaller, then the images larger.
+    # Large letters shrink first, then the images grow.
     for size in range(largest, min(largest, LARGE_FONT_SIZE) - 1, -1):
         font = _font(size)
         rows, heads = ([_Text(_shortened(label), font) for label in labels] for labels in (row_labels, column_labels))
@@ -307,13 +307,12 @@ def scatter(
 
 
 def _literal(text: str) -> str:
-    """Text that matplotlib does not read as mathematics, nor as a label to leave out of a legend."""
+    """Escapes text that matplotlib would read as mathematics, or as a label to leave out of the legend."""
     escaped = text.replace("$", r"\$")
     return f"\u200b{escaped}" if escaped.startswith("_") else escaped
 
 
 def _write(path: str | os.PathLike, picture: Image.Image, **options: Any) -> None:
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     data = io.BytesIO()
     picture.save(data, **options)
-    write_atomically(path, data.getvalue())
+    write_file(path, data.getvalue())

@@ -84,7 +84,7 @@ def converted(run):
 
 def test_there_and_back(converted, prefix, rng):
     message, folder = converted("there")
-    assert "8x8x3 of 5 bits, L=2 levels of K=2 steps, width 8, affine, conv1x1" in message
+    assert "8x8x3 of 5 bits; L=2, K=2, width 8; affine coupling, conv1x1, " in message
     assert "--img_size 8 --n_bits 5" in converted("back")[0]
     first, second = openai.read(prefix, 8, 5), openai.read(folder / "again", 8, 5)
     images = random_images(rng, first, 2)

@@ -68,7 +68,7 @@ WRONG_FLAGS = {
     "--mixed_precision=maybe": "it must be true, false or auto",
     "--communication ring": "--communication is for --strategy multi_worker",
     "--max_bad nan": "--max_bad is nan; it must be a number from 0 to 1",
-    "--max_bad 0.5": "--max_bad is for a folder of images; digits is none",
+    "--max_bad 0.5": "--max_bad is for a folder of images, and digits is a data set",
     "--flip=maybe": "it must be true or false",
     "--no_such_flag": "--no_such_flag is not a flag of this command; ",
     "--learning_rat 3": "did you mean --learning_rate?",

@@ -134,11 +134,3 @@ def test_reconstructions_are_exact(pixels):
     originals, reconstructions = editing.reconstruct(glow, pixels)
     np.testing.assert_array_equal(originals, pixels & 0xF8)
     np.testing.assert_array_equal(reconstructions, originals)
-
-
-def test_labels_that_are_not_known_are_the_likeliest(conditional_glow, small_glow, pixels):
-    assert editing.labels_of(small_glow, pixels) is None
-    np.testing.assert_array_equal(editing.labels_of(conditional_glow, pixels[:2], [2, 0]), [2, 0])
-    middle = conditional_glow.dequantizer.dequantize(pixels, 0.5)
-    best = np.argmax(conditional_glow.class_log_probs(middle), axis=1)
-    np.testing.assert_array_equal(editing.labels_of(conditional_glow, pixels), best)
