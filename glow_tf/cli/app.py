@@ -25,7 +25,7 @@ from glow_tf import _progress, pretrained
 from glow_tf._files import printable
 from glow_tf._gc import importing
 from glow_tf.cli import defaults
-from glow_tf.config import GlowConfig, TrainConfig
+from glow_tf.config import AUTO, GlowConfig, TrainConfig
 from glow_tf.errors import InputError, TrainingFailure
 from glow_tf.weights import open_weights
 
@@ -52,6 +52,10 @@ COMMANDS = {
 
 # Flags whose name differs from that of the setting in the code.
 FLAG_NAMES = {"num_levels": "l_glow", "num_steps": "k_glow", "num_bits": "n_bits", "image_shape": "img_size"}
+
+# {the word behind a switch: the value that is meant}.
+_SWITCH_VALUES = {word: word for word in ("true", "false", AUTO)} | dict.fromkeys(("yes", "on", "1"), "true")
+_SWITCH_VALUES |= dict.fromkeys(("no", "off", "0"), "false")
 
 # {pattern in absl's message about a flag's value: its replacement}.
 _PLAIN = {
@@ -138,12 +142,20 @@ def find_weights(name: str | None, needs_data: bool = False) -> Weights:
         return Weights(path, title, note, GlowConfig.from_dict(file.config), file.metadata)
 
 
-def check_no_arguments(arguments: Sequence[str]) -> None:
-    """Raises InputError for arguments without a flag, such as those that a shell makes of `--images *.png`."""
-    if arguments:
-        has_images = "images" in FLAGS and FLAGS["images"].present
-        hint = "repeat --images for each image" if has_images else "a weights file is named by --weights"
-        raise InputError(f"unexpected argument {printable(arguments[0])!r}; {hint}")
+def check_no_arguments(arguments: Sequence[str], hint: str = "a weights file is named by --weights") -> None:
+    """Raises InputError for an argument without a flag, with a hint at what was meant.
+
+    A shell makes such arguments of `--images *.png`, and `--gif true` is one, too.
+    """
+    if not arguments:
+        return
+    word = arguments[0]
+    before = sys.argv[sys.argv.index(word) - 1] if word in sys.argv else ""  # it may come from a --flagfile
+    if word.lower() in _SWITCH_VALUES and before.startswith("-"):
+        hint = f"write {before}={_SWITCH_VALUES[word.lower()]}"
+    elif "images" in FLAGS and FLAGS["images"].present:
+        hint = "repeat --images for each image"
+    raise InputError(f"unexpected argument {printable(word)!r}; {hint}")
 
 
 def check_output(flag: str) -> None:
@@ -228,8 +240,11 @@ def _unknown_flag(name: str, main: Callable) -> str:
     other = _command_with(name)
     if other:
         return f"--{name} is a flag of {other}, not of this command; --help lists its flags"
-    known = [flag.name for flag in (*_flags_of(main), FLAGS["help"], FLAGS["debug"])]
-    near = difflib.get_close_matches(name, known + [f"no{known_name}" for known_name in known], n=1)
+    known = (*_flags_of(main), FLAGS["help"], FLAGS["debug"])
+    names = [flag.name for flag in known] + [f"no{flag.name}" for flag in known if flag.boolean]
+    initials = {"".join(part[:1] for part in each.split("_")): each for each in names}
+    near = difflib.get_close_matches(name, names, n=1) or [each for each in names if len(each) > 3 and each in name]
+    near += [initials[name]] if name in initials else []  # lr for learning_rate
     hint = f"did you mean --{near[0]}? " if near else ""
     return f"--{name} is not a flag of this command; {hint}--help lists its flags"
 

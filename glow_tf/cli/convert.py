@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
 def _check_flags(arguments: list[str], program: str | None, target: str | None) -> str | os.PathLike:
     """The path to read; raises InputError for contradictory flags, and then for files that do not exist."""
     if bool(program) == bool(target):
-        raise InputError(f"use either --from, one of {', '.join(PROGRAMS)}, or --to openai or saved-model")
+        raise InputError("use either --from (openai, glow-tf2 or rosinality) or --to (openai or saved-model)")
     sources = [*arguments, *([FLAGS.weights] if FLAGS.weights else [])]
     if len(sources) != 1:
         raise InputError(f"expected one path to read, not {len(sources)}")

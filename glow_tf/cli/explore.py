@@ -20,6 +20,7 @@ from absl import flags, logging
 from glow_tf import _progress
 from glow_tf._files import check_file, printable
 from glow_tf.cli import app
+from glow_tf.data import registry
 from glow_tf.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,13 +45,15 @@ def main(arguments: list[str]) -> None:
     app.check_no_arguments(arguments)
     files = direction_files(FLAGS.direction)
     check_port(FLAGS.port)
+    for file in files.values():
+        check_file(file, "direction")
+    if FLAGS.dataset is not None:
+        registry.check_data_set(FLAGS.dataset, FLAGS.data_dir)
+    weights = app.find_weights(FLAGS.weights, needs_data=True)
     if importlib.util.find_spec("gradio") is None:
         raise InputError(
             "the page needs Gradio: pip install 'glow_tf[explore]', in a checkout pip install -e '.[explore]'"
         )
-    for file in files.values():
-        check_file(file, "direction")
-    weights = app.find_weights(FLAGS.weights, needs_data=True)
     app.import_tensorflow()
     from glow_tf.demo import page
     from glow_tf.demo.explorer import Explorer

@@ -51,6 +51,8 @@ def check(values: Sequence[str]) -> int:
         elif os.path.isdir(value):
             listing.check_not_empty(registry.check_folder(value))
             count += len(listing.find_images(value)[0])
+        elif "," in value and not os.path.lexists(value):
+            raise InputError(f"{printable(value)} does not exist; repeat --images for each image")
         else:
             check_file(value, "image file")
             count += 1

@@ -28,7 +28,6 @@ from absl import flags, logging
 from glow_tf._files import counted, printable
 from glow_tf.cli import app, defaults, options
 from glow_tf.config import (
-    AUTO,
     COUPLINGS,
     DEQUANTIZATIONS,
     MAX_CHANNELS,
@@ -148,9 +147,7 @@ def main(arguments: list[str]) -> int:
 
 def _check_flags(arguments: list[str]) -> tuple[dict[str, Any], TrainConfig]:
     """(settings of the model, training options), checked as far as possible without data and TensorFlow."""
-    if arguments:
-        hint = "write --mixed_precision=auto" if arguments[0] == AUTO else "--dataset names the data set"
-        raise InputError(f"unexpected argument {printable(arguments[0])}; {hint}")
+    app.check_no_arguments(arguments, "--dataset names the data set")
     if FLAGS["communication"].present and FLAGS.strategy != "multi_worker":
         raise InputError("--communication is for --strategy multi_worker; leave it out")
     if not 0 <= FLAGS.max_bad <= 1:  # absl takes NaN for a number of the range

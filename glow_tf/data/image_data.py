@@ -154,7 +154,7 @@ def load_attribute(
     """
     size = _checked_size(image_size)
     if registry.check_data_set(name, data_dir, download) != "tfds":
-        raise InputError(f"{name!r} has no attributes: it is not a data set of tensorflow_datasets")
+        raise InputError(f"{name!r} has no attributes: it is not a data set of tensorflow_datasets, as celeb_a is")
     source = tfds.open_source(name, data_dir, size, channels, download)
     path = tfds.attribute_path(source, attribute)
     split = tfds.splits(source)[0][0]

@@ -61,7 +61,7 @@ def check_data_set(
                     name, _data_dirs(data_dir)[0], f"downloading it needs --dataset {name} --download"
                 )
             return "tfds"
-        if not os.path.isdir(name):
+        if not os.path.lexists(name):
             raise _unknown_data_set(name)
     listing.check_not_empty(check_folder(name))
     return "folder"

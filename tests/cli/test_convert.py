@@ -14,6 +14,7 @@ from glow_tf.importers import openai
 WRONG_FLAGS = [
     ((), "use either --from"),
     (("--from", "openai", "--to", "openai", "x"), "use either --from"),
+    (("--input", "x"), "--input is not a flag of this command; --help lists its flags"),
     (("--from", "torch", "x"), "should be one of"),
     (("--from", "openai", "--out", "w"), "expected one path to read, not 0"),
     (("--from", "openai", "x", "y", "--out", "w"), "expected one path to read, not 2"),

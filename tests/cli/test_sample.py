@@ -37,6 +37,8 @@ WRONG = {
     "--weights cifar10 --mode pca --data_dir empty": "downloading it needs --dataset cifar10 --download",
     "--mode reconstruct --images page.html --dataset cifar10": "--dataset has no effect: --images names only files",
     "--mode levels --images page.html --data_dir empty": "--data_dir has no effect: --images names only files",
+    "--temperature 0.7": "--temperature is not a flag of this command; did you mean --temp?",
+    "--mode interpolate --images a.png,b.png": "a.png,b.png does not exist; repeat --images for each image",
     "--mode reconstruct --images empty": "found 0 images in 'empty'",
     "--mode reconstruct --images page.html b.png": "unexpected argument 'b.png'; repeat --images for each image",
     "weights.h5": "unexpected argument 'weights.h5'; a weights file is named by --weights",

@@ -268,6 +268,8 @@ def started(tmp_path):
         (["weights.h5"], "unexpected argument 'weights.h5'; a weights file is named by --weights"),
         (["--direction", "smile.npy"], "--direction is 'smile.npy'; it must have the form NAME=FILE"),
         (["--direction", "a=b", "--direction", "a=c"], "--direction 'a' is used twice"),
+        (["--direction", "a=missing.npy"], "missing.npy does not exist"),
+        (["--weights", "missing.h5"], "missing.h5 does not exist"),
     ],
 )
 def test_wrong_flags_are_one_line(started, arguments, message):
@@ -283,13 +285,6 @@ def test_without_gradio_one_line_says_how_to_get_it(started):
     done = started()
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "pip install 'glow_tf[explore]'" in done.stderr
-
-
-def test_a_missing_weights_file_is_one_line(started):
-    pytest.importorskip("gradio")
-    done = started("--weights", "missing.h5")
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "missing.h5 does not exist" in done.stderr
 
 
 def test_a_port_that_is_taken_is_refused(started):
