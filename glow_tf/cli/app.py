@@ -172,14 +172,9 @@ def check_output(flag: str) -> None:
         raise InputError(f"--{flag} is {printable(value)}, but {printable(folder)} is not a writable folder")
 
 
-def resume_command(without: Sequence[str] = ()) -> str:
-    """The command line that runs this command again, quoted for a shell.
-
-    Args:
-        without: flags to leave out, such as "fresh".
-    """
-    left_out = re.compile(rf"--?({'|'.join(without)})(=.*)?") if without else re.compile("(?!)")
-    return " ".join(_quoted(word) for word in sys.orig_argv if not left_out.fullmatch(word))
+def resume_command() -> str:
+    """The command line that runs this command again, without --fresh, quoted for a shell."""
+    return " ".join(_quoted(word) for word in sys.orig_argv if not re.fullmatch("--?fresh(=.*)?", word))
 
 
 def import_tensorflow(starts_devices: bool = True) -> Any:

@@ -4,7 +4,6 @@ sample.py defines the flags.
 """
 
 import csv
-import dataclasses
 import difflib
 import io
 import os
@@ -80,26 +79,19 @@ def check_model(model: "app.Weights") -> None:
             index_of_class(name, names, flag)
 
 
-@dataclasses.dataclass(frozen=True)
-class Direction:
-    """A direction in z, and the names of its two ends: the image minus and plus the direction."""
-
-    z: np.ndarray
-    ends: tuple[str, str]
-
-
-def find_direction(glow: "Glow", labels_for: Callable[[int], Sequence[int] | None]) -> Direction:
-    """The direction that the flags define.
+def find_direction(
+    glow: "Glow", labels_for: Callable[[int], Sequence[int] | None]
+) -> tuple[np.ndarray, tuple[str, str]]:
+    """The direction in z that the flags define, and names for the image minus and plus the direction.
 
     Args:
-        glow: the model.
         labels_for: takes a number of images and returns the labels to encode them with.
     """
     from glow_tf.evaluation import editing
 
     if FLAGS.direction is not None:
         name = os.path.splitext(os.path.basename(FLAGS.direction))[0]
-        return Direction(editing.load_direction(FLAGS.direction, glow), _ends(name))
+        return editing.load_direction(FLAGS.direction, glow), _ends(name)
     negative, positive, ends = _examples(glow)
     labels = [labels_for(len(images)) for images in (positive, negative)]
     direction = editing.attribute_direction(glow, positive, negative, *labels)
@@ -107,7 +99,7 @@ def find_direction(glow: "Glow", labels_for: Callable[[int], Sequence[int] | Non
     if FLAGS.save_direction:
         editing.save_direction(FLAGS.save_direction, direction)
         _progress.line(f"the direction is saved: {FLAGS.save_direction}", sys.stdout)
-    return Direction(direction, ends)
+    return direction, ends
 
 
 def _ends(attribute: str) -> tuple[str, str]:

@@ -33,10 +33,21 @@ MODEL = {
 HALF_OF_THE_RUN = 1e6
 
 # The paper's model: 3.35 bits/dim.
-CIFAR = {
+CIFAR = {"img_size": 32, "epochs": 1000, "warmup_epochs": 10.0}
+
+# openai/glow's depth.
+IMAGENET_32 = {"img_size": 32, "k_glow": 48, "epochs": 50, "warmup_epochs": 0.5}
+IMAGENET_64 = {"img_size": 64, "k_glow": 48, "l_glow": 4, "batch_size": 16, "epochs": 50, "warmup_epochs": 0.5}
+
+# Models that two CPU cores train in minutes or an hour.
+SMALL = {
     "img_size": 32,
-    "epochs": 1000,
-    "warmup_epochs": 10.0,
+    "architecture": "plus",
+    "k_glow": 8,
+    "batch_size": 32,
+    "optimizer": "muon",
+    "beta_2": 0.99,
+    "cooldown_epochs": HALF_OF_THE_RUN,
 }
 
 DATASETS: dict[str, dict] = {
@@ -54,16 +65,8 @@ DATASETS: dict[str, dict] = {
     "fashion_mnist": {"img_size": 32, "k_glow": 16, "width": 128, "epochs": 50},
     "cifar10": CIFAR,
     "cifar100": CIFAR,
-    # openai/glow's depth for ImageNet.
-    "imagenet_resized/32x32": {"img_size": 32, "k_glow": 48, "epochs": 50, "warmup_epochs": 0.5},
-    "imagenet_resized/64x64": {
-        "img_size": 64,
-        "k_glow": 48,
-        "l_glow": 4,
-        "batch_size": 16,
-        "epochs": 50,
-        "warmup_epochs": 0.5,
-    },
+    "imagenet_resized/32x32": IMAGENET_32,
+    "imagenet_resized/64x64": IMAGENET_64,
 }
 
 # --preset. Flags on the command line take precedence here as well: --dataset and --data_dir select your own images.
@@ -75,54 +78,32 @@ DATASETS: dict[str, dict] = {
 # CelebA-HQ and LSUN must be prepared by hand (TFDS explains how).
 PRESETS: dict[str, dict] = {
     "cifar10-small": {
+        **SMALL,
         "dataset": "cifar10",
-        "img_size": 32,
-        "architecture": "plus",
-        "k_glow": 8,
         "width": 128,
         "mixed_precision": "auto",
-        "batch_size": 32,
         "epochs": 11,
-        "optimizer": "muon",
         "learning_rate": 2e-3,
-        "beta_2": 0.99,
         "warmup_epochs": 0.2,
-        "cooldown_epochs": HALF_OF_THE_RUN,
         "ema_decay": 0.998,
     },
     "fashion_mnist-small": {
+        **SMALL,
         "dataset": "fashion_mnist",
-        "img_size": 32,
-        "architecture": "plus",
-        "k_glow": 8,
         "width": 64,
         "conditional": True,
-        "batch_size": 32,
         "epochs": 2,
-        "optimizer": "muon",
         "learning_rate": 1e-3,  # twice as much diverged
-        "beta_2": 0.99,
         "warmup_epochs": 0.1,
-        "cooldown_epochs": HALF_OF_THE_RUN,
         "ema_decay": 0.995,
     },
-    "cifar10": {"dataset": "cifar10", "img_size": 32, "batch_size": 512, "warmup_epochs": 10.0, "epochs": 1000},
-    "imagenet32": {
-        "dataset": "imagenet_resized/32x32",
-        "img_size": 32,
-        "k_glow": 48,
-        "batch_size": 512,
-        "warmup_epochs": 0.4,
-        "epochs": 50,
-    },
+    "cifar10": {**CIFAR, "dataset": "cifar10", "batch_size": 512},
+    "imagenet32": {**IMAGENET_32, "dataset": "imagenet_resized/32x32", "batch_size": 512, "warmup_epochs": 0.4},
     "imagenet64": {
+        **IMAGENET_64,
         "dataset": "imagenet_resized/64x64",
-        "img_size": 64,
-        "k_glow": 48,
-        "l_glow": 4,
         "batch_size": 128,
         "warmup_epochs": 0.1,
-        "epochs": 50,
         "backprop": "recompute",
     },
     "lsun64": {
@@ -146,13 +127,11 @@ PRESETS: dict[str, dict] = {
         "backprop": "recompute",
     },
     "cifar10-conditional": {
+        **CIFAR,
         "dataset": "cifar10",
-        "img_size": 32,
         "coupling": "additive",
         "n_bits": 5,
         "batch_size": 512,
-        "warmup_epochs": 10.0,
-        "epochs": 1000,
         "conditional": True,
         "weight_y": 0.01,
     },

@@ -104,11 +104,11 @@ def draw_attribute(glow: "Glow") -> Drawing:
     """Images along a direction."""
     from glow_tf.evaluation import editing
 
-    direction = attribute.find_direction(glow, lambda count: common_labels(glow, count))
+    direction, ends = attribute.find_direction(glow, lambda count: common_labels(glow, count))
     chosen, _, names = chosen_images(glow, FLAGS.n or 6)
     strengths, columns, middle = strengths_with_zero(FLAGS.strength, "unchanged")
-    rows = editing.apply_direction(glow, chosen, direction.z, strengths, common_labels(glow, len(chosen)))
-    first, last = direction.ends if FLAGS.strength >= 0 else direction.ends[::-1]
+    rows = editing.apply_direction(glow, chosen, direction, strengths, common_labels(glow, len(chosen)))
+    first, last = ends if FLAGS.strength >= 0 else ends[::-1]
     columns[0], columns[-1] = f"{short(first)}\n{columns[0]}", f"{short(last)}\n{columns[-1]}"
     title = f"{counted(len(chosen), 'image')} changed towards {first} (left) and {last} (right)"
     return Drawing(rows, title, "columns: strength of the change", [short(name) for name in names], columns, middle)

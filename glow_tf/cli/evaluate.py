@@ -18,6 +18,7 @@ rewards pixels that are easy to predict from their neighbours, whatever they sho
 to be as likely.
 """
 
+import contextlib
 import math
 import os
 import sys
@@ -253,18 +254,15 @@ def report_conversions(glow: "Glow", names: Sequence[str]) -> None:
     from PIL import Image
 
     height, width, channels = glow.config.image_shape
-    modes = ("L", "LA", "RGB", "RGBA")
-    others = {}
+    needed = (width, height), ("L", "LA", "RGB", "RGBA")[channels - 1]
+    found = []
     for name in names:
-        try:
-            with Image.open(name) as picture:  # reads the header only
-                size, mode = picture.size, picture.mode
-        except Exception:  # not a file (test:0), or removed since it was read
-            continue
-        if (size, mode) != ((width, height), modes[channels - 1]):
-            others[name] = size, mode
+        # An error means that it is not a file (test:0), or was removed since it was read.
+        with contextlib.suppress(Exception), Image.open(name) as picture:  # reads the header only
+            found.append((picture.size, picture.mode))
+    others = [each for each in found if each != needed]
     if others:
-        (largest_width, largest_height), mode = max(others.values(), key=lambda each: each[0][0] * each[0][1])
+        (largest_width, largest_height), mode = max(others, key=lambda each: each[0][0] * each[0][1])
         print(
             f"{len(others):,} of {len(names):,} images are converted to {model_input(glow)}, the input of this model; "
             f"the largest is {largest_height}x{largest_width} {mode}"

@@ -259,7 +259,8 @@ def check_data_fits(images: "ImageData", config: GlowConfig) -> None:
     if images.image_shape != config.image_shape:
         have, need = ("x".join(map(str, shape)) for shape in (images.image_shape, config.image_shape))
         raise InputError(
-            f"the images of {images.name} are {have}, but the model expects {need}; see --img_size and --channel_size"
+            f"the images of {images.name} are {have}, but the model expects {need}; use --img_size "
+            f"{config.image_shape[0]} --channel_size {config.image_shape[2]}"
         )
     if config.num_classes and config.num_classes < len(images.class_names):
         raise InputError(
@@ -286,7 +287,7 @@ def _finish(result: "FitResult", config: TrainConfig, run: RunDirectory, *, is_c
     """Prints how the run ended; returns the exit status."""
     if result.stopped_by is not None:
         unsaved = "" if result.is_saved else ", which could not be saved; an earlier state may exist"
-        print(f"stopped at step {result.steps}{unsaved}. To resume:\n  {app.resume_command(without=['fresh'])}")
+        print(f"stopped at step {result.steps}{unsaved}. To resume:\n  {app.resume_command()}")
         return 128 + result.stopped_by
     if not is_chief:
         return 0

@@ -171,7 +171,7 @@ def test_ctrl_c_before_there_is_anything_to_save():
 
 
 def test_the_command_to_type_again_is_quoted_and_not_fresh():
-    body = "print(app.resume_command(without=['fresh']))"
+    body = "print(app.resume_command())"
     output = run(body, "--", "--run_dir=my run;rm", "--fresh", "-fresh=true", "--freshness")[1]
     assert output.endswith(" -- '--run_dir=my run;rm' --freshness\n")
     assert output.startswith(sys.executable)

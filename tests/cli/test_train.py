@@ -83,6 +83,7 @@ WRONG_DATA = {
     "--flip": "--flip would change the meaning of the images of digits",
     "--dataset ./empty --conditional": "found 0 images in './empty'",
     "--jit_compile": "--jit_compile needs a GPU",
+    "--weights fashion_mnist": "8x8x1, but the model expects 32x32x1; use --img_size 32 --channel_size 1",
 }
 
 
