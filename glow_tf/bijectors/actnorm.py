@@ -46,14 +46,14 @@ class ActNorm(ImageBijector):
 def actnorm_init(batches: Iterable[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
     """The shift and log-scale that standardise each channel over all batches together.
 
-    Who calls it: `Trainer.initialize`, or a user, calls `Glow.initialize`, and this `Flow.initialize`, which runs a set
-    of training images through the flow once, eagerly, before the first training step. At each level it calls
-    `FlowSteps.initialize`, which for each step in order sets the step's actnorm by this function, sets the actnorms
-    inside the coupling network by `CouplingNetwork.initialize` (which uses this function too), and passes the batches
-    through the step. A training run does not initialise loaded weights.
+    The initialisation is one eager pass of training images through the flow, before the first training step:
+    `Trainer.initialize` (or a user) calls `Glow.initialize`, which calls `Flow.initialize`, which calls
+    `FlowSteps.initialize` at each level. That calls this function for the actnorm of each step in order, and
+    `CouplingNetwork.initialize`, which does the same for the actnorms inside the network. Loaded weights are not
+    initialised.
 
     Args:
-        batches: tensors [N, ..., C]; each is used only once, so they may come from a generator.
+        batches: tensors [N, ..., C]; a generator is possible, since each is used only once.
 
     Returns:
         (shift [C], log_scale [C]): shift = -mean, log_scale = -log(std + 1e-6), so that

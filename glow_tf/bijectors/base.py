@@ -18,7 +18,6 @@ from glow_tf.bijectors.residuals import vjp
 
 # An image event: height, width, channels.
 EVENT_NDIMS = 3
-EVENT_AXES = [-3, -2, -1]
 
 
 class ImageBijector(tfp.bijectors.Bijector, metaclass=abc.ABCMeta):
@@ -134,14 +133,14 @@ class ImageBijector(tfp.bijectors.Bijector, metaclass=abc.ABCMeta):
 
 
 def as_parameters(*values: Any) -> tuple[Any, ...]:
-    """Converts numbers and arrays to tensors of one dtype, float32 if all are Python numbers; variables stay as is."""
+    """Converts numbers and arrays to tensors of one dtype, by default float32; variables and None stay as they are."""
     dtype = dtype_util.common_dtype(values, dtype_hint=tf.float32)
     return tuple(tensor_util.convert_nonref_to_tensor(value, dtype=dtype) for value in values)
 
 
 def sum_except_batch(values: tf.Tensor) -> tf.Tensor:
     """The sum over an event: [..., H, W, C] -> [...]."""
-    return tf.reduce_sum(values, axis=EVENT_AXES)
+    return tf.reduce_sum(values, axis=[-3, -2, -1])
 
 
 def log_det_of_scale(log_scale: tf.Tensor, values: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
@@ -157,16 +156,10 @@ def log_det_of_scale(log_scale: tf.Tensor, values: tf.Tensor, result: tf.Tensor)
     check_event(values, result)
     if log_scale.shape.rank == 1 and log_scale.shape[0] is not None and log_scale.shape == result.shape[-1:]:
         return constant_log_det(tf.reduce_sum(log_scale), result)
-    if not _has_shape_of(log_scale, result):
+    is_known = log_scale.shape[-3:].is_fully_defined() and result.shape.rank is not None
+    if not (is_known and log_scale.shape.as_list() == result.shape.as_list()):
         log_scale = tf.broadcast_to(log_scale, tf.shape(result))
     return sum_except_batch(log_scale)
-
-
-def _has_shape_of(values: tf.Tensor, other: tf.Tensor) -> bool:
-    """Whether `values` already has the shape of `other` [..., H, W, C]; unknown batch sizes are taken for equal."""
-    if None in (values.shape.rank, other.shape.rank):
-        return False
-    return values.shape[-3:].is_fully_defined() and values.shape.as_list() == other.shape.as_list()
 
 
 def check_event(values: tf.Tensor, result: tf.Tensor) -> None:

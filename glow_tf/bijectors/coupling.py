@@ -1,6 +1,6 @@
-"""Couplings: one half of the channels is transformed by parameters that a network computes from the other half.
+"""Couplings: transform one half of the channels by parameters that a network computes from the other half.
 
-With a context, which the network sees beside that half, a coupling is conditional: p(x | context).
+With a context, which the network receives as further channels, a coupling is conditional: p(x | context).
 """
 
 import abc
@@ -23,7 +23,11 @@ class _Coupling(ImageBijector):
     """
 
     def __init__(
-        self, conditioner: Callable[[tf.Tensor], Any], context: tf.Tensor | None, dtype: tf.DType, name: str
+        self,
+        conditioner: Callable[[tf.Tensor], Any],
+        dtype: tf.DType = tf.float32,
+        name: str | None = None,
+        context: tf.Tensor | None = None,
     ) -> None:
         super().__init__(dtype=dtype, parameters=dict(locals()), name=name)
         self.conditioner = conditioner
@@ -40,11 +44,11 @@ class _Coupling(ImageBijector):
 
     @abc.abstractmethod
     def _transform(self, x2: tf.Tensor, parameters: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """(z2, log|det dz2/dx2| [...]): what `inverse`, the direction from image to latent, does with x2."""
+        """x2 -> (z2, log|det dz2/dx2| [...]), for `inverse`, the direction from image to latent."""
 
     @abc.abstractmethod
     def _inverse_transform(self, z2: tf.Tensor, parameters: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """(x2, log|det dx2/dz2| [...]): the inverse of `_transform`, for `forward`."""
+        """z2 -> (x2, log|det dx2/dz2| [...]), for `forward`: the inverse of `_transform`."""
 
     def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x1, z2 = halves(z)
@@ -85,7 +89,7 @@ class AffineCoupling(_Coupling):
 
     Args:
         conditioner: x1 [..., H, W, C/2] -> (shift, log_scale), which broadcast to x2 [..., H, W, C/2].
-        context: None, or what the conditioner sees after the channels of x1: [..., H, W, D].
+        context: None, or [..., H, W, D], appended to the channels of x1 for the conditioner.
 
     References: Dinh et al. 2017, section 3.4; (x2 + shift) * scale is the order of OpenAI's code.
 
@@ -93,15 +97,6 @@ class AffineCoupling(_Coupling):
     >>> layer.inverse(tf.constant([[[1.0, 2.0]]])).numpy().tolist()
     [[[1.0, 12.0]]]
     """
-
-    def __init__(
-        self,
-        conditioner: Callable[[tf.Tensor], tuple[Any, Any]],
-        dtype: tf.DType = tf.float32,
-        name: str = "affine_coupling",
-        context: tf.Tensor | None = None,
-    ) -> None:
-        super().__init__(conditioner, context, dtype=dtype, name=name)
 
     def _transform(self, x2: tf.Tensor, parameters: tuple[Any, Any]) -> tuple[tf.Tensor, tf.Tensor]:
         shift, log_scale = (tf.convert_to_tensor(value, x2.dtype) for value in parameters)
@@ -122,7 +117,7 @@ class AdditiveCoupling(_Coupling):
 
     Args:
         conditioner: x1 [..., H, W, C/2] -> shift, which broadcasts to x2 [..., H, W, C/2].
-        context: None, or what the conditioner sees after the channels of x1: [..., H, W, D].
+        context: None, or [..., H, W, D], appended to the channels of x1 for the conditioner.
 
     References: Dinh et al. 2015, section 3.2.
 
@@ -133,15 +128,6 @@ class AdditiveCoupling(_Coupling):
     >>> layer.inverse(tf.constant([[[1.0, 2.0]]])).numpy().tolist()
     [[[1.0, 9.0]]]
     """
-
-    def __init__(
-        self,
-        conditioner: Callable[[tf.Tensor], Any],
-        dtype: tf.DType = tf.float32,
-        name: str = "additive_coupling",
-        context: tf.Tensor | None = None,
-    ) -> None:
-        super().__init__(conditioner, context, dtype=dtype, name=name)
 
     def _transform(self, x2: tf.Tensor, parameters: Any) -> tuple[tf.Tensor, tf.Tensor]:
         z2 = x2 + parameters

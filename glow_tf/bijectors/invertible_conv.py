@@ -39,21 +39,18 @@ class InvertibleConv1x1(ImageBijector):
         self, weight: Any = None, inverse_weight: Any = None, log_abs_det: Any = None, name: str = "conv1x1"
     ) -> None:
         parameters = dict(locals())
-        arguments = {"weight": weight, "inverse_weight": inverse_weight, "log_abs_det": log_abs_det}
         if weight is None and (inverse_weight is None or log_abs_det is None):
             raise ValueError("InvertibleConv1x1 needs weight, or both inverse_weight and log_abs_det")
-        names = [key for key, value in arguments.items() if value is not None]
-        arguments.update(zip(names, as_parameters(*(arguments[key] for key in names)), strict=True))
-        for key in names:
-            shape = arguments[key].shape
-            valid = shape.rank == 0 if key == "log_abs_det" else shape.rank == 2 and shape[0] == shape[1]
-            if not valid:
-                expected = "a scalar" if key == "log_abs_det" else "a square matrix"
-                raise ValueError(f"{key} has shape {tuple(shape)}; it must be {expected}")
-        super().__init__(dtype=arguments[names[0]].dtype, parameters=parameters, is_constant_jacobian=True, name=name)
-        self.weight = arguments["weight"]
-        self.inverse_weight = arguments["inverse_weight"]
-        self.log_abs_det = arguments["log_abs_det"]
+        self.weight, self.inverse_weight, self.log_abs_det = as_parameters(weight, inverse_weight, log_abs_det)
+        matrices = {"weight": self.weight, "inverse_weight": self.inverse_weight}
+        given = {key: matrix for key, matrix in matrices.items() if matrix is not None}
+        for key, matrix in given.items():
+            if matrix.shape.rank != 2 or matrix.shape[0] != matrix.shape[1]:
+                raise ValueError(f"{key} has shape {tuple(matrix.shape)}; it must be a square matrix")
+        if self.log_abs_det is not None and self.log_abs_det.shape.rank != 0:
+            raise ValueError(f"log_abs_det has shape {tuple(self.log_abs_det.shape)}; it must be a scalar")
+        dtype = next(iter(given.values())).dtype
+        super().__init__(dtype=dtype, parameters=parameters, is_constant_jacobian=True, name=name)
 
     def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         inverse_weight = tf.linalg.inv(self.weight) if self.inverse_weight is None else self.inverse_weight

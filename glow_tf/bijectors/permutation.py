@@ -1,4 +1,4 @@
-"""Fixed channel permutations, which the paper replaces by the 1x1 convolution: the reversal, and a random shuffle."""
+"""Fixed channel permutations, which the paper replaces with the 1x1 convolution: reversal and random shuffle."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class ChannelPermutation(ImageBijector):
     log-det: 0
 
     Args:
-        indices: [C] int32, a permutation of 0..C-1. Reversal (RealNVP's) is C-1..0, a shuffle any fixed order.
+        indices: [C] int32, a permutation of 0..C-1; RealNVP's reversal is C-1..0.
         dtype: dtype of the images.
 
     Raises:

@@ -5,6 +5,7 @@ is that of `flax.linen.scan`. From top to bottom: `Scan`, the bijector; `recompu
 say what a step of the forward pass saves, and how the backward pass uses it; `scan`, with the loops of both passes.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -46,7 +47,7 @@ class Scan(ImageBijector):
             "recompute". First derivatives only.
 
     Raises:
-        ValueError: if `backprop` is none of these or the parameters' leading axes are not `num_steps`.
+        ValueError: if `backprop` is not one of these, or a parameter's leading axis is not `num_steps` long.
 
     >>> from glow_tf.bijectors import ActNorm
     >>> parameters = {"shift": tf.zeros([3, 2]), "log_scale": tf.ones([3, 2])}
@@ -88,54 +89,46 @@ class Scan(ImageBijector):
     def _scan(self, values: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         # Variables are read here, once: inside the loop, each iteration would read all K slices.
         stacked = tf.nest.map_structure(tf.convert_to_tensor, self.stacked_parameters)
+        direction = "inverse" if inverse else "forward"
         backprop = "recompute" if self.backprop == "reversible" and not inverse else self.backprop
         if self.prepare is not None:
-            direction = "inverse" if inverse else "forward"
-            directions = ("inverse", "forward") if backprop == "reversible" else (direction,)
-            stacked = self.prepare(stacked, directions)
+            stacked = self.prepare(stacked, ("inverse", "forward") if backprop == "reversible" else (direction,))
         steps = _Steps(self.step, stacked, self.num_steps, inverse)
         return with_nonempty_batch(functools.partial(scan, steps, backprop), values)
 
 
+@dataclasses.dataclass
 class _Steps:
-    """The K steps of one pass: a bijector each.
+    """The K steps of one pass, which are applied in order by `inverse` and in reverse order by `forward`."""
 
-    Attributes:
-        stacked: the floating-point tensors [K, ...] among the parameters, which are the differentiable ones. One step's
-            slices of them are called `floats` below.
-    """
+    make_bijector: Callable[[Parameters, Residuals], ImageBijector]
+    parameters: Parameters
+    num_steps: int
+    inverse: bool
 
-    def __init__(
-        self,
-        step: Callable[[Parameters, Residuals], ImageBijector],
-        parameters: Parameters,
-        num_steps: int,
-        inverse: bool,
-    ) -> None:
-        self._step = step
-        self._parameters = parameters
-        self._inverse = inverse
-        self.num_steps = num_steps
-        self.stacked = [t for t in tf.nest.flatten(parameters) if t.dtype.is_floating]
+    @property
+    def stacked(self) -> list[tf.Tensor]:
+        """The differentiable parameters: the floating-point tensors. `floats` below are one step's slices of them."""
+        return [t for t in tf.nest.flatten(self.parameters) if t.dtype.is_floating]
 
     def index(self, i: tf.Tensor) -> tf.Tensor:
         """The step of iteration i of the forward pass."""
-        return i if self._inverse else self.num_steps - 1 - i
+        return i if self.inverse else self.num_steps - 1 - i
 
     def bijector(self, k: tf.Tensor, floats: Sequence[tf.Tensor], residuals: Residuals = None) -> ImageBijector:
         """The bijector of step k, from its slices of `stacked`; the integer parameters are sliced here."""
         remaining = iter(floats)
-        flat = [
-            next(remaining) if t.dtype.is_floating else slices([t], k)[0] for t in tf.nest.flatten(self._parameters)
-        ]
-        return self._step(tf.nest.pack_sequence_as(self._parameters, flat), residuals)
+        one_step = tf.nest.map_structure(
+            lambda t: next(remaining) if t.dtype.is_floating else slices([t], k)[0], self.parameters
+        )
+        return self.make_bijector(one_step, residuals)
 
     def apply(
         self, k: tf.Tensor, values: tf.Tensor, floats: Sequence[tf.Tensor], residuals: Residuals = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """(result, log-det) of step k."""
         step = self.bijector(k, floats, residuals)
-        return step.inverse_and_log_det(values) if self._inverse else step.forward_and_log_det(values)
+        return step.inverse_and_log_det(values) if self.inverse else step.forward_and_log_det(values)
 
 
 class _Mode(NamedTuple):

@@ -55,3 +55,12 @@ def test_vjp_evaluates_the_conditioner_once(kind, rng):
     z = tf.constant(rng.standard_normal((2, 3, 4, 6)), tf.float32)
     kind(network).inverse_vjp(z, tf.ones_like(z), tf.ones([2]), [])
     assert len(evaluations) == 1
+
+
+@pytest.mark.parametrize("kind", [AffineCoupling, AdditiveCoupling])
+def test_the_class_names_the_bijector(kind):
+    coupling = kind(affine)
+    assert (
+        coupling.name == {"AffineCoupling": "affine_coupling", "AdditiveCoupling": "additive_coupling"}[kind.__name__]
+    )
+    assert coupling.copy(name="other").name == "other"
