@@ -1,4 +1,4 @@
-"""The networks and Gaussians that make up a Glow, by the name in `GlowConfig.architecture`."""
+"""The architectures by their names in `GlowConfig.architecture`: the networks and Gaussians that make up a Glow."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from glow_tf.nn.steps import FlowSteps
 
 
 class Architecture(NamedTuple):
-    """The parts of a Glow in which implementations differ.
+    """The parts of a Glow that differ between implementations.
 
     Args:
         coupling_network: config -> the `CouplingNetwork` of all couplings.
@@ -32,7 +32,7 @@ ARCHITECTURES = {
     "plus": Architecture(
         lambda config: plus.PlusNetwork(config.width),
         plus.BoundedSplitPrior,
-        plus.PlaceWiseTopPrior,
+        plus.PositionwiseTopPrior,
         plus.WhitenedSteps,
     ),
     "glow_tf2": Architecture(glow_tf2.CouplingNetwork, glow_tf2.SplitPrior, glow_tf2.TopPrior),

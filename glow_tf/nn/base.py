@@ -21,12 +21,12 @@ _STEP_LAYERS = ("actnorm", "conv1x1", "permutation", "coupling")
 
 
 class CouplingNetwork(abc.ABC):
-    """The network of all couplings of a Glow, a function of its parameters: what a new architecture must provide.
+    """The interface of coupling networks, which are functions of their parameters.
 
     One object serves every step of every level. It owns no variables: `initial_values` defines which ones a level has,
     stacked for its K steps, and the other methods receive one step's slice of them as tensors.
 
-    Required are `initial_values`, `output` and `shift_and_log_scale`; `initialize` is for data-dependent values.
+    A subclass must define `initial_values`, `output` and `shift_and_log_scale`; `initialize` is optional.
     """
 
     @abc.abstractmethod

@@ -14,7 +14,7 @@ import tensorflow as tf
 from glow_tf.bijectors import AffineCoupling, Squeeze
 from glow_tf.bijectors.base import halves, sum_except_batch, with_nonempty_batch
 from glow_tf.config import GlowConfig
-from glow_tf.nn.base import ParameterModule, Parameters, slice_of
+from glow_tf.nn.base import ParameterModule, slice_of
 from glow_tf.nn.plus import PlusNetwork
 
 # One coupling for each half of the channels.
@@ -29,7 +29,7 @@ BIN_MARGIN = 2.0**-16
 
 
 class NoiseFlow(ParameterModule):
-    """Maps uniform noise to noise in (0, 1) that depends on the image; initially the identity.
+    """Maps uniform noise to noise in (0, 1) that depends on the image; starts as the identity.
 
         u = sigmoid(h),  h = two affine couplings of logit(uniform noise), given the image
 
@@ -75,7 +75,8 @@ class NoiseFlow(ParameterModule):
         new_values = []
         for k in range(NUM_COUPLINGS):
             inputs = [tf.concat([halves(a)[0], b], axis=-1) for a, b in zip(h, contexts, strict=True)]
-            new_values.append({"coupling": self._network.initialize(self._slice(k), inputs)[0]})
+            parameters = slice_of(self.parameters["coupling"], k)
+            new_values.append({"coupling": self._network.initialize(parameters, inputs)[0]})
             h = [_swap_halves(batch) for batch in h]  # a new coupling is the identity
         self.assign_stacked(new_values)
 
@@ -90,12 +91,10 @@ class NoiseFlow(ParameterModule):
 
     def _coupling(self, k: int, context: tf.Tensor) -> AffineCoupling:
         def conditioner(x1: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return with_nonempty_batch(functools.partial(self._network.shift_and_log_scale, self._slice(k)), x1)
+            parameters = slice_of(self.parameters["coupling"], k)
+            return with_nonempty_batch(functools.partial(self._network.shift_and_log_scale, parameters), x1)
 
         return AffineCoupling(conditioner, dtype=context.dtype, context=context)
-
-    def _slice(self, k: int) -> Parameters:
-        return slice_of(self.parameters["coupling"], k)
 
 
 def _swap_halves(values: tf.Tensor) -> tf.Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import actnorm_init
+from glow_tf.bijectors.base import image_shape
 from glow_tf.bijectors.residuals import Residuals, UseResiduals, checkpoint, vjp
 from glow_tf.nn import products
 from glow_tf.nn.base import CouplingNetwork, Parameters, zeros
@@ -20,7 +21,6 @@ from glow_tf.nn.layers import (
     conv2d_zeros,
     conv2d_zeros_constant,
     conv2d_zeros_shapes,
-    image_shape,
 )
 
 # The scale of an affine coupling is sigmoid(raw + this), so that it starts near one (0.88).
@@ -84,7 +84,7 @@ class OpenAINetwork(CouplingNetwork):
         layers = (
             _first_kernel(parameters) * scale1,
             parameters["actnorm1"]["shift"] * scale1,
-            self._second_kernel(parameters),
+            _second_kernel(parameters),
             parameters["actnorm2"]["shift"],
             _last_kernel(parameters),
         )
@@ -96,13 +96,17 @@ class OpenAINetwork(CouplingNetwork):
     def shift_and_log_scale(
         self, parameters: Parameters, x1: tf.Tensor, residuals: Residuals = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Halves of the output: the shift, and log_scale = log sigmoid(raw + 2) < 0.
+        """Halves of the output: the shift, and `log_scale` of the raw scale.
 
         In OpenAI's code the two alternate, channel by channel. Taking every other channel of a tensor costs an eighth
         of a training step, so the importer reorders the weights instead.
         """
         shift, raw = tf.split(self.output(parameters, x1, residuals), 2, axis=-1)
-        return shift, tf.math.log_sigmoid(raw + SCALE_OFFSET)
+        return shift, self.log_scale(raw)
+
+    def log_scale(self, raw: tf.Tensor) -> tf.Tensor:
+        """log sigmoid(raw + 2), which is negative."""
+        return tf.math.log_sigmoid(raw + SCALE_OFFSET)
 
     def initialize(
         self, parameters: Parameters, batches: Sequence[tf.Tensor]
@@ -110,7 +114,7 @@ class OpenAINetwork(CouplingNetwork):
         """The two actnorms, so that they standardise their inputs over all batches; reuses the last convolution."""
         # Each result replaces its input, so only one layer of the network is in memory at a time.
         values = [add_edge_padding(batch) for batch in batches]
-        first, second = _first_kernel(parameters), self._second_kernel(parameters)
+        first, second = _first_kernel(parameters), _second_kernel(parameters)
         for i, padded in enumerate(values):
             values[i] = conv2d(padded, first, "VALID")
         new = {"actnorm1": _stored_actnorm(values)}
@@ -123,16 +127,17 @@ class OpenAINetwork(CouplingNetwork):
             values[i] = conv2d(tf.nn.relu(hidden + new["actnorm2"]["shift"]), last, "SAME")
         return new, [UseResiduals([[result]]) for result in values]
 
-    def _second_kernel(self, parameters: Parameters) -> tf.Tensor:
-        # Indexing with new axes is equivalent, but its gradient copies.
-        return tf.reshape(parameters["conv2"]["kernel"], [1, 1, self.width, self.width])
-
 
 def _first_kernel(parameters: Parameters) -> tf.Tensor:
     # The edge channel is appended to the input, which has few channels. Adding `edge_map` to the result, which has
     # many, would be another pass and would keep TensorFlow from fusing the convolution with its bias and ReLU.
     conv1 = parameters["conv1"]
     return tf.concat([conv1["kernel"], tf.expand_dims(conv1["edge"], 2)], axis=2)
+
+
+def _second_kernel(parameters: Parameters) -> tf.Tensor:
+    kernel = parameters["conv2"]["kernel"]
+    return tf.reshape(kernel, [1, 1, *kernel.shape])  # indexing with new axes is equivalent, but its gradient copies
 
 
 def _last_kernel(parameters: Parameters) -> tf.Tensor:

@@ -1,11 +1,15 @@
-"""The parts of the architecture "plus": Glow's layers, started from the data and with a bounded, symmetric scale.
+"""The parts of the architecture "plus": Glow with bounded, symmetric scales and initial 1x1 convolutions from the data.
 
-It differs from OpenAI's in four places. The scale of a coupling is exp(2 tanh(raw / 2)), which starts at one and lies
-between 0.14 and 7.4, so that a coupling expands as easily as it contracts and its inverse divides by nothing small.
-The scale of what leaves at a split is bounded in the same way. The 1x1 convolutions start from the data's principal
-components: see `WhitenedSteps`. And each class has its own Gaussian at every place of the deepest latents. Variables
-have the names that they have in "openai", and but for those of the classes the shapes. `docs/results.md` says what
-each part is worth.
+It differs from OpenAI's in four places:
+
+1. The scale of a coupling is exp(2 tanh(raw / 2)), which starts at one and lies between 0.14 and 7.4, so that a
+   coupling expands as easily as it contracts and its inverse never divides by a small number.
+2. The scale of the Gaussian at a split is bounded in the same way.
+3. The 1x1 convolutions start from the principal components of the data; see `WhitenedSteps`.
+4. Each class has its own Gaussian at every position of the deepest latents.
+
+Variables have the names, and except for the class parameters the shapes, of "openai". `docs/results.md` reports the
+effect of each part.
 """
 
 import functools
@@ -16,8 +20,6 @@ import tensorflow as tf
 
 from glow_tf.bijectors import ActNorm, actnorm_init
 from glow_tf.bijectors.invertible_conv import plu_decompose
-from glow_tf.bijectors.residuals import Residuals
-from glow_tf.nn.base import Parameters
 from glow_tf.nn.openai import OpenAINetwork
 from glow_tf.nn.priors import SplitPrior, TopPrior
 from glow_tf.nn.steps import FlowSteps
@@ -26,7 +28,7 @@ from glow_tf.nn.steps import FlowSteps
 MAX_LOG_SCALE = 2.0
 MAX_SPLIT_LOG_SCALE = 3.0
 
-# A principal component of standardised channels with a smaller variance is not scaled up any further.
+# Smaller variances of principal components (of standardised channels) are replaced by this before the division.
 LEAST_VARIANCE = 1e-4
 
 
@@ -36,26 +38,23 @@ class PlusNetwork(OpenAINetwork):
     References: Nielsen et al. 2020, whose code (SurVAE Flows) has this scale in its image models.
     """
 
-    def shift_and_log_scale(
-        self, parameters: Parameters, x1: tf.Tensor, residuals: Residuals = None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Halves of the output: the shift, and log_scale = 2 tanh(raw / 2)."""
-        shift, raw = tf.split(self.output(parameters, x1, residuals), 2, axis=-1)
-        return shift, _bounded(raw, MAX_LOG_SCALE)
+    def log_scale(self, raw: tf.Tensor) -> tf.Tensor:
+        """2 tanh(raw / 2)."""
+        return _bounded(raw, MAX_LOG_SCALE)
 
 
 class WhitenedSteps(FlowSteps):
-    """Flow steps whose 1x1 convolutions start as the whitening of the data, where the permutation is "conv1x1".
+    """Flow steps whose 1x1 convolutions start by whitening the data, if the permutation is "conv1x1".
 
-    A new coupling changes nothing, so actnorms and 1x1 convolutions make a linear map. The first convolution takes the
-    standardised channels to their principal components, each of variance one, the largest first; those between are
-    random rotations as in OpenAI's code; and the last one turns back what they turned. So every coupling sees white
-    channels, and what a split sends deeper is the half with the largest variance: where neighbouring pixels are alike,
-    their averages, while differences leave.
+    A coupling starts as the identity, so a new level is a linear map, made of actnorms and 1x1 convolutions. The first
+    convolution maps the standardised channels to their principal components, scaled to variance one, the largest first.
+    Those in between are random rotations as in OpenAI's code, and the last one is the inverse of their product. So
+    every coupling sees white channels, and the half that a split passes on holds the components of largest variance:
+    for smooth images the averages of neighbouring pixels, while their differences leave.
     """
 
     def initialize(self, batches: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """As `FlowSteps.initialize`, after the 1x1 convolutions were set."""
+        """As `FlowSteps.initialize`, after setting the 1x1 convolutions."""
         if "conv1x1" in self.parameters:
             weights = self.prepared()["conv1x1"]["weight"].numpy().astype(np.float64)
             weights[0] = _whitening(batches)
@@ -76,14 +75,14 @@ class BoundedSplitPrior(SplitPrior):
         return mean, _bounded(raw, MAX_SPLIT_LOG_SCALE)
 
 
-class PlaceWiseTopPrior(TopPrior):
-    """The Gaussian of the deepest latents, with one of its own at every place for each class.
+class PositionwiseTopPrior(TopPrior):
+    """The Gaussian of the deepest latents, whose mean and scale depend on class and position together.
 
-    A class of OpenAI's shifts and scales a channel by the same everywhere, which leaves little room for its shape.
+    In OpenAI's code a class shifts and scales a channel equally at all positions, which cannot express shapes.
     """
 
     def class_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """The shape of a class's mean and log-scale together, for latents (H, W, C)."""
+        """(H, W, 2 C) for latents (H, W, C)."""
         height, width, channels = shape
         return height, width, 2 * channels
 
@@ -93,10 +92,10 @@ def _bounded(raw: tf.Tensor, bound: float) -> tf.Tensor:
 
 
 def _whitening(batches: Sequence[tf.Tensor]) -> np.ndarray:
-    """[C, C], float64: standardised channels times this are their principal components, each divided by its deviation.
+    """[C, C], float64: maps standardised channels to their principal components, each scaled to variance one.
 
     Args:
-        batches: tensors [B, H, W, C], which are standardised here.
+        batches: tensors [B, H, W, C], not yet standardised.
     """
     actnorm = ActNorm(*actnorm_init(batches))
     count, products = 0, 0.0

@@ -51,8 +51,7 @@ class TopPrior(ParameterModule):
     def __init__(self, config: GlowConfig, shape: tuple[int, int, int], name: str) -> None:
         self._shape = tuple(shape)
         self._dtype = tf.as_dtype(config.dtype)
-        out_channels = 2 * shape[-1]
-        shapes: dict = conv2d_zeros_shapes(0, out_channels) if config.learned_top else {}
+        shapes: dict = conv2d_zeros_shapes(0, 2 * shape[-1]) if config.learned_top else {}
         shapes.pop("kernel", None)
         self._class_shape = self.class_shape(shape)
         if config.num_classes:
@@ -60,7 +59,7 @@ class TopPrior(ParameterModule):
         super().__init__(zeros(shapes), config.dtype, name)
 
     def class_shape(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """The shape of a class's mean and log-scale together, for latents (H, W, C): in OpenAI's code one place's."""
+        """The shape of a class's parameters, means and log-scales together, for latents (H, W, C)."""
         return 1, 1, 2 * shape[-1]
 
     def bijector(self, labels: tf.Tensor | None = None) -> Gaussian:
@@ -69,7 +68,7 @@ class TopPrior(ParameterModule):
         Args:
             labels: [B] integers for a class-conditional model, else None.
         """
-        return Gaussian(_TopPriorOf(self, labels), dtype=self._dtype, name="top_prior")
+        return Gaussian(_FixedLabels(self, labels), dtype=self._dtype, name="top_prior")
 
     def mean_and_log_scale(self, labels: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Each [H, W, C], or [..., H, W, C] with labels [...]."""
@@ -78,14 +77,14 @@ class TopPrior(ParameterModule):
         if "edge" in self.parameters:
             outputs += conv2d_zeros_constant(self.parameters, h, w)
         if labels is not None:
-            of_class = linear_zeros(self.parameters["class"], labels)
-            outputs += tf.reshape(of_class, tf.concat([tf.shape(labels), self._class_shape], axis=0))
+            class_outputs = linear_zeros(self.parameters["class"], labels)
+            outputs += tf.reshape(class_outputs, tf.concat([tf.shape(labels), self._class_shape], axis=0))
         mean, log_scale = tf.split(outputs, 2, axis=-1)
         return mean, log_scale
 
 
-class _TopPriorOf(tf.Module):
-    """`TopPrior.mean_and_log_scale` for fixed labels; a tf.Module, so that TFP finds the variables."""
+class _FixedLabels(tf.Module):
+    """`TopPrior.mean_and_log_scale` for fixed labels: a tf.Module, so that TFP finds the variables."""
 
     def __init__(self, top: TopPrior, labels: tf.Tensor | None) -> None:
         super().__init__(name="top_prior")

@@ -88,7 +88,7 @@ class FlowSteps(ParameterModule):
     def step(
         self, parameters: Parameters, residuals: Residuals = None, network_dtype: tf.DType | None = None
     ) -> FlowStep:
-        """The bijector of one step, from its slice of the prepared parameters; its network gets `residuals`."""
+        """The bijector of one step, from its slice of the parameters that `prepare` returns."""
         return FlowStep(
             ActNorm(**parameters["actnorm"]),
             self._permutation(parameters),
@@ -122,7 +122,7 @@ class FlowSteps(ParameterModule):
         return batches
 
     def _initialize_step(self, parameters: Parameters, batches: list[tf.Tensor]) -> dict[str, Any]:
-        """The data-dependent parameters of one step, in stored form; replaces the batches, in place, by its results."""
+        """The data-dependent parameters of one step, as stored; overwrites `batches` by the results of the step."""
         shift, log_scale = actnorm_init(batches)
         for layer in (ActNorm(shift, log_scale), self._permutation(parameters)):
             batches[:] = [layer.inverse_and_log_det(batch)[0] for batch in batches]
@@ -141,11 +141,7 @@ class FlowSteps(ParameterModule):
     def _coupling(
         self, parameters: Parameters, residuals: Residuals, network_dtype: tf.DType | None = None
     ) -> ImageBijector:
-        coupling_class, network = (
-            (AffineCoupling, self._network.shift_and_log_scale)
-            if self._affine
-            else (AdditiveCoupling, self._network.output)
-        )
-        return coupling_class(
+        network = self._network.shift_and_log_scale if self._affine else self._network.output
+        return (AffineCoupling if self._affine else AdditiveCoupling)(
             lambda x1: network(parameters, tf.cast(x1, network_dtype or self._dtype), residuals), dtype=self._dtype
         )
