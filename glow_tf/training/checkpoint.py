@@ -1,11 +1,11 @@
-"""The states that a run resumes from, wherever it was stopped.
+"""Saves and restores the states from which a run resumes.
 
     ckpt-48.index, ckpt-48.data-*   TensorFlow's checkpoint after batch 48
     ckpt-48.sha256                  checksums of these files, written last; `sha256sum --check` reads it
 
-A state without its .sha256 is one whose save was interrupted; a state that no longer matches its .sha256 is damaged.
-Neither is restored. Files are written and removed by name: a pattern such as `ex[pq] 1/ckpt-*` would match the files
-of other runs.
+Without its .sha256, a state was not completely saved; if it does not match its .sha256, it is damaged. Neither is
+restored. Files are written and removed by name, never by glob pattern: a run in the folder `ex[pq] 1` would match the
+files of other runs.
 """
 
 import contextlib
@@ -24,16 +24,16 @@ from glow_tf._files import MAX_FILE_BYTES, open_regular, unambiguous_prefix, wri
 from glow_tf.errors import InputError
 from glow_tf.training.state import RunRecord, TrainState
 
-# Older states remain to fall back on if the newest turns out to be damaged.
+# Older states are a fallback if the newest turns out to be damaged.
 NUM_STATES = 3
 
-MAX_STATE_BYTES = 5 * MAX_FILE_BYTES  # weights, their average and two slots
+MAX_STATE_BYTES = 5 * MAX_FILE_BYTES  # the weights, their averages and two slots take less
 
 _STATE_FILE = re.compile(r"ckpt-(\d{1,18})\.(index|sha256|data-\d{5}-of-\d{5})")
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # end of a variable's name in TensorFlow's checkpoints
 _DTYPES = {bool: tf.bool, int: tf.int64, float: tf.float64, str: tf.string}
 
-# Exceptions of a state that cannot be read.
+# Exceptions that reading a damaged state may raise.
 _ERRORS = (tf.errors.OpError, AssertionError, IndexError, ValueError, RuntimeError, OSError)
 
 
@@ -41,14 +41,14 @@ class Checkpointer:
     """Saves and restores the states of a run.
 
     Args:
-        state: what the training changes.
-        record: what the run has reached.
-        folder: of the states.
-        num_replicas: devices that share a batch.
-        check: called before anything is written; raises if this process may no longer write there.
+        state: the training state.
+        record: the record of the run.
+        folder: the folder of the states.
+        num_replicas: number of devices that share a batch.
+        check: called before every write; raises if this process may no longer write there.
 
     Attributes:
-        saved_step: batches so far in the state that was last saved or restored; None if there is none.
+        saved_step: step count of the state that was last saved or restored; None before the first.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class Checkpointer:
         self.saved_step: int | None = None
 
     def save(self) -> None:
-        """Writes the state after the last batch, unless that state is the last one saved.
+        """Saves the current state, unless it is the one that was last saved.
 
         Raises:
-            OSError: if it cannot be written; the older states stay.
+            OSError: if it cannot be written; the older states remain.
         """
         step = self._state.step_count
         if step == self.saved_step:
@@ -91,13 +91,13 @@ class Checkpointer:
             self._remove(number)
 
     def restore(self) -> str | None:
-        """Restores the newest state that is complete, undamaged and of this run.
+        """Restores the newest state that is complete, undamaged and belongs to this run.
 
         Returns:
-            the path of the restored state, or None if no state was ever completed.
+            The path of the restored state, or None if no state was ever completed.
 
         Raises:
-            InputError: if there are states but none can be read; starting over would lose the run.
+            InputError: if there are states but none is readable; starting over would lose the run.
         """
         states = self._states()
         complete = sorted((number for number, files in states.items() if "sha256" in files), reverse=True)
@@ -124,10 +124,10 @@ class Checkpointer:
     def roll_back(self) -> str | None:
         """Restores weights, averages and optimizer from the newest undamaged state.
 
-        The run's record stays, and so does the step count: with the same noise the same steps would fail again.
+        The run's record and the step count stay as they are: with the same noise, the same steps would fail again.
 
         Returns:
-            the path of that state, or None if there is none.
+            The path of that state, or None if there is none.
         """
         for number in sorted(self._states(), reverse=True):
             with contextlib.suppress(*_ERRORS):
@@ -136,13 +136,13 @@ class Checkpointer:
         return None
 
     def _values(self) -> dict[str, Any]:
-        """The step count and the record, which are variables only inside a checkpoint."""
+        """The step count and the record, which become variables only for a checkpoint."""
         return {"step_count": self._state.step_count, **dataclasses.asdict(self._record)}
 
     def _read(self, number: int) -> dict[str, Any]:
-        """Reads a state's variables; returns its step count and what it has of the record, except for the run_id.
+        """Assigns a state's variables; returns its step count and the fields of its record, except for the run_id.
 
-        Raises one of `_ERRORS`, whose message says why the state cannot be used.
+        Raises one of `_ERRORS`, whose message says why the state is unusable.
         """
         with open_regular(self._checksum_file(number), "list of checksums") as file:
             recorded = file.read()
@@ -154,18 +154,16 @@ class Checkpointer:
 
     def _read_from(self, prefix: str) -> dict[str, Any]:
         reader = tf.train.load_checkpoint(prefix)
-        # Earlier versions recorded less.
-        values = {
-            name: value for name, value in _variables(self._values()).items() if reader.has_tensor(f"{name}{_VALUE}")
-        }
+        # Earlier versions recorded fewer values.
+        values = {k: v for k, v in _variables(self._values()).items() if reader.has_tensor(f"{k}{_VALUE}")}
         if "run_id" in values:
             run_id = reader.get_tensor(f"run_id{_VALUE}").decode(errors="replace")
             if run_id != self._record.run_id and self._record.run_id:
                 raise ValueError(f"it belongs to another run, {run_id!r}; this is run {self._record.run_id!r}")
         checkpoint = tf.train.Checkpoint(**self._state.variables(), **values)
-        # They also saved through a CheckpointManager, which adds a counter.
+        # They also used a CheckpointManager, which adds a counter.
         read = checkpoint.restore if reader.has_tensor(f"save_counter{_VALUE}") else checkpoint.read
-        # expect_partial: the assertions below report once what TensorFlow would log line by line.
+        # expect_partial silences TensorFlow's log, a line per variable; the assertions below raise one error.
         status = read(prefix).expect_partial()
         status.assert_existing_objects_matched()
         status.assert_consumed()
@@ -188,7 +186,7 @@ class Checkpointer:
         return self._folder / f"ckpt-{number}.sha256"
 
     def _states(self) -> dict[int, list[str]]:
-        """{number: endings of its files} of all states, complete or not: a lost index must not hide its state."""
+        """{number: suffixes of its files} of all states, complete or not: even a state without its index is listed."""
         states: dict[int, list[str]] = {}
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for name in sorted(os.listdir(self._folder)):
@@ -202,7 +200,7 @@ class Checkpointer:
         return [self._folder / f"ckpt-{number}.{ending}" for ending in endings if ending != "sha256"]
 
     def _remove(self, number: int) -> None:
-        """Removes a state, its checksum first: a state that is removed in part counts as unfinished."""
+        """Removes a state, its checksum first, so that a partly removed state counts as unfinished."""
         self._checksum_file(number).unlink(missing_ok=True)
         for file in self._data_files(number):
             file.unlink(missing_ok=True)
@@ -223,15 +221,12 @@ class Checkpointer:
         write_atomically(self._checksum_file(number), self._checksums(number))
 
     def _checksums(self, number: int) -> bytes:
-        """As `sha256sum` prints them."""
+        """The checksums of a state's files in the format of `sha256sum`."""
         return b"".join(f"{_sha256(file)}  {file.name}\n".encode() for file in self._data_files(number))
 
 
 def _variables(values: Mapping[str, Any]) -> dict[str, tf.Variable]:
-    return {
-        name: tf.Variable(value, dtype=_DTYPES[type(value)], trainable=False, name=name)
-        for name, value in values.items()
-    }
+    return {k: tf.Variable(v, dtype=_DTYPES[type(v)], trainable=False, name=k) for k, v in values.items()}
 
 
 def _sha256(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""The loop around a training step: epochs, evaluations, saves, and resuming after a stop."""
+"""The training loop: epochs, evaluations, saves, and resuming after a stop."""
 
 import contextlib
 import dataclasses
@@ -12,6 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from glow_tf import _progress
+from glow_tf._files import counted
 from glow_tf.config import AUTO, GlowConfig, TrainConfig
 from glow_tf.data.dataset import ArrayDataset, StreamingDataset
 from glow_tf.data.holdout import fingerprint
@@ -34,18 +35,18 @@ if TYPE_CHECKING:
 # The fields of TrainConfig that `fit` reads; the Trainer reads the others.
 OPTIONS = ("epochs", "steps", "flip", "evaluate_every", "eval_images", "keep")
 
-# Images of the data-dependent initialisation at 32x32: OpenAI's n_batch_init. For larger images OpenAI's code takes a
-# constant number of pixels, 4 images of 256x256. That leaves 64 values for each of the 768 channels of the deepest
-# level there; 32 images give 512 and cost a minute of a GPU.
+# Images of the data-dependent initialisation at 32x32: OpenAI's n_batch_init. For larger images OpenAI's code uses a
+# constant number of pixels, such as 4 images of 256x256, which leaves 64 values for each of the 768 channels of the
+# deepest level. 32 images give 512 values and cost a minute on a GPU.
 INITIAL_IMAGES = 256
 FEWEST_INITIAL_IMAGES = 32
 
-# Between two saves of the state inside a long epoch.
+# Time between two saves of the state within a long epoch.
 SAVE_SECONDS = 600.0
 
 
 def initial_images(config: GlowConfig) -> int:
-    """Number of training images that a model is initialised from."""
+    """Number of training images for the data-dependent initialisation."""
     height, width, _ = config.image_shape
     return min(INITIAL_IMAGES, max(FEWEST_INITIAL_IMAGES, INITIAL_IMAGES * 32 * 32 // (height * width)))
 
@@ -55,12 +56,12 @@ class FitResult:
     """How a run ended.
 
     Attributes:
-        steps: steps in total, those before a resume included.
-        bits_per_dim: of the test images with averaged weights; None if the run was stopped.
-        standard_error: of `bits_per_dim`; None for a single test image.
+        steps: number of steps in total, including those before a resume.
+        bits_per_dim: result of the test images with averaged weights; None if the run was stopped.
+        standard_error: standard error of `bits_per_dim`; None for a single test image.
         stopped_by: number of the signal that stopped the run, or None.
-        is_saved: whether the last save of the state and that of the weights both succeeded.
-        new_steps: steps made by this call; 0 if the run had already ended.
+        is_saved: whether the last saves of the state and of the weights both succeeded.
+        new_steps: number of steps of this call; 0 if the run had already ended.
     """
 
     steps: int
@@ -84,53 +85,49 @@ def fit(
 ) -> FitResult:
     """Trains to the end of the last epoch, or until SIGINT, SIGTERM or SIGHUP.
 
-    After every epoch, or every few, it evaluates, draws pictures and replaces the weights file. It resumes from the
-    run directory's state if there is one; else it initialises from data first, unless the weights were loaded. With
+    Every `evaluate_every` epochs it evaluates, draws pictures and replaces the weights file. It resumes from the run
+    directory's state if there is one; otherwise it initialises from data first, unless the weights were loaded. With
     several workers only the chief evaluates and writes.
 
     Args:
-        trainer: makes the steps.
+        trainer: the trainer of the model.
         train: the training images.
         test: the test images.
         run_directory: see `RunDirectory`.
-        metadata: plain JSON values for the weights files.
-        settings: further plain JSON values that must stay the same when the run is resumed.
-        images: fingerprint of the data set (`ImageData.fingerprint`); by default the number of images.
+        metadata: JSON values for the weights files.
+        settings: further JSON values that must stay the same when the run is resumed.
+        images: fingerprint of the data set (`ImageData.fingerprint`). Default: the number of images.
         **options: `epochs`, `steps`, `flip`, `evaluate_every`, `eval_images` or `keep`, instead of the trainer's.
 
     Raises:
         InputError: if the run directory is in use, not writable, moved, or holds a run with other settings, if none
             of its states can be restored, or if the memory does not suffice.
-        TrainingFailure: if gradients are not finite although the state was rolled back at half the learning rate.
-        WorkerLost: if another worker is gone; nothing that was trained is lost.
+        TrainingFailure: if gradients are still not finite after a roll-back and at half the learning rate.
+        WorkerLost: if another worker is gone; the state is saved first.
     """
     for name in options:
         if name not in OPTIONS:
             raise InputError(f"fit has no option {name}; it can be {', '.join(OPTIONS)}")
-    check_metadata(trainer.glow.metadata | dict(metadata or {}))
+    metadata = dict(metadata or {})
+    check_metadata(trainer.glow.metadata | metadata)
     config = dataclasses.replace(trainer.config, **options)
     batches = TrainingBatches(train, config, trainer.shard, bool(trainer.glow.config.num_classes))
     if not trainer.workers.is_chief:
         stopped_by = follow(trainer, batches)
         return FitResult(trainer.step_count, None, None, stopped_by, is_saved=True)
-    settings = {
-        "model": trainer.glow.config.to_dict(),
-        **config.fixed(),
-        **(settings or {}),
-        "images": dict(images or fingerprint(train.num_images, test.num_images)),
-    }
+    settings = {"model": trainer.glow.config.to_dict()} | config.fixed() | dict(settings or {})
+    settings["images"] = dict(images or fingerprint(train.num_images, test.num_images))
     run = run_directory if isinstance(run_directory, RunDirectory) else RunDirectory(run_directory)
     chief = Chief(trainer)
     with chief.announcing_failure(), run.lock(), _oom_as_input_error(trainer):
         run.check_writable(2 * _state_bytes(trainer))
         run.remove_stale_files()
-        metadata = dict(metadata or {})
         if config.mixed_precision == AUTO and trainer.workers.count == 1 and run.has_saved():
             trainer.mixed_precision = run.read_json(run.settings).get("mixed_precision") is True
         if trainer.mixed_precision:
-            # Not among the settings to compare on resuming: an explicit flag may change it.
-            settings |= {} if run.has_saved() else {"mixed_precision": True}
             metadata["mixed_precision"] = True
+            if not run.has_saved():  # a resume does not compare it, since a flag may change it
+                settings["mixed_precision"] = True
         loop = _Loop(trainer, batches, test, config, run, chief, metadata, settings)
         try:
             if config.mixed_precision == AUTO:
@@ -140,7 +137,7 @@ def fit(
             chief.announce_end(result.stopped_by)
             return result
         except WorkerLost:
-            # The step that failed changed nothing, and saving needs no other worker.
+            # The failed step changed nothing, and saving needs no other worker.
             loop.checkpointer.save()
             raise
         finally:
@@ -151,7 +148,7 @@ def fit(
 
 @dataclasses.dataclass(eq=False)
 class _Loop:
-    """A run, restored or initialised, from its present step to its end."""
+    """A run from its restored or initialised state to its end."""
 
     trainer: "Trainer"
     batches: TrainingBatches
@@ -207,7 +204,7 @@ class _Loop:
             trainer.optimizer.reset_ema()
         elif restored is None:
             count = min(initial_images(trainer.glow.config), self.batches.train.num_images)
-            with _progress.phase(f"initialising from {count} images"):
+            with _progress.phase(f"initialising from {counted(count, 'image')}"):
                 trainer.initialize(self.batches.train.random_subset(count, seed=self.config.seed)[0])
         if not record.run_id:
             values = (variable.numpy().tobytes() for variable in trainer.glow.named_variables().values())
@@ -235,7 +232,7 @@ class _Loop:
         return FitResult(trainer.step_count, bits, error, stopped_by, not self._unsaved, trainer.step_count - first)
 
     def _evaluate_if_due(self) -> tuple[float, float | None] | None:
-        """Evaluates where that is due and was not completed, as after a stop during an evaluation."""
+        """Evaluates if an evaluation is due and was not completed, as after a stop during one."""
         step, is_last = self.trainer.step_count, self.trainer.step_count >= self._total
         if step <= self.record.reported_step or not (is_last or step % self._steps_per_evaluation == 0):
             return None
@@ -245,7 +242,7 @@ class _Loop:
         return result
 
     def _check(self) -> None:
-        """Raises Stopped after a signal, and InputError if this run may no longer write to its folder."""
+        """Raises Stopped after a signal, or InputError if this run may no longer write to its folder."""
         self.run_directory.check_lock()
         self._signals.check()
 
@@ -280,20 +277,20 @@ class _Loop:
         self._try_to_save("state", self.checkpointer.save)
 
     def _try_to_save(self, what: str, save: Callable[[], None]) -> None:
-        """A full disk does not end a run: the old files stay, and the next save may succeed."""
+        """Saves; a full disk does not end the run, since the older files stay and the next save may succeed."""
         self._last_save = time.monotonic()
         try:
             save()
             self._unsaved.discard(what)
         except (OSError, ValueError) as error:
-            if isinstance(error, InputError):  # the folder is not this run's any more
+            if isinstance(error, InputError):  # the folder no longer belongs to this run
                 raise
             self._unsaved.add(what)
             logging.warning("the %s could not be saved, the older files stay: %s", what, error)
 
 
 def _state_bytes(trainer: "Trainer") -> int:
-    """Bytes that one save of the state and the weights needs at most."""
+    """Upper bound of the bytes that one save of the state and the weights needs."""
     return 5 * sum(math.prod(v.shape) * v.dtype.size for v in trainer.glow.trainable_variables)
 
 

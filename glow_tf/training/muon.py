@@ -1,7 +1,7 @@
-"""Muon: steps of weight matrices that are orthogonal matrices, from the momentum of the gradient.
+"""Muon: updates weight matrices by the orthogonalised momentum of their gradients.
 
-Every direction of a matrix moves as far as every other; Adam's steps move a few directions of the matrix and hardly
-the rest. It trains the kernels of the coupling networks; all other variables use Adam.
+An update changes all directions of a matrix equally, whereas Adam's updates are dominated by a few. Muon trains the
+kernels of the coupling networks; all other variables use Adam.
 
 References: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; the scale of a step is that of Liu et al.
 2025 (arXiv 2502.16982), section 2.2.
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 MOMENTUM = 0.95
 
-# Of Newton and Schulz's iteration, whose coefficients bring singular values near one (0.7 to 1.2) in few steps.
+# Newton-Schulz iteration; these coefficients bring singular values near one (0.7 to 1.2) in a few iterations.
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -22,23 +22,23 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 CLIP = 2.0
 CLIP_RATE = 0.02
 
-# A step is as long as Adam's usually are, so that one learning rate serves both: the root mean square of its entries is
-# this times the learning rate.
+# Root mean square of an update's entries, divided by the learning rate: about that of Adam, so that one learning rate
+# serves both.
 RMS = 0.2
 
 
 def is_for(variable: tf.Variable) -> bool:
-    """Whether Muon trains it: the kernels [K, ..., in, out] of the couplings' networks.
+    """Whether Muon trains the variable: it does if this is a kernel [K, ..., in, out] of a coupling network.
 
-    The name decides, since the 1x1 convolutions' factors have the shape of kernels, too.
+    The name decides, since the factors of the 1x1 convolutions have the same shape.
     """
     return "/coupling/" in variable.name and variable.name.split(":")[0].endswith("_kernel")
 
 
 def orthogonalized(kernels: tf.Tensor) -> tf.Tensor:
-    """Nearly the nearest orthogonal matrices to K kernels [K, ..., in, out], the axes before `out` taken as rows.
+    """Approximates the orthogonal matrices nearest to K kernels [K, ..., in, out], with all axes before `out` as rows.
 
-    Scaled so that the root mean square of the entries is about RMS; zero stays zero.
+    The result is scaled so that the root mean square of its entries is about RMS; zeros stay zero.
     """
     columns = kernels.shape[-1]
     rows = math.prod(kernels.shape[1:-1])

@@ -1,7 +1,7 @@
-"""Adamax, Adam and Muon with a moving average of the weights, in one pass and all or nothing.
+"""Adamax, Adam and Muon with a moving average of the weights, which skip non-finite gradients.
 
 TensorFlow's fused kernels update a variable and its slots in one pass over the memory. A step whose gradient is not
-finite changes nothing: one NaN would stay in the slots for ever.
+finite changes nothing: one NaN would stay in the slots forever.
 
 References: Kingma & Ba 2015 (sections 2 and 7.1); `optim.py` of https://github.com/openai/glow.
 """
@@ -29,12 +29,12 @@ class Optimizer(tf.Module):
 
     Args:
         variables: the trained variables.
-        config: its optimizer, learning_rate, beta_2 and ema_decay are used.
+        config: the options, of which optimizer, learning_rate, beta_2 and ema_decay are used.
         schedule: the learning rate's warm-up and cool-down.
 
     Attributes:
-        updates: [] int64 variable, updates so far; skipped steps do not count.
-        learning_rate: [] float32 variable, before the schedule's factor.
+        updates: [] int64 variable, number of updates so far, without skipped steps.
+        learning_rate: [] float32 variable, to be multiplied by the schedule's factor.
         ema: one moving average per variable.
     """
 
@@ -49,7 +49,7 @@ class Optimizer(tf.Module):
         self._config, self._schedule = config, schedule
         self.updates = tf.Variable(0, dtype=tf.int64, trainable=False, name="steps")
         self.learning_rate = tf.Variable(config.learning_rate, dtype=tf.float32, trainable=False, name="learning_rate")
-        # The usual norm of the gradient, 0 before the first update; Muon's alone.
+        # Moving average of the gradient norm, 0 before the first update; only Muon clips.
         is_muon = config.optimizer == "muon"
         self.usual_norm = tf.Variable(0.0, trainable=False, name="usual_norm") if is_muon else None
         self.first_moments = [_slot(v, tf.zeros_like(v), "first_moment") for v in self._variables]
@@ -57,7 +57,7 @@ class Optimizer(tf.Module):
         self.ema = [_slot(v, tf.convert_to_tensor(v), "average") for v in self._variables]
 
     def reset_ema(self) -> None:
-        """Sets the averages to the variables, after these were initialised from data or loaded."""
+        """Sets the averages to the variables, after the latter were initialised from data or loaded."""
         for average, variable in zip(self.ema, self._variables, strict=True):
             average.assign(variable)
 
@@ -88,19 +88,19 @@ class Optimizer(tf.Module):
             gradients = self._clipped(gradients)
         slots = zip(self._variables, self.first_moments, self.second_moments, self.ema, gradients, strict=True)
         for variable, first, second, average, gradient in slots:
-            of_kernel, one_minus_decay = hyperparameters[variable.dtype]
+            kernel_arguments, one_minus_decay = hyperparameters[variable.dtype]
             if self.usual_norm is not None and muon.is_for(variable):
                 _descend(first, 1 - muon.MOMENTUM, first - gradient)
                 ahead = muon.MOMENTUM * first + (1 - muon.MOMENTUM) * gradient  # Nesterov's momentum
-                _descend(variable, of_kernel["lr"], muon.orthogonalized(ahead))
+                _descend(variable, kernel_arguments["lr"], muon.orthogonalized(ahead))
             else:
-                kernel(var=variable.handle, m=first.handle, v=second.handle, grad=gradient, **of_kernel)
+                kernel(var=variable.handle, m=first.handle, v=second.handle, grad=gradient, **kernel_arguments)
             _descend(average, one_minus_decay, average - variable)
-        # The handle is this replica's copy; every replica adds the same.
+        # `handle` is this replica's copy; all replicas add the same number.
         tf.raw_ops.AssignAddVariableOp(resource=self.updates.handle, value=tf.constant(1, tf.int64))
 
     def _clipped(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The gradients, shortened together where their norm is more than CLIP times the usual one."""
+        """The gradients, scaled down together if their norm is more than CLIP times its moving average."""
         norm = tf.cast(tf.linalg.global_norm(gradients), tf.float32)
         usual = tf.convert_to_tensor(self.usual_norm)
         is_first = tf.equal(usual, 0.0)
@@ -115,7 +115,7 @@ class Optimizer(tf.Module):
         decay = tf.cast(tf.minimum(self._config.ema_decay, (1.0 + update) / (10.0 + update)), dtype)
         update = tf.cast(update, dtype)
         beta_1, beta_2 = tf.constant(BETA_1, dtype), tf.constant(self._config.beta_2, dtype)
-        of_kernel = {
+        kernel_arguments = {
             "beta1_power": beta_1**update,
             "lr": tf.cast(rate, dtype),
             "beta1": beta_1,
@@ -123,8 +123,8 @@ class Optimizer(tf.Module):
             "epsilon": tf.constant(EPSILON, dtype),
         }
         if self._config.optimizer != "adamax":
-            of_kernel["beta2_power"] = beta_2**update
-        return of_kernel, 1 - decay
+            kernel_arguments["beta2_power"] = beta_2**update
+        return kernel_arguments, 1 - decay
 
 
 def _descend(variable: tf.Variable, rate: float | tf.Tensor, direction: tf.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The learning rate over a run: a linear warm-up, a plateau, a linear cool-down."""
+"""The learning rate schedule: a linear warm-up, a plateau, a linear cool-down."""
 
 import dataclasses
 from typing import Self
@@ -11,7 +11,7 @@ from glow_tf.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The factor that a step's learning rate is multiplied by.
+    """The factor of the learning rate in each step.
 
     factor of update t = 1, 2, ...: min(1, t / warmup_steps, (total_steps - step) / cooldown_steps), where `step`
     counts the batches before it (t - 1, unless steps were skipped); from total_steps on it is 1 / cooldown_steps.
@@ -54,11 +54,11 @@ class Schedule:
         )
 
     def factor(self, updates: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """[] float32, of the next step.
+        """The factor of the next step, [] float32.
 
         Args:
-            updates: [] integer, updates of the weights so far.
-            step: [] integer, batches so far.
+            updates: [] integer, number of updates of the weights so far.
+            step: [] integer, number of batches so far.
         """
         factor = tf.minimum(1.0, tf.cast(updates + 1, tf.float32) / max(1, self.warmup_steps))
         if self.cooldown_steps:
@@ -68,6 +68,6 @@ class Schedule:
 
 
 def count_steps(config: TrainConfig, steps_per_epoch: int) -> int:
-    """Steps of a run: those of its epochs, or `config.steps` if that is less."""
+    """Number of steps of a run: those of its epochs, or `config.steps` if that is less."""
     total = config.epochs * steps_per_epoch
     return total if config.steps is None else min(total, config.steps)

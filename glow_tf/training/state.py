@@ -1,7 +1,7 @@
-"""What a checkpoint holds: the state of the training and the record of the run.
+"""The contents of a checkpoint: the training state and the record of the run.
 
-The two differ when a run rolls back after steps without a finite gradient: `TrainState` returns to an earlier
-value, `RunRecord` stays, because what a run has reached is never taken back.
+When a run rolls back after non-finite gradients, `TrainState` returns to an earlier value, while `RunRecord`, which
+describes the whole run, does not.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from glow_tf.training.optimizer import Optimizer
 
 @dataclasses.dataclass(eq=False)
 class TrainState:
-    """What a step changes: weights, optimizer slots, moving averages, and the number of batches.
+    """Everything that a step changes: weights, optimizer slots, moving averages, and the number of batches.
 
-    Everything else that a step depends on follows from these: the order of the images from (seed, epoch), the
-    dequantisation noise from (seed, step).
+    The order of the images is a function of (seed, epoch) and the dequantisation noise one of (seed, step), so
+    resuming needs nothing else.
 
     Attributes:
         weights: the model's variables by name.
-        optimizer: their Optimizer.
+        optimizer: the Optimizer, with its slots and moving averages.
         step_count: batches so far.
     """
 
@@ -33,7 +33,7 @@ class TrainState:
     step_count: int = 0
 
     def variables(self) -> dict[str, Any]:
-        """The variables under the names that a checkpoint gives them."""
+        """The variables by their names in a checkpoint."""
         optimizer = self.optimizer
         slots = {"_first": optimizer.first_moments, "_second": optimizer.second_moments, "averages": optimizer.ema}
         scalars = {"steps": optimizer.updates, "learning_rate": optimizer.learning_rate}
@@ -44,18 +44,18 @@ class TrainState:
 
 @dataclasses.dataclass
 class RunRecord:
-    """What a run has reached; a roll-back of the training leaves it unchanged.
+    """The progress of a run; a roll-back leaves it unchanged.
 
     Attributes:
         run_id: identifier of the run.
-        num_replicas: devices that shared a batch when the state was saved.
-        reported_step: batches seen when the test images were last evaluated.
+        num_replicas: number of devices that shared a batch when the state was saved.
+        reported_step: number of batches at the last evaluation.
         best_bits_per_dim: the best test result so far.
-        skipped: steps without a finite gradient, in total.
-        skipped_in_a_row: those since the last finite one.
+        skipped: number of steps that were skipped because of a non-finite gradient.
+        skipped_in_a_row: the skipped steps since the last finite one.
         rate_was_halved: whether the run has rolled back and halved its learning rate.
-        seconds: time by the clock that the run took, evaluations and earlier sessions included.
-        cpu_seconds: time of all CPU cores that it took; with several workers, the chief's.
+        seconds: wall-clock time of the run, including evaluations and earlier sessions.
+        cpu_seconds: CPU time of the run over all cores; with several workers, the chief's.
     """
 
     run_id: str = ""
@@ -72,7 +72,7 @@ class RunRecord:
         self._counted = time.monotonic(), time.process_time()
 
     def count_time(self) -> None:
-        """Adds the time since the last call, or since this object was made, to `seconds` and `cpu_seconds`."""
+        """Adds the time since the last call, or since this object was created, to `seconds` and `cpu_seconds`."""
         now = time.monotonic(), time.process_time()
         self.seconds += now[0] - self._counted[0]
         self.cpu_seconds += now[1] - self._counted[1]

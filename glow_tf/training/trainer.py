@@ -33,16 +33,16 @@ def default_strategy() -> tf.distribute.Strategy:
 class Trainer:
     """Maximises the likelihood of dequantised images, one step at a time.
 
-    Make the Glow under `strategy.scope()`; the trainer takes the strategy from its variables. A step is a pure function
-    of the state, the batch and (seed, step): the noise of an image does not depend on how many replicas share the
-    batch. Each replica computes its share of the batch's mean loss; the shares and their gradients are summed over all
-    replicas. With several workers (processes, see `distributed`), each makes the same Glow and the same Trainer and
-    calls the same methods, with its part of each batch.
+    Create the Glow under `strategy.scope()`; the trainer takes the strategy from its variables. A step is a pure
+    function of the state, the batch and (seed, step): the noise of an image does not depend on the number of replicas
+    that share the batch. Each replica computes its share of the batch's mean loss; the shares and their gradients are
+    summed over all replicas. With several workers (processes, see `distributed`), each creates the same Glow and
+    Trainer and calls the same methods, with its own part of each batch.
 
     Args:
         glow: the model.
         config: the training options.
-        schedule: the learning rate's warm-up and cool-down, in steps; by default the rate is constant.
+        schedule: the learning rate's warm-up and cool-down, in steps. Default: a constant rate.
         **options: fields of `TrainConfig`, which replace those of `config`.
 
     Raises:
@@ -50,9 +50,9 @@ class Trainer:
             without a classifier.
 
     Attributes:
-        state: the `TrainState`, everything that a step changes.
-        mixed_precision: whether the coupling networks compute in bfloat16, for which the option may be "auto": then
-            one process decides by its hardware, and several use float32. Read when the first step is traced.
+        state: the `TrainState`: everything that a step changes.
+        mixed_precision: whether the coupling networks compute in bfloat16; read when the first step is traced. The
+            option "auto" lets a single process decide by its hardware, and means float32 for several.
 
     >>> trainer = Trainer(glow, batch_size=len(images))
     >>> trainer.initialize(images)
@@ -80,10 +80,10 @@ class Trainer:
             self.mixed_precision = self.workers.count == 1 and hardware.prefers_bfloat16(glow.config.width)
         # Garbage collection is paused while the step is traced, which saves a seventh of the time.
         self._step = tf.function(paused()(self._run_on_replicas), autograph=False)
-        self._loss_and_gradients = self._trace_loss_and_gradients
+        self._loss_and_gradients = self._share_of_loss_and_gradients
         if self.config.jit_compile:
             # The sum over the replicas and the optimizer's fused kernels stay outside: XLA cannot compile them.
-            self._loss_and_gradients = tf.function(self._trace_loss_and_gradients, autograph=False, jit_compile=True)
+            self._loss_and_gradients = tf.function(self._loss_and_gradients, autograph=False, jit_compile=True)
 
     def _check_fits(self) -> None:
         batch_size, weight_y = self.config.batch_size, self.config.weight_y
@@ -97,7 +97,7 @@ class Trainer:
 
     @property
     def step_count(self) -> int:
-        """Number of training steps so far, including those that were skipped because they were not finite."""
+        """Number of training steps so far, including those skipped because of a non-finite gradient."""
         return self.state.step_count
 
     @property
@@ -107,7 +107,7 @@ class Trainer:
 
     @property
     def shard(self) -> tuple[int, int]:
-        """(index, count): which part of a batch this worker reads; an argument of `ArrayDataset.training_batches`."""
+        """(index, count): this worker's part of a batch, an argument of `ArrayDataset.training_batches`."""
         return self.workers.index, self.workers.count
 
     @property
@@ -117,7 +117,7 @@ class Trainer:
         return [details.get("device_name", "GPU") for details in gpus]
 
     def initialize(self, images: Array) -> None:
-        """Data-dependent initialisation (see `Glow.initialize`), to be called once, before the first step.
+        """Runs the data-dependent initialisation (`Glow.initialize`); call it once, before the first step.
 
         Args:
             images: uint8 [N, H, W, C]; OpenAI's code uses 256 images.
@@ -151,7 +151,7 @@ class Trainer:
         return metrics
 
     def _distribute(self, batch: tf.Tensor | None) -> Any:
-        """This worker's part of a batch, cut into one piece per replica."""
+        """This worker's part of a batch, split into one piece per replica."""
         if self.num_replicas == 1 or batch is None:
             return batch
         size = self.config.batch_size // self.num_replicas
@@ -176,25 +176,20 @@ class Trainer:
         is_finite = tf.math.is_finite(bits_per_dim) & tf.math.is_finite(norm)
         rate = self.optimizer.next_learning_rate(step)
         self.optimizer.apply(gradients, is_finite, step)
-        return losses | {
-            "bits_per_dim": bits_per_dim,
-            "gradient_norm": norm,
-            "learning_rate": rate,
-            "is_finite": is_finite,
-        }
+        metrics = {"bits_per_dim": bits_per_dim, "gradient_norm": norm, "learning_rate": rate, "is_finite": is_finite}
+        return losses | metrics
 
     def _noise(self, step: tf.Tensor, images: tf.Tensor, replica: tf.Tensor | int) -> tf.Tensor:
-        """This replica's piece of the batch's noise.
+        """A replica's slice of the batch's noise.
 
         Every replica draws the noise of the whole batch, so that it does not depend on the number of replicas.
         """
-        seed = tf.stack([tf.constant(self.config.seed), tf.cast(step, tf.int32)])
         shape = [self.config.batch_size, *images.shape[1:]]
-        noise = uniform_noise(shape, seed, self.glow.config.dtype)
+        noise = uniform_noise(shape, [self.config.seed, step], self.glow.config.dtype)
         size = images.shape[0]
         return noise[replica * size : (replica + 1) * size]
 
-    def _trace_loss_and_gradients(
+    def _share_of_loss_and_gradients(
         self, noise: tf.Tensor, images: tf.Tensor, labels: tf.Tensor | None
     ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
         """This replica's share of the batch's mean losses, and the gradient of their weighted sum in bits."""
@@ -226,7 +221,7 @@ class Trainer:
     def _sum_over_replicas(
         self, losses: dict[str, tf.Tensor], gradients: list[tf.Tensor]
     ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
-        """The means over the whole batch: the sums of all replicas' shares."""
+        """The means over the global batch: the sums of all replicas' shares."""
         if self.num_replicas == 1:
             return losses, gradients
         context = tf.distribute.get_replica_context()
@@ -235,7 +230,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def ema_weights(self) -> Iterator[Glow]:
-        """A context in which the Glow's weights are replaced by their moving averages."""
+        """A context in which the moving averages replace the Glow's weights."""
         raw = [variable.numpy() for variable in self._variables]
         for variable, average in zip(self._variables, self.optimizer.ema, strict=True):
             variable.assign(average)
@@ -246,11 +241,11 @@ class Trainer:
                 variable.assign(value)
 
     def broadcast_variables(self) -> None:
-        """Gives every worker the chief's weights, moving averages and optimizer state; all workers call it."""
+        """Copies the chief's weights, moving averages and optimizer state to every worker; all workers call it."""
         self.workers.share([*self.glow.named_variables().values(), *self.optimizer.variables])
 
     def fit(self, train: Any, test: Any, **options: Any) -> "FitResult":
-        """Trains until the last epoch ends; the same as `glow_tf.fit(trainer, train, test, **options)`."""
+        """Trains to the end of the last epoch: `glow_tf.fit(trainer, train, test, **options)`."""
         from glow_tf.training import loop
 
         return loop.fit(self, train, test, **options)
