@@ -1,6 +1,6 @@
 """Class-conditional models: the density under every class in one pass, the mixture of classes, the classifier.
 
-Only the prior of the deepest latents depends on the class. The flow above it is the same for all classes and runs once.
+Only the prior of the deepest latents depends on the class; the rest of the flow is shared by all classes and runs once.
 """
 
 import math

@@ -17,10 +17,10 @@ ARCHITECTURES = ("openai", "plus", "glow_tf2")
 OPTIMIZERS = ("adamax", "adam", "muon")
 BACKPROPS = ("stored", "recompute", "reversible")
 
-# The third value of a switch: whichever is faster on this machine.
+# The third value of some flags: on or off, whichever is faster on this machine.
 AUTO = "auto"
 
-# A weights file is not trusted: these bounds keep it from claiming a model that fills the memory.
+# Bounds on the configuration in an untrusted weights file, so that its model cannot exhaust the memory.
 MAX_LEVELS = 8
 MAX_STEPS = 512
 MAX_CHANNELS = 4
@@ -32,7 +32,7 @@ MAX_WEIGHTS = 1_000_000_000
 
 @dataclasses.dataclass(frozen=True)
 class GlowConfig:
-    """The shape and the kind of a Glow.
+    """The architecture of a Glow.
 
     Args:
         image_shape: (height, width, channels); height and width divisible by 2**num_levels, 1 to 4 channels.
@@ -41,19 +41,19 @@ class GlowConfig:
         width: channels of the hidden layers of a coupling's network.
         coupling: "affine" or "additive".
         permutation: "conv1x1" (the paper's), "shuffle" (fixed, random) or "reverse" (RealNVP's).
-        num_bits: 1 to 8 bits a channel.
+        num_bits: bits per channel, 1 to 8.
         learned_top: whether the deepest latents have a learned Gaussian, as in every published run.
-        num_classes: of a class-conditional model; 0 for none.
+        num_classes: number of classes of a class-conditional model; 0 for an unconditional one.
         classifier: whether a class-conditional model also has OpenAI's classifier of its deepest latents.
-        pixels: "scale", as they are (the paper's), or "logit": RealNVP's logit of them is what flows.
+        pixels: "scale" to model the pixels as they are (the paper's), or "logit" to model RealNVP's logit of them.
         pixel_range: (low, high) of the continuous pixels, all bins together.
-        architecture: whose networks and Gaussians: "openai" (the paper's), "plus", which learns faster (see `nn.plus`),
+        architecture: the networks and Gaussians: "openai" (the paper's), "plus", which learns faster (see `nn.plus`),
             or "glow_tf2" for weights of that program.
-        dequantization: "uniform" noise within the bins (the paper's), or "variational": learned (see `nn.noise`).
+        dequantization: noise within the bins, "uniform" (the paper's) or "variational", which is learned (`nn.noise`).
         dtype: "float32" or "float64".
 
     Raises:
-        InputError: if these cannot make a model; the message names the value and the valid ones.
+        InputError: for an invalid value; the message names it and the valid ones.
 
     >>> config = GlowConfig(image_shape=(32, 32, 3), num_levels=3, num_steps=32, width=512)
     >>> config.squeezed_shapes()
@@ -120,14 +120,13 @@ class GlowConfig:
     @property
     def num_dims(self) -> int:
         """H * W * C."""
-        height, width, channels = self.image_shape
-        return height * width * channels
+        return math.prod(self.image_shape)
 
     @property
     def min_num_weights(self) -> int:
-        """A lower bound of the number of weights, and not far below it, by arithmetic.
+        """A close lower bound on the number of weights, which needs no model.
 
-        A weights file must hold as many numbers before a model of its configuration is built.
+        Before a model is built from a weights file, the file must hold at least this many numbers.
         """
         total = 0
         for level, (_, _, channels) in enumerate(self.squeezed_shapes()):
@@ -136,15 +135,13 @@ class GlowConfig:
             total += self.num_steps * (2 * channels + kernels + matrices)
             total += channels**2 // 2 if level < self.num_levels - 1 else 0  # the prior of a split
         height, width, channels = self.squeezed_shapes()[-1]
-        places = height * width if self.architecture == "plus" else 1
-        return total + self.num_classes * places * 2 * channels
+        positions = height * width if self.architecture == "plus" else 1
+        return total + self.num_classes * positions * 2 * channels
 
     def squeezed_shapes(self) -> list[tuple[int, int, int]]:
         """(H, W, C) of the flow steps of each level, level 0 (the finest) first."""
         height, width, channels = self.image_shape
-        return [
-            (height >> level + 1, width >> level + 1, channels * 2 ** (level + 2)) for level in range(self.num_levels)
-        ]
+        return [(height >> i + 1, width >> i + 1, channels * 2 ** (i + 2)) for i in range(self.num_levels)]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -289,9 +286,7 @@ class TrainConfig:
 
     def fixed(self) -> dict[str, Any]:
         """The options that must stay the same when a run is resumed."""
-        return {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.metadata["is_fixed"]
-        }
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["is_fixed"]}
 
 
 def _check_option(field: dataclasses.Field, value: Any) -> None:

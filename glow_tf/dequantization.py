@@ -1,13 +1,12 @@
 """Conversion between the bytes of an image and the continuous values that a flow models.
 
-Pixels are uint8 [..., H, W, C]. A model of `num_bits` bits sees their high bits, 2**num_bits bins per channel.
-Each bin is an interval of the model's pixel range; a byte becomes a point of its bin (dequantisation), and
-the density integrated over the bin is the probability of the byte.
+Pixels are uint8 [..., H, W, C]. A model of `num_bits` bits sees their high bits, 2**num_bits bins per channel. Each bin
+is an interval of the model's pixel range. Dequantisation maps a byte to a point of its bin, and the density integrated
+over the bin is the probability of the byte.
 
-A flow is a density on all real numbers, and part of its mass lies outside of the pixel range (in small models 0.16 to
-0.25 of it), where there are no bins. The probabilities of all images therefore sum to less than 1, and the bits/dim
-computed here is a conservative bound: renormalising the model to the pixel range would lower it. Samples that lie
-outside are clipped to black and white.
+A flow is a density on all real numbers, and part of its mass (16 to 25 % in small models) lies outside the pixel range,
+where there are no bins. The probabilities of all images therefore sum to less than 1, and the bits/dim computed here
+are a conservative bound: renormalising the model to the pixel range would lower them. Samples are clipped.
 
 References: Theis et al. 2016, section 3.1; Kingma & Dhariwal 2018, equation 2; openai/glow `model.py`.
 """
@@ -25,29 +24,23 @@ from absl import logging
 from glow_tf.errors import InputError
 from glow_tf.inputs import Array, as_tensor, floating
 
-# The lists of the `count_overflows` that are open.
+# The lists of all active `count_overflows` contexts.
 _counted: contextvars.ContextVar[tuple[list, ...]] = contextvars.ContextVar("counted", default=())
 
 
 class NoiseStream(enum.IntEnum):
-    """The second half of a noise seed: (seed, stream). Each use of noise has a stream of its own.
+    """The second half of a noise seed, (seed, stream): each use of noise has its own stream.
 
-    Training step n draws from (seed, n), n counted from 0. That the first few coincide with the streams below is
-    harmless: the noise meets other images there, or serves another purpose.
+    Training step n draws from (seed, n), n counted from 0. The first few coincide with the streams below, which is
+    harmless: the noise is used for other images there, or for another purpose.
     """
 
-    # Dequantises images whose density is evaluated: bits/dim.
-    SCORE = 0
-    # Draws the latents of samples.
-    SAMPLE = 1
-    # Dequantises images whose latents are examined.
-    LATENTS = 2
-    # Dequantises the images of the data-dependent initialisation.
-    INITIALIZE = 3
-    # Dequantises images that are reconstructed.
-    RECONSTRUCT = 4
-    # Dequantises images for the diagnostics of a training run.
-    DIAGNOSE = 5
+    SCORE = 0  # dequantises images whose bits/dim are evaluated
+    SAMPLE = 1  # draws the latents of samples
+    LATENTS = 2  # dequantises images whose latents are examined
+    INITIALIZE = 3  # dequantises the images of the data-dependent initialisation
+    RECONSTRUCT = 4  # dequantises images that are reconstructed
+    DIAGNOSE = 5  # dequantises images for the diagnostics of a training run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +95,7 @@ class Dequantizer:
         return self.low + (bins + noise) * self.bin_width
 
     def quantize(self, values: Array) -> tf.Tensor:
-        """The byte of the bin that holds each value; values outside of the range become black or white.
+        """The byte of the bin that holds each value; values outside the range become black or white.
 
         Bytes are the bins' lower edges, multiples of 2**(8 - num_bits), but 255 above the range; NaN becomes 0.
 
@@ -168,7 +161,7 @@ def uniform_noise(
     """Dequantisation noise in [0, 1), a pure function of its seed.
 
     Args:
-        shape: of the noise.
+        shape: shape of the noise.
         seed: [2] integers, such as (seed, `NoiseStream.SCORE`).
         dtype: float32 or float64.
 

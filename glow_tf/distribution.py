@@ -26,9 +26,9 @@ class FlowBijector(_Chain):
 
     Args:
         make_bijectors: labels -> the bijectors of the chain, that of the image first.
-        config: that of the model.
-        labels: integers [...] of a class-conditional model, else None.
-        name: of the bijector.
+        config: the model's GlowConfig.
+        labels: integers [...] for a class-conditional model, else None.
+        name: name of the bijector.
     """
 
     def __init__(
@@ -89,14 +89,14 @@ class FlowBijector(_Chain):
 class ImageDistribution(_TransformedDistribution):
     """A `tfd.TransformedDistribution` of images: standard Normal latents through a flow.
 
-    The arguments of densities are checked as those of the bijector. As TFP's algorithms need, any finite float has a
-    density, however far from the pixel range.
+    The arguments of densities are checked like those of the bijector. TFP's algorithms need a density for any finite
+    float, however far from the pixel range.
 
     Args:
         bijector: a `FlowBijector`.
         temperature: standard deviation of z.
         batch_shape: batch shape of a model without labels.
-        name: of the distribution.
+        name: name of the distribution.
     """
 
     def __init__(
@@ -150,5 +150,5 @@ class ImageDistribution(_TransformedDistribution):
 
 
 def _slice_shape(shape: Sequence[int], slices: Any) -> tuple[int, ...]:
-    """The batch shape that remains of `shape` after slicing."""
+    """The batch shape `shape` after slicing."""
     return np.empty(shape, np.bool_)[slices].shape

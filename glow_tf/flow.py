@@ -1,4 +1,4 @@
-"""The multi-scale architecture: the variables of all levels, and the one bijector that they make up."""
+"""The multi-scale architecture: the variables of all levels, and the bijectors made from them."""
 
 import math
 from collections.abc import Sequence
@@ -142,7 +142,7 @@ class Flow(tf.Module):
 
 
 class ZeroGenerator:
-    """Replaces a numpy Generator where initial values are overwritten anyway: drawing random ones takes time."""
+    """Stands in for a numpy Generator if the initial values will be overwritten: drawing random ones takes time."""
 
     def standard_normal(self, shape: Sequence[int], dtype: type = np.float64) -> np.ndarray:
         """Zeros in place of random numbers."""
@@ -161,7 +161,7 @@ def standard_normal_log_prob(values: tf.Tensor) -> tf.Tensor:
 def _logit(low: float, high: float, dtype: tf.DType) -> tfp.bijectors.Bijector:
     """Maps the real line to pixels: `inverse` is logit(0.05 + 0.9 (x - low) / (high - low)).
 
-    The logit is not finite for values that are farther outside the pixel range than 0.05 / 0.9 of its width.
+    The logit is not finite for values that lie more than 0.05 / 0.9 of the pixel range's width outside it.
 
     References: Dinh et al. 2017, section 4.1, and its code, which has the margin at both ends.
     """

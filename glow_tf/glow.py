@@ -60,7 +60,7 @@ class Glow(tf.Module):
         self._encode = CompiledFunction(lambda x, y=None: self.bijector(y).inverse(x), *specs)
         self._decode = CompiledFunction(lambda z, y=None: self.bijector(y).forward(z), *specs)
         self._level_log_probs = CompiledFunction(self.flow.level_log_probs, *specs)
-        self._dequantize: Any = self.flow.dequantize  # uniform noise is too little work to compile
+        self._dequantize: Any = self.flow.dequantize  # too little work to compile, unless a network makes the noise
         if self.flow.noise is not None:
             self._dequantize = CompiledFunction(self.flow.dequantize, images, tf.TensorSpec(images.shape, tf.uint8))
         self._class_log_probs = CompiledFunction(lambda x: classes.class_log_probs(self.flow, x), images)
@@ -96,10 +96,11 @@ class Glow(tf.Module):
         self, labels: Labels | None = None, backprop: str = "recompute", network_dtype: tf.DType | None = None
     ) -> tfp.bijectors.Bijector:
         """The tfb.Chain from z (the input of `forward`) to images; see `Flow.bijectors`."""
-        labels = inputs.class_labels(labels, self.config.num_classes)
-        flow = self.flow
-        make_bijectors = lambda labels: flow.bijectors(flow.top.bijector(labels), backprop, network_dtype)  # noqa: E731
-        return FlowBijector(make_bijectors, self.config, labels)
+
+        def make_bijectors(labels: tf.Tensor | None) -> list[tfp.bijectors.Bijector]:
+            return self.flow.bijectors(self.flow.top.bijector(labels), backprop, network_dtype)
+
+        return FlowBijector(make_bijectors, self.config, inputs.class_labels(labels, self.config.num_classes))
 
     def initialize(self, images: Array) -> None:
         """Sets every actnorm from images [N, H, W, C], once, before training: eagerly, outside `strategy.run`."""

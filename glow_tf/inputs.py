@@ -1,9 +1,9 @@
-"""The one gate for images, latents and labels: every entry point checks its arguments here.
+"""Validation of images, latents and labels, which every entry point calls.
 
 Each function returns a tensor of the right type and shape or raises an `InputError` that names the argument and the
-valid values. Types and shapes are checked at once, in eager code and inside a `tf.function` or `dataset.map`. Values
-(labels out of range, images of another scale) are known at once in eager code only; in a graph an assertion checks
-them when the graph runs, with the same message.
+valid values. Types and shapes are checked immediately, in eager code and inside a `tf.function` or `dataset.map`.
+Values (labels out of range, images of another scale) are known immediately in eager code only; in a graph an assertion
+with the same message checks them when the graph runs.
 """
 
 import re
@@ -18,17 +18,17 @@ from glow_tf.errors import InputError
 if TYPE_CHECKING:
     from glow_tf.config import GlowConfig
 
-# What most functions take: images, latents.
+# Images or latents.
 Array: TypeAlias = np.ndarray | tf.Tensor
 
 # One class per image.
 Labels: TypeAlias = Sequence[int] | np.ndarray | tf.Tensor
 
 # A flow is a density on all real numbers and its own samples overshoot the pixel range, most of all those of a model
-# with random weights. Values further outside than this many widths of the range are no sample of any use.
+# with random weights. Values further outside than this many widths of the range are not useful samples.
 MAX_WIDTHS_OUTSIDE = 64
 
-# Fewer values than this are not judged by their scale: they may all be bright by chance.
+# The scale of fewer values than this is not checked: they may all be bright by chance.
 MIN_VALUES_TO_JUDGE = 32
 
 
@@ -52,8 +52,8 @@ def uint8_images(images: Array, image_shape: Sequence[int], name: str = "images"
 def continuous_images(images: Array, config: "GlowConfig") -> tf.Tensor:
     """Converts float images [B, H, W, C] to the model's type.
 
-    Samples of a flow may lie outside of its pixel range and are valid. Not valid are NaN, values more than
-    `MAX_WIDTHS_OUTSIDE` widths of the range away from it, and images that are evidently scaled to [0, 1], [-1, 1] or
+    Samples of a flow may lie outside its pixel range and are valid. NaN is not valid, nor are values more than
+    `MAX_WIDTHS_OUTSIDE` widths of the range away from it, nor images that are evidently scaled to [0, 1], [-1, 1] or
     0 .. 255.
 
     Raises:
@@ -78,7 +78,7 @@ def image_events(values: Any, config: "GlowConfig", name: str = "images") -> tf.
     """Checks floats [..., H, W, C] for a bijector or a density, which TFP's algorithms evaluate anywhere.
 
     Arrays and lists are converted to the model's type. A tensor of that type is returned as it is, since TFP's cache
-    goes by its identity. Of the values only evident scales of other programs are refused, in eager code.
+    goes by its identity. Values are checked in eager code only, and only for evident scales of other programs.
 
     Args:
         name: "images"; or "z", whose values are not checked.
@@ -146,7 +146,7 @@ def class_labels(
 
 
 def check_sampling(num_images: int | tf.Tensor, seed: int | tf.Tensor | None) -> None:
-    """Checks arguments of `Glow.sample`; of a number of images that only a graph knows just the type.
+    """Checks the arguments of `Glow.sample`; for a number of images that only a graph knows, just its type.
 
     Raises:
         InputError: for fewer than one image, an invalid seed, or a missing seed inside a `tf.function`, which would
@@ -173,7 +173,7 @@ def temperature_of(value: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     needed = "it must be a number from 0 up, 1 is the model itself"
     if not _is_scalar(value, integer=False):
         raise InputError(f"temperature is {value!r}; {needed}")
-    # Not by `tf.cast` alone, which would round a Python number to float32 first.
+    # `tf.cast` alone would round a Python number to float32 first.
     temperature = tf.cast(tf.convert_to_tensor(value, dtype_hint=dtype), dtype)
     is_valid = (temperature >= 0) & tf.math.is_finite(temperature)
     return _valid(temperature, is_valid, f"temperature is %g; {needed}", [temperature])
@@ -193,14 +193,14 @@ def as_tensor(values: Any, name: str) -> tf.Tensor:
         InputError: for anything else.
     """
     try:
-        # By way of numpy, which takes Python numbers as float64 and int64.
+        # Via numpy, which converts Python numbers to float64 and int64.
         return tf.convert_to_tensor(values if tf.is_tensor(values) else np.asarray(values))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise InputError(f"{name} are {type(values).__name__}, not an array of numbers") from error
 
 
 def floating(values: Any, name: str) -> tf.Tensor:
-    """Converts arrays, lists and tensors to a tensor of their type; InputError if that is not a floating-point one."""
+    """Converts arrays, lists and tensors to a tensor; InputError if its type is not a floating-point one."""
     values = as_tensor(values, name)
     if not values.dtype.is_floating:
         hint = " (`glow.dequantize` makes them from uint8)" if name == "images" else ""
@@ -237,7 +237,7 @@ def _shape_text(values: tf.Tensor) -> str:
 
 
 def _extremes(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The smallest and the largest of all values; 0 and 0 of none."""
+    """The smallest and the largest of all values; 0 and 0 if there are none."""
     flat = tf.reshape(values, [-1])
     is_empty = tf.equal(tf.size(flat), 0)
     flat = tf.pad(flat, [[0, tf.cast(is_empty, tf.int32)]])
@@ -260,7 +260,7 @@ def _has_other_scale(
 
 
 def _valid(values: tf.Tensor, is_valid: tf.Tensor, message: str, numbers: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The values; an InputError, or in a graph an assertion, with `message` % `numbers` where they are not valid."""
+    """The values; if not valid, an InputError (or in a graph an assertion) with `message` % `numbers`."""
     known = [tf.get_static_value(tensor) for tensor in (is_valid, *numbers)]
     if None not in known:
         if not known[0]:

@@ -1,7 +1,7 @@
-"""The latents of every level, and z, which holds all of them in the shape of an image.
+"""Conversion between z, which has the shape of an image, and the latents of every level.
 
-Level 0 is the finest. At the end of each level but the last, half of the channels leave as latents of that level.
-z takes them back up: unsqueezed and concatenated, they have the image's shape.
+Level 0 is the finest. At the end of each level but the last, half of the channels leave as the latents of that level.
+z holds the latents of all levels, concatenated and unsqueezed level by level.
 """
 
 from collections.abc import Sequence

@@ -57,7 +57,7 @@ def values_of(glow: "Glow") -> dict[str, np.ndarray]:
 
 
 def assign(glow: "Glow", values: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
-    """Assigns all variables, including those of the actnorms, and marks the model as initialised."""
+    """Assigns all variables and marks the model as initialised, since these include the actnorms."""
     for name, variable in glow.named_variables().items():
         variable.assign(values[name])
     glow.metadata = dict(metadata)
@@ -66,8 +66,7 @@ def assign(glow: "Glow", values: Mapping[str, np.ndarray], metadata: Mapping[str
 
 def reduce(glow: "Glow") -> tuple:
     """Implements `Glow.__reduce__`: `pickle` and `copy.deepcopy` copy values rather than compiled functions."""
-    state = (values_of(glow), glow.metadata, glow.is_initialized)
-    return _rebuild, (type(glow), glow.config, glow.network, *state)
+    return _rebuild, (type(glow), glow.config, glow.network, values_of(glow), glow.metadata, glow.is_initialized)
 
 
 def _rebuild(
