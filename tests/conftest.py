@@ -6,28 +6,45 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
+import gc
 import signal
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from helpers import REFERENCE, make_glow
 
-from glow_tf.training import curves
-
-# Two devices for the tests of replicas, or those that a process started by a test asks for; they must be declared
-# before the first operation.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * int(os.environ.get("TEST_DEVICES", 2)),
-)
-
-# Files that take long although they have few tests; two processes that share the files end at about the same time if
+# The files that take longest, the longest first; two processes that share the files end at about the same time if
 # these come first.
 LONG_FILES = (
-    *("test_faults", "cli/test_train", "training/test_loop", "training/test_distributed", "cli/test_sample"),
-    *("test_glow", "cli/test_evaluate", "integrations/test_keras", "test_docs", "test_tfp", "training/test_trainer"),
+    *("training/test_loop", "test_glow", "test_faults", "cli/test_train", "integrations/test_keras", "test_tfp"),
+    *("bijectors/test_edges", "test_docs", "training/test_trainer", "training/test_distributed", "cli/test_sample"),
+    *("bijectors/test_scan", "bijectors/test_contract", "cli/test_evaluate"),
 )
+
+# Objects that are made between two collections of garbage. TensorFlow keeps most of what it makes while it traces.
+COLLECT_AFTER = 50_000
+
+
+def start_tensorflow():
+    """Imports TensorFlow, which takes five seconds.
+
+    It declares two devices for the tests of replicas, or as many as a process started by a test asks for; they must be
+    declared before the first operation.
+    """
+    gc.disable()
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * int(os.environ.get("TEST_DEVICES", 2)),
+    )
+    gc.freeze()  # a module stays: no collection needs to look through it again
+    gc.set_threshold(COLLECT_AFTER)
+    gc.enable()
+
+
+def pytest_collection():
+    """Not called in the process that only distributes the files to others, which needs no TensorFlow."""
+    start_tensorflow()
 
 
 def pytest_collection_modifyitems(items):
@@ -45,6 +62,8 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 @pytest.fixture(scope="session")
 def reference():
     """The folder of values computed with other programs; it is not part of the repository."""
+    from helpers import REFERENCE
+
     if not REFERENCE.is_dir():
         pytest.skip("needs ../shared/reference beside the repository, the values of other programs")
     return REFERENCE
@@ -58,21 +77,29 @@ def rng():
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leaves out the drawing of curves, most of the time of a small run."""
+    from glow_tf.training import curves
+
     monkeypatch.setattr(curves, "draw", lambda *_: b"png")
 
 
 @pytest.fixture(scope="session")
 def two_replicas():
+    import tensorflow as tf
+
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 @pytest.fixture(scope="session")
 def small_glow():
     """Affine, PLU, two levels of two steps, 4x8x2, float64, all variables random. Shared: do not change it."""
+    from helpers import make_glow
+
     return make_glow()
 
 
 @pytest.fixture(scope="session")
 def conditional_glow():
     """As `small_glow`, of three classes, with the classifier. Shared: do not change it."""
+    from helpers import make_glow
+
     return make_glow(num_classes=3, classifier=True)

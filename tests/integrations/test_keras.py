@@ -127,7 +127,9 @@ def two_kinds_of_training(replicas=None):
 
 # MirroredStrategies over different numbers of devices cannot share a process.
 FOUR_REPLICAS = """
-import conftest, sys
+import sys
+from conftest import start_tensorflow
+start_tensorflow()
 import numpy as np, tensorflow as tf
 from helpers import values_of
 from integrations.test_keras import two_kinds_of_training
@@ -253,9 +255,16 @@ def test_a_file_without_the_weights_is_never_written(save, conditional, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_an_archive_holds_every_level(tmp_path):
+    model, path = small(num_levels=2), str(tmp_path / "model.keras")
+    model.save(path)
+    loaded = tf_keras.models.load_model(path)
+    assert loaded.glow.config == model.glow.config
+    assert largest_difference(model, loaded) == 0
+
+
 def test_an_archive_trains_on_as_the_model_does(tmp_path):
-    model = small(optimizer=adamax, num_levels=2)
-    path = str(tmp_path / "model.keras")
+    model, path = small(optimizer=adamax), str(tmp_path / "model.keras")
     model.fit(batches(PIXELS), verbose=0, callbacks=[tf_keras.callbacks.ModelCheckpoint(path)])
     loaded = tf_keras.models.load_model(path)
     assert loaded.glow.config == model.glow.config and loaded.glow.is_initialized
