@@ -346,7 +346,7 @@ def test_methods_inside_a_function_and_a_data_set(rng):
 
 
 def test_a_gradient_through_log_prob_in_a_function():
-    glow = make_glow()
+    glow = make_glow(num_levels=1, num_steps=1, width=4)
     images = tf.zeros([2, 4, 8, 2], tf.float64)
 
     def gradient():

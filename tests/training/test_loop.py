@@ -22,6 +22,21 @@ from glow_tf.training.state import RunRecord
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 
+closer_look = pytest.mark.usefixtures("closer_look")
+
+
+@pytest.fixture(name="closer_look")
+def _closer_look():
+    """Asked for by tests of the closer look, or of runs that are equal in all they do."""
+
+
+@pytest.fixture(autouse=True)
+def only_a_glance(request, monkeypatch):
+    """Leaves out the closer look in all other tests, most of the time of a short evaluation."""
+    if "closer_look" not in request.fixturenames:
+        monkeypatch.setattr(evaluator.Evaluator, "_look_closer", lambda *_: None)
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing in the package may catch it."""
 
@@ -44,13 +59,13 @@ _undisturbed = {}
 
 
 @pytest.fixture
-def undisturbed(strategy, tmp_path_factory):
+def undisturbed(strategy, closer_look, tmp_path_factory):
     """(variables, files) of three epochs that nothing disturbed."""
     return _run_undisturbed(strategy, tmp_path_factory)
 
 
 @pytest.fixture
-def undisturbed_alone(tmp_path_factory):
+def undisturbed_alone(closer_look, tmp_path_factory):
     """The same on one replica."""
     return _run_undisturbed(None, tmp_path_factory)
 
@@ -171,6 +186,7 @@ def test_a_signal_saves_between_steps(undisturbed_alone, path, number, step, mon
     assert ends(trainer, path) == undisturbed_alone
 
 
+@closer_look
 def test_a_signal_ends_an_evaluation(path, monkeypatch):
     """The state is saved first; the next start repeats the evaluation."""
     trainer = trainer_at_start()
@@ -241,6 +257,7 @@ def test_the_best_of_a_finished_run_is_known_to_a_longer_one(path, monkeypatch):
     assert next(results, None) is None
 
 
+@closer_look
 def test_a_warning_is_printed_once_and_when_it_applies(path, monkeypatch, capfd):
     monkeypatch.setattr(diagnostics, "complaints", lambda found: [f"{tag} is bad" for tag in found])
     fit(trainer_at_start(), path)
@@ -409,6 +426,7 @@ def test_one_of_two_failed_saves_is_enough(path):
     assert (RunDirectory(path).state / f"ckpt-{STEPS_PER_EPOCH}.sha256").exists()
 
 
+@closer_look
 def test_pictures_that_cannot_be_written_are_told_once(path, caplog):
     trainer = trainer_at_start()
     results = RunDirectory(path).results
@@ -507,6 +525,7 @@ def test_a_lack_of_memory_names_what_to_lower_and_keeps_what_was_saved(path):
     assert fit(trainer_at_start(), path, epochs=1).steps == STEPS_PER_EPOCH
 
 
+@closer_look
 def test_values_out_of_range_are_warned_about(path, capfd):
     trainer = trainer_at_start()
     log_abs_s = trainer.glow.named_variables()["level1/conv1x1/log_abs_s"]
