@@ -62,9 +62,13 @@ def test_logit_pixels_change_the_density_and_nothing_else(rng):
     np.testing.assert_allclose(glow.log_prob(images), plain.log_prob(logits) + log_det, rtol=1e-11)
 
 
-def training_step(weight_y, replicas=None, **kind):
+# The classifier and the Gaussians of the classes are in the deepest level.
+ONE_LEVEL = {"num_levels": 1, "num_classes": 3, "classifier": True}
+
+
+def training_step(weight_y, replicas=None):
     with replicas.scope() if replicas else tf.distribute.get_strategy().scope():
-        glow = make_glow(num_classes=3, classifier=True, **kind)
+        glow = make_glow(**ONE_LEVEL)
     trainer = Trainer(glow, batch_size=4, learning_rate=0.01, ema_decay=0.0, weight_y=weight_y)
     pixels = np.random.default_rng(3).integers(0, 256, (4, 4, 8, 2)).astype(np.uint8)
     before = values_of(glow)
@@ -79,7 +83,7 @@ def one_step():
 
 def test_the_classifiers_loss_is_the_references(one_step):
     glow, pixels, before, metrics = one_step
-    reference = make_glow(num_classes=3, classifier=True)
+    reference = make_glow(**ONE_LEVEL)
     for name, variable in reference.named_variables().items():
         np.testing.assert_array_equal(variable, before[name])
     noise = tf.random.stateless_uniform(pixels.shape, [0, 0], dtype=tf.float64)
@@ -104,7 +108,7 @@ def test_the_classifiers_loss_is_the_same_on_two_replicas(one_step, two_replicas
 
 
 def test_recompute_gives_the_same_step(one_step):
-    glow = make_glow(num_classes=3, classifier=True)
+    glow = make_glow(**ONE_LEVEL)
     trainer = Trainer(glow, batch_size=4, learning_rate=0.01, ema_decay=0.0, weight_y=0.5, backprop="recompute")
     trainer.train_step(one_step[1], [0, 2, 1, 1])
     for name, value in values_of(glow).items():

@@ -3,10 +3,15 @@
 import json
 
 import pytest
-from small_training import fit, make_trainer
+from small_training import BATCH, fit
 
+from glow_tf.config import GlowConfig
+from glow_tf.glow import Glow
 from glow_tf.training import hardware
 from glow_tf.training.run_directory import RunDirectory
+from glow_tf.training.trainer import Trainer
+
+SMALLEST = {"image_shape": (8, 8, 1), "num_levels": 1, "num_steps": 1, "width": 4, "num_bits": 4}
 
 
 @pytest.mark.parametrize(
@@ -43,12 +48,13 @@ def test_gpus_count_before_the_processor(monkeypatch, tmp_path, capability, is_f
     assert hardware.has_fast_bfloat16(tmp_path / "missing") == is_fast
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("first", "dtype"), [(True, "bfloat16"), (False, "float32")])
 def test_a_run_keeps_what_auto_chose_where_it_began(tmp_path, monkeypatch, capfd, first, dtype):
     run = RunDirectory(tmp_path)
     for epochs, here in enumerate([first, not first], 1):
         monkeypatch.setattr(hardware, "prefers_bfloat16", lambda width, here=here: here)
-        trainer = make_trainer(mixed_precision="auto")
+        trainer = Trainer(Glow(GlowConfig(**SMALLEST)), batch_size=BATCH, mixed_precision="auto")
         assert trainer.mixed_precision == here
         fit(trainer, run.path, epochs=epochs)
         assert trainer.mixed_precision == first
