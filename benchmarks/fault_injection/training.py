@@ -86,8 +86,10 @@ class SabotagedTrainer(Trainer):
 def train_with_nans(num_nans, most_nans, seed, is_small):
     """(bits/dim of the digits' test images, skipped steps, steps)."""
     images = image_data.load("digits")
-    size = {"num_steps": 2, "width": 16} if is_small else {"num_steps": 8, "width": 64}
-    glow = Glow(GlowConfig(image_shape=(8, 8, 1), num_levels=2, num_bits=4, **size))
+    size = (
+        {"num_levels": 1, "num_steps": 2, "width": 16} if is_small else {"num_levels": 2, "num_steps": 8, "width": 64}
+    )
+    glow = Glow(GlowConfig(image_shape=(8, 8, 1), num_bits=4, **size))
     trainer = SabotagedTrainer(glow, batch_size=64, schedule=Schedule(warmup_steps=48))
     steps = 15 * most_nans
     trainer.nan_batches = random.Random(seed).sample(range(steps), num_nans)
