@@ -70,10 +70,12 @@ def line(text: str, stream: TextIO | None = None) -> None:
         text: the line.
         stream: the output. Default: the error stream.
     """
+    from glow_tf._files import printable  # imports numpy
+
     for bar in _bars[-1:]:
         bar.clear()
     output = _QuietStream(stream or sys.stderr)
-    output.write(f"{text}\n")
+    output.write(f"{printable(text, len(text))}\n")
     output.flush()
     for bar in _bars[-1:]:
         bar.refresh()

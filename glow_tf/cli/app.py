@@ -17,14 +17,14 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from absl import flags
 
 from glow_tf import _progress, pretrained
 from glow_tf._files import printable
 from glow_tf._gc import importing
-from glow_tf.cli import defaults
+from glow_tf.cli import defaults, streams
 from glow_tf.config import AUTO, GlowConfig, TrainConfig
 from glow_tf.errors import InputError, TrainingFailure
 from glow_tf.weights import open_weights
@@ -81,12 +81,13 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
         main: takes the positional arguments and returns the exit status, or None for 0.
         usage: the text that `--help` prints before the flags.
     """
-    _secure_streams()
+    streams.secure()
     try:
         arguments = FLAGS(sys.argv)[1:]
         if FLAGS.help:
             print(f"{usage.strip()}\n\nFlags:\n{_help_of(main)}")
             sys.exit(0)
+        _check_not_empty(main)
         os.getcwd()
     except flags.UnrecognizedFlagError as error:
         _fail(_unknown_flag(error.flagname, main))
@@ -113,7 +114,8 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-    sys.exit(status)
+    sys.stdout.flush()
+    sys.exit(status or streams.status_of_output())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,8 +168,15 @@ def check_output(flag: str) -> None:
     folder = os.path.dirname(os.path.abspath(value))
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
-    if os.path.isdir(value):
-        raise InputError(f"--{flag} is {printable(value)}, which is a folder; name a file")
+    try:
+        if not os.path.isfile(value):
+            os.stat(value)
+            what = "a folder" if os.path.isdir(value) else "not a regular file"
+            raise InputError(f"--{flag} is {printable(value)}, which is {what}; name a file")
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # the name is too long, or a link leads to itself
+        raise InputError(f"--{flag} is {printable(value)}, which cannot be written: {error.strerror}") from error
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise InputError(f"--{flag} is {printable(value)}, but {printable(folder)} is not a writable folder")
 
@@ -244,6 +253,13 @@ def _unknown_flag(name: str, main: Callable) -> str:
     return f"--{name} is not a flag of this command; {hint}--help lists its flags"
 
 
+def _check_not_empty(main: Callable) -> None:
+    """Refuses `--run_dir "$UNSET"`, which would mean the default."""
+    for flag in _flags_of(main):
+        if flag.present and "" in (flag.value if isinstance(flag.value, list) else [flag.value]):
+            raise flags.IllegalFlagValueError(f"--{flag.name} is empty; leave it out for its default")
+
+
 def _command_with(flag: str) -> str | None:
     """The command that has a flag. Two commands' flags cannot be defined in one process, so this reads their code."""
     if flag in (field.name for field in dataclasses.fields(TrainConfig)):
@@ -311,38 +327,3 @@ class _LineHandler(logging.Handler):
         if words not in self._printed:
             self._printed.add(words)
             _progress.line(f"{record.levelname.lower()}: {_one_line(record.getMessage())}")
-
-
-def _secure_streams() -> None:
-    """Keeps a run alive when its output is closed or a terminal cannot encode a character."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
-        pass  # A standard stream was closed at the start: the next file to be opened would become the output.
-    os.close(descriptor)
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115  (open until the process ends)
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, _BrokenPipeSafeStream(stream))
-
-
-class _BrokenPipeSafeStream:
-    """A text stream that is redirected to /dev/null after the first write error."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int | None:
-        return self._attempt(self._stream.write, text)
-
-    def flush(self) -> None:
-        self._attempt(self._stream.flush)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def _attempt(self, method: Callable, *arguments: Any) -> Any:
-        try:
-            return method(*arguments)
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            return None

@@ -171,19 +171,21 @@ def read_table(path: str | os.PathLike, attribute: str) -> tuple[list[str], list
     attribute's column holds 1, true or yes, or else 0, -1, false or no; lines with other values are left out.
     """
     text = read_text(path, "table of comma-separated values")
+    positive: list[str] = []
+    negative: list[str] = []
     try:
-        rows = list(csv.reader(io.StringIO(text)))
+        rows = csv.reader(io.StringIO(text))
+        titles = [title.strip() for title in next(rows, [])]
+        if attribute not in titles[1:]:
+            columns = ", ".join(map(printable, titles[1:][:10])) or "none"
+            raise InputError(f"{printable(path)} has no column {attribute!r}; it has {columns}")
+        column, folder = titles.index(attribute, 1), os.path.dirname(os.path.abspath(path))
+        for row in rows:
+            value = row[column].strip().lower() if len(row) > column else ""
+            if value in _YES or value in _NO:
+                (positive if value in _YES else negative).append(os.path.join(folder, row[0]))
     except csv.Error as error:
         raise InputError(f"{printable(path)} is not a table of comma-separated values: {error}") from error
-    titles = [title.strip() for title in rows[0]] if rows else []
-    if attribute not in titles[1:]:
-        columns = ", ".join(map(printable, titles[1:][:10])) or "none"
-        raise InputError(f"{printable(path)} has no column {attribute!r}; it has {columns}")
-    column, folder = titles.index(attribute, 1), os.path.dirname(os.path.abspath(path))
-    values = [(row[column].strip().lower() if len(row) > column else "", row[0]) for row in rows[1:] if row]
-    positive, negative = (
-        [os.path.join(folder, name) for value, name in values if value in words] for words in (_YES, _NO)
-    )
     for words, files in (("1", positive), ("0 or -1", negative)):
         if not files:
             raise InputError(f"column {attribute!r} of {printable(path)} has no image with {words}; both are needed")

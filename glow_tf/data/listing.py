@@ -89,6 +89,8 @@ def classes(paths: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
         return np.zeros(len(paths), np.int32), ()
     index = {name: number for number, name in enumerate(names)}
     printable = tuple(os.fsencode(name).decode(errors="backslashreplace") for name in names)  # they may not be UTF-8
+    if len(set(printable)) < len(names):
+        raise InputError(f"two class folders are both called {format_names(sorted(printable))} in UTF-8; rename one")
     return np.array([index[top] for top in tops], np.int32), printable
 
 

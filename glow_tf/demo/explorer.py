@@ -69,6 +69,9 @@ class Explorer:
         self.class_means = {} if data is None else self._class_means(data)
         self.directions = dict(directions or {})
         if len(self.class_means) > 1:
+            taken = [name for name in self.class_means if name in self.directions]
+            if taken:
+                raise InputError(f"the direction {taken[0]!r} is called like a class; give it another name")
             middle = np.mean(list(self.class_means.values()), axis=0)
             self.directions |= {name: mean - middle for name, mean in self.class_means.items()}
         # Trace the compiled functions now; otherwise the first answers would take seconds.
@@ -176,7 +179,8 @@ class Explorer:
         if not len(images):
             return {}
         z = editing.encode(self.glow, images, self._common_labels(len(images)))
-        return {data.class_names[label]: z[labels == label].mean(axis=0) for label in np.unique(labels)}
+        names = list(map(printable, data.class_names))
+        return {names[label]: z[labels == label].mean(axis=0) for label in np.unique(labels)}
 
     def _common_labels(self, count: int) -> np.ndarray | None:
         # With a single label, whichever it is, the latents of all classes are comparable and decode inverts encode.

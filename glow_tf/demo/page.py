@@ -100,7 +100,7 @@ def build(explorer: Explorer, title: str) -> Any:
     """The gr.Blocks of the page, not yet served."""
     gradio = import_gradio()
     with gradio.Blocks(title=title, analytics_enabled=False) as page:
-        gradio.Markdown(f"## {html.escape(title)}\n{html.escape(explorer.description)}")
+        gradio.HTML(f"<h2>{html.escape(title)}</h2>{html.escape(explorer.description)}")
         for name, tab in (("Samples", _samples), ("Mix", _mix), ("Attributes", _attributes)):
             with gradio.Tab(name):
                 tab(gradio, page, explorer)

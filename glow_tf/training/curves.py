@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from glow_tf._files import write_atomically
+from glow_tf._files import read_text, write_atomically
 
 Row = dict[str, float]
 
@@ -123,11 +123,9 @@ def training_time_of(weights: str | os.PathLike, step: int | None) -> str:
 
 def _read(path: Path) -> list[Row]:
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            table = [
-                {column: float(cell) for column, cell in row.items() if column and cell} for row in csv.DictReader(file)
-            ]
-    except (OSError, ValueError, TypeError, csv.Error):
+        rows = csv.DictReader(io.StringIO(read_text(path, "table")))
+        table = [{column: float(cell) for column, cell in row.items() if column and cell} for row in rows]
+    except (ValueError, TypeError, csv.Error):  # InputError is a ValueError
         return []
     return [row for row in table if math.isfinite(row.get("step", math.nan))]
 

@@ -117,6 +117,8 @@ def fit(
         return FitResult(trainer.step_count, None, None, stopped_by, is_saved=True)
     settings = {"model": trainer.glow.config.to_dict()} | config.fixed() | dict(settings or {})
     settings["images"] = dict(images or fingerprint(train.num_images, test.num_images))
+    if trainer.glow.config.num_classes and (metadata or {}).get("class_names"):
+        settings["class_names"] = list((metadata or {})["class_names"])  # in another order labels mean other classes
     run = run_directory if isinstance(run_directory, RunDirectory) else RunDirectory(run_directory)
     chief = Chief(trainer)
     with chief.announcing_failure(), run.lock(), _oom_as_input_error(trainer):

@@ -6,6 +6,7 @@ not hold: equal runs write equal weights on any machine.
 
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,7 +79,7 @@ def text(
         "model": f"Glow ({config.architecture}), L={config.num_levels}, K={config.num_steps}, width {config.width}, "
         f"{config.coupling} coupling, {config.permutation}, pixels {config.pixels}, "
         f"{config.dequantization} dequantisation, {num_parameters:,} parameters",
-        "command": f"`{_inline(metadata.get('command', 'none: trained from Python'))}`",
+        "command": f"`{_code(metadata.get('command', 'none: trained from Python'))}`",
         "precision": config.dtype + ", coupling networks in bfloat16" * bool(metadata.get("mixed_precision")),
         "steps": f"{metadata.get('step', 'unknown')}, epoch {metadata.get('epoch', 'unknown')}, "
         f"seed {metadata.get('seed', 'unknown')}",
@@ -125,7 +126,13 @@ def _result(metadata: Mapping[str, Any]) -> str:
     return f"{bits:.4f}{spread}{images}"
 
 
+def _code(value: object) -> str:
+    """Text from outside between backticks in a table cell, where only these two end it."""
+    return printable(" ".join(str(value).split())).replace("|", "\\|").replace("`", "'")
+
+
 def _inline(value: object) -> str:
     """Text from outside as part of a table cell."""
     line = printable(" ".join(str(value).split()))
-    return line.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
+    line = re.sub(r"([\\\[\]|])", r"\\\1", line)  # no link, no image, no other cell
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace("`", "'")

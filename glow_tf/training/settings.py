@@ -35,7 +35,7 @@ def record(run: RunDirectory, run_id: str, settings: Mapping[str, Any]) -> None:
 def check(run: RunDirectory, settings: Mapping[str, Any], batch_size: int) -> str:
     """Compares the settings with those that the run began with, and warns if images were added.
 
-    A setting that the run did not record has had its default.
+    A setting that the run did not record has had its default, and its class names are not compared.
 
     Returns:
         the run's identifier; "" for runs of earlier versions.
@@ -59,7 +59,8 @@ def compare(run: RunDirectory, settings: Mapping[str, Any]) -> dict[str, Any]:
         InputError: if settings differ; the message names each and both values.
     """
     before = run.read_json(run.settings)
-    old, new = _defaults() | _flat(before), _flat(settings)
+    new = _flat(settings)
+    old = {"class_names": new.get("class_names")} | _defaults() | _flat(before)
     differing = [name for name in sorted(new) if old.get(name) != new[name]]
     if differing:
         shown = "; ".join(
@@ -78,6 +79,11 @@ def _check_images(run: RunDirectory, before: dict[str, Any], now: Mapping[str, A
     try:
         change, is_refused = describe_change(old, now)
         num_train_before = old["num_images"] - old["num_test_images"]
+        # All images that were ever trained on, so that the next change is compared with them, too.
+        images = dict(now)
+        for key in ("train_codes", "train_pixels"):
+            texts = (old.get(key, ""), now.get(key, ""))
+            images[key] = "".join(sorted({text[i : i + 8] for text in texts for i in range(0, len(text), 8)}))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(f"{run.settings} is damaged: its images are not a fingerprint of a data set") from None
     records_pixels = bool(now.get("train_pixels")) and not old.get("train_pixels")  # earlier versions did not
@@ -93,11 +99,6 @@ def _check_images(run: RunDirectory, before: dict[str, Any], now: Mapping[str, A
         )
     if change:
         logging.warning("%s", change)
-    # All images that were ever trained on, so that the next change is compared with them, too.
-    images = dict(now)
-    for key in ("train_codes", "train_pixels"):
-        texts = (old.get(key, ""), now.get(key, ""))
-        images[key] = "".join(sorted({text[i : i + 8] for text in texts for i in range(0, len(text), 8)}))
     run.write_json(run.settings, before | {"images": images})
 
 

@@ -64,6 +64,40 @@ def test_the_status_is_what_main_returns():
     assert run("print(arguments)", "a", "b") == (0, "['a', 'b']\n", "")
 
 
+def test_an_output_that_cannot_be_written_is_an_error_unless_its_reader_left():
+    with open("/dev/full", "w") as full:
+        status, _, error = run("print('result')", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert (status, error) == (1, "error: the output could not be written: No space left on device\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert run("print('result')", capture_output=False, stdout=writer, stderr=subprocess.PIPE)[::2] == (0, "")
+    os.close(writer)
+
+
+def test_an_empty_value_does_not_mean_the_default():
+    head = "from absl import flags\nflags.DEFINE_string('x', None, 'X.')\nflags.DEFINE_multi_string('y', [], 'Y.')"
+    for name in "xy":
+        status, _, error = run("raise KeyError", f"--{name}=", head=head)
+        assert (status, error) == (2, f"error: --{name} is empty; leave it out for its default\n")
+
+
+def test_terminal_escapes_in_names_are_printed_escaped():
+    assert run("print('a\\x1b[2J\\u202e', 'b', sep='\\n')") == (0, "a\\x1b[2J\\u202e\nb\n", "")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "loop", "long"])
+def test_outputs_that_cannot_be_written_are_refused_at_the_start(tmp_path, kind):
+    path = {"device": Path("/dev/null"), "long": tmp_path / ("x" * 300)}.get(kind, tmp_path / "out")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "loop":
+        path.symlink_to(path)
+    head = "from absl import flags\nflags.DEFINE_string('out', None, 'The output.')"
+    status, _, error = run("app.check_output('out')", f"--out={path}", head=head)
+    assert status == 2 and error.startswith(f"error: --out is {str(path)[:300]}") and error.count("\n") == 1
+    assert ", which " in error
+
+
 def test_help_and_wrong_flags_answer_at_once():
     before = (
         "from absl import flags\nflags.DEFINE_float('temp', 0.7, 'Temperature.')\nflags.DEFINE_string('x', None, 'X.')"

@@ -90,3 +90,9 @@ def test_class_names_are_text_even_where_folders_are_not():
     labels, names = listing.classes(["caf\udce9/a.png", "bar/a.png", "bar/b.png"])
     assert names == ("bar", "caf\\xe9") and labels.tolist() == [1, 0, 0]
     assert "".join(names).encode()
+
+
+def test_classes_that_are_called_alike_once_they_are_escaped_are_refused():
+    assert listing.classes(["a/1.png", "b\udcff/1.png"])[1] == ("a", "b\\xff")
+    with pytest.raises(InputError, match="two class folders are both called"):
+        listing.classes(["b\\xff/1.png", "b\udcff/1.png"])

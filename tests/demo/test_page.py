@@ -89,6 +89,12 @@ def test_directions_of_classes_are_differences_of_means(exploring):
     np.testing.assert_array_equal(exploring.change_class(image, "8", "3", 0.5), expected)
 
 
+def test_a_direction_that_is_called_like_a_class_is_refused(exploring):
+    up = {"3": np.ones([8, 8, 1], np.float32)}
+    with pytest.raises(InputError, match="the direction '3' is called like a class"):
+        explorer.Explorer(exploring.glow, image_data.load("digits"), up)
+
+
 def test_an_upload_is_cut_to_the_models_size(exploring):
     upload = exploring.uploaded(address(png(40, 20)))
     assert (upload.shape, upload.dtype) == ((8, 8, 1), np.uint8)

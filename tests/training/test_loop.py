@@ -9,15 +9,17 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_training import STEPS_PER_EPOCH, after_step, fit, images, trainer_at_start
+from small_training import CONFIG, STEPS_PER_EPOCH, after_step, fit, images, trainer_at_start
 
 from glow_tf import weights
+from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError, TrainingFailure
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
 from glow_tf.training import checkpoint, diagnostics, evaluator, loop, recovery, signals
 from glow_tf.training.run_directory import RunDirectory
 from glow_tf.training.state import RunRecord
+from glow_tf.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -555,6 +557,16 @@ def test_metadata_that_cannot_be_saved_is_refused_before_training(path, metadata
         fit(trainer, path, metadata=metadata)
     assert trainer.step_count == 0
     assert not RunDirectory(path).weights.exists()
+
+
+@pytest.mark.parametrize("num_classes", [0, 2])
+def test_the_classes_of_a_conditional_model_are_settings_of_the_run(path, monkeypatch, num_classes):
+    recorded = []
+    monkeypatch.setattr(loop, "_Loop", lambda *arguments: recorded.append(arguments[-1]) or die())
+    glow = Glow(GlowConfig(**CONFIG, num_classes=num_classes))
+    with pytest.raises(Killed):
+        fit(Trainer(glow, batch_size=8), path, metadata={"class_names": ["cat", "dog"]})
+    assert recorded[0].get("class_names") == (["cat", "dog"] if num_classes else None)
 
 
 def test_thousands_of_class_names_are_saved(path):

@@ -33,6 +33,7 @@ def test_names_stay_in_their_cells():
     assert "\n# &lt;" not in card
     assert "a\\|b # &lt;script>'" in card
     assert "not finite" in card
+    assert "![" not in model_card.text(CONFIG, 1, {"dataset": "![a](http://b)", "test_bits_per_dim": None}, "")
 
 
 def test_one_test_image_has_no_standard_error():

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import os
 import time
 
 import numpy as np
@@ -226,6 +227,12 @@ def test_cpu_time_of_a_run_that_did_not_measure_it_is_unknown(run, undrawn):
     Reporter(run, record, 40, 8, 10).close()
     assert record.seconds == 120 and np.isnan(record.cpu_seconds)
     assert curves.training_time(record.seconds, record.cpu_seconds) == "2.0 minutes"
+
+
+def test_a_pipe_in_place_of_metrics_csv_is_not_waited_for(run):
+    os.mkfifo(run.path / "metrics.csv")
+    assert curves.History(run.path / "metrics.csv").rows == []
+    assert curves.training_time_of(run.weights, 5) == ""
 
 
 def test_a_damaged_metrics_csv_is_replaced(run):

@@ -19,7 +19,12 @@ def recorded(train=TRAIN, test=TEST, **changes):
     return {"model": {"num_levels": 2}, "seed": 0, "images": images} | changes
 
 
-DAMAGED_IMAGES = ('{"images": {"num_images": "x"}}', '{"images": null}')
+# The last one is damaged only in codes that are merged with those of the present images.
+DAMAGED_IMAGES = (
+    '{"images": {"num_images": "x"}}',
+    '{"images": null}',
+    json.dumps({"images": fingerprint(20, 2, TRAIN, TEST) | {"train_codes": 5}}),
+)
 
 
 @pytest.fixture
@@ -96,3 +101,11 @@ def test_the_identifier_is_that_of_settings_images_and_weights():
         settings.identifier(recorded(), [b"other weights"]),
     ]
     assert len({base, *others}) == 4
+
+
+def test_classes_in_another_order_are_refused_and_unknown_ones_are_not(run):
+    settings.check(run, recorded(class_names=["cat", "dog"]), batch_size=8)  # a run of an earlier version
+    settings.record(run, "id", recorded(class_names=["cat", "dog"]))
+    settings.check(run, recorded(class_names=["cat", "dog"]), batch_size=8)
+    with pytest.raises(InputError, match=r"class_names was \['cat', 'dog'\], now \['bird', 'cat'\]"):
+        settings.check(run, recorded(class_names=["bird", "cat"]), batch_size=8)
