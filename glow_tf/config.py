@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from glow_tf._files import printable
+from glow_tf._files import shown
 from glow_tf.errors import InputError
 
 COUPLINGS = ("affine", "additive")
@@ -168,7 +168,7 @@ class GlowConfig:
         for key, value in values.items():
             expected = fields[key].type
             if expected in (int, str, bool) and type(value) is not expected:
-                raise InputError(f"the configuration's {key} is {_shown(value)}, not of type {expected.__name__}")
+                raise InputError(f"the configuration's {key} is {shown(value)}, not of type {expected.__name__}")
         return cls(**values)
 
 
@@ -301,13 +301,13 @@ def _check_option(field: dataclasses.Field, value: Any) -> None:
         return
     numbers = (int, float) if field.type is float else int
     if isinstance(value, bool) or not isinstance(value, numbers) or not options["is_valid"](value):
-        raise InputError(f"{field.name} is {_shown(value)}; it must be {options['valid']}")
+        raise InputError(f"{field.name} is {shown(value)}; it must be {options['valid']}")
 
 
 def _tuple(name: str, value: Any, length: int, kind: type | tuple[type, ...]) -> tuple:
     is_sequence = isinstance(value, (tuple, list)) and len(value) == length
     if not (is_sequence and all(isinstance(v, kind) and not isinstance(v, bool) for v in value)):
-        raise InputError(f"{name} is {_shown(value)}; it must hold {length} numbers")
+        raise InputError(f"{name} is {shown(value)}; it must hold {length} numbers")
     return tuple(value)
 
 
@@ -321,24 +321,17 @@ def _check_pixel_range(low: float, high: float) -> None:
 
 def _check_range(name: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InputError(f"{name} is {_shown(value)}; it must be an integer from {low} to {high}")
+        raise InputError(f"{name} is {shown(value)}; it must be an integer from {low} to {high}")
 
 
 def _check_flag(name: str, value: Any, *others: str) -> None:
     if not isinstance(value, bool) and value not in others:
-        raise InputError(f"{name} is {_shown(value)}; it must be {' or '.join(['True', 'False', *others])}")
+        raise InputError(f"{name} is {shown(value)}; it must be {' or '.join(['True', 'False', *others])}")
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise InputError(f"{name} is {_shown(value)}; it can be {', '.join(choices)}")
-
-
-def _shown(value: object) -> str:
-    try:
-        return printable(repr(value))
-    except ValueError:  # an integer of thousands of digits
-        return f"<{type(value).__name__}>"
+        raise InputError(f"{name} is {shown(value)}; it can be {', '.join(choices)}")
 
 
 def _nearby(side: int, factor: int) -> str:

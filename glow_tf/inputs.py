@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from glow_tf._files import shown
 from glow_tf.errors import InputError
 
 if TYPE_CHECKING:
@@ -153,9 +154,9 @@ def check_sampling(num_images: int | tf.Tensor, seed: int | tf.Tensor | None) ->
             draw the same samples at every call.
     """
     if not _is_scalar(num_images, integer=True):
-        raise InputError(f"num_images is {num_images!r}; it must be an integer, 1 or more")
+        raise InputError(f"num_images is {shown(num_images)}; it must be an integer, 1 or more")
     if not _is_symbolic(num_images) and num_images < 1:
-        raise InputError(f"{num_images} images were asked for; ask for 1 or more")
+        raise InputError(f"{shown(num_images)} images were asked for; ask for 1 or more")
     if seed is not None:
         check_seed(seed)
     elif not tf.executing_eagerly():
@@ -165,14 +166,14 @@ def check_sampling(num_images: int | tf.Tensor, seed: int | tf.Tensor | None) ->
 def check_seed(seed: int | tf.Tensor) -> None:
     """Raises InputError for a seed that is not an integer, or that has more than 64 bits."""
     if not _is_scalar(seed, integer=True) or (not _is_symbolic(seed) and abs(int(seed)) >= 2**63):
-        raise InputError(f"seed is {seed!r}; it must be an integer between -2**63 and 2**63")
+        raise InputError(f"seed is {shown(seed)}; it must be an integer between -2**63 and 2**63")
 
 
 def temperature_of(value: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Converts a temperature to a tensor [] of type `dtype`; InputError if it is negative, not finite or no number."""
     needed = "it must be a number from 0 up, 1 is the model itself"
     if not _is_scalar(value, integer=False):
-        raise InputError(f"temperature is {value!r}; {needed}")
+        raise InputError(f"temperature is {shown(value)}; {needed}")
     # `tf.cast` alone would round a Python number to float32 first.
     temperature = tf.cast(tf.convert_to_tensor(value, dtype_hint=dtype), dtype)
     is_valid = (temperature >= 0) & tf.math.is_finite(temperature)

@@ -110,6 +110,13 @@ def test_only_floats_become_bytes(glow):
     assert glow.dequantizer.quantize([[-0.5, 0.0, 0.5]]).numpy().tolist() == [[0, 128, 255]]
 
 
+@pytest.mark.parametrize("name", ["num_images", "temperature", "seed"])
+def test_integers_that_no_float_holds_are_refused(name, glow):
+    for value in (10**400, 10**5000):
+        arguments = {"num_images": 2, "seed": 1, name: value}
+        assert len(message_of(lambda arguments=arguments: glow.sample(**arguments))) < 500
+
+
 WRONG_SAMPLING = {
     "num_images": [0, -1, 2.5, True, None, "2", [2], np.float64(2)],
     "temperature": [-0.1, float("nan"), float("inf"), "1", None, [0.5, 1.0], True],
