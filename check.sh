@@ -11,7 +11,8 @@ python3 -m venv .venv-check
 .venv-check/bin/mypy >.venv-check/mypy.txt &
 mypy=$!
 # Two files at a time, the longest first (tests/conftest.py): most of the time goes into tracing, which takes one core.
-.venv-check/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
-wait "$mypy" && status=0 || status=$?
+status=0
+.venv-check/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@" || status=$?
+wait "$mypy" || status=$?
 cat .venv-check/mypy.txt
 exit "$status"

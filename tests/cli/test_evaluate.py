@@ -60,22 +60,20 @@ def answers(tmp_path_factory):
     make_glow(image_shape=(8, 8, 1), dtype="float32", num_bits=4).save_weights(folder / "weights.h5")
     size = {"image_shape": (8, 8, 1), "dtype": "float32", "num_bits": 4}
     summary = {"count": 500, "mean": 8.0, "quantiles": [7.0, 8.0, 20.0]}
-    # Each command traces its model anew, which takes twice as long for two levels.
-    one_level = size | {"num_levels": 1}
-    make_glow(**one_level, num_classes=10).save_weights(
+    make_glow(**size, num_classes=10).save_weights(
         folder / "classes.h5", dataset="digits", class_names=[*"0123456789"], train_bits_per_dim=summary
     )
     make_glow(**size, num_classes=2).save_weights(folder / "letters.h5", class_names=["a", "b"])
-    make_glow(**one_level).save_weights(folder / "seen.h5", dataset="folder")
-    make_glow(**one_level).save_weights(folder / "root.h5", dataset="/")
-    make_glow(**one_level).save_weights(folder / "mnist.h5", dataset="mnist")
-    make_glow(image_shape=(16, 16, 3), num_levels=1, dtype="float32").save_weights(folder / "colour.h5")
+    make_glow(**size).save_weights(folder / "seen.h5", dataset="folder")
+    make_glow(**size).save_weights(folder / "root.h5", dataset="/")
+    make_glow(**size).save_weights(folder / "mnist.h5", dataset="mnist")
+    make_glow(image_shape=(16, 16, 3), dtype="float32").save_weights(folder / "colour.h5")
     (folder / "run" / "checkpoints").mkdir(parents=True)
-    make_glow(**one_level).save_weights(folder / "run" / "checkpoints" / "weights.h5")
+    make_glow(**size).save_weights(folder / "run" / "checkpoints" / "weights.h5")
     broken = make_glow(**size)
     broken.named_variables()["level1/actnorm/log_scale"].assign_add(tf.fill([2, 8], 1e3))
     broken.save_weights(folder / "broken.h5")
-    lossy = make_glow(**one_level)
+    lossy = make_glow(**size)
     lossy.named_variables()["level0/actnorm/log_scale"].assign(tf.fill([2, 4], -40.0))
     lossy.save_weights(folder / "lossy.h5")
     (folder / "empty").mkdir()
