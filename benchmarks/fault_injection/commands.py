@@ -130,7 +130,7 @@ def _be_the_command(folder, name, seed, log):
     log.write_text(ascii([name, *arguments]) + "\0")
     silence(log)
     sys.argv = [command.__file__, *arguments]
-    app.run(command.main, command.__doc__)
+    command.run()
 
 
 def _draw(command, chance):
