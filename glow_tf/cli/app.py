@@ -271,8 +271,9 @@ def _command_with(flag: str) -> str | None:
 
 def _message(error: Exception) -> str | None:
     """The message that is all a user needs; None for a bug, which needs a traceback."""
-    if isinstance(error, MemoryError):
-        return "out of memory; a smaller --batch_size or --img_size needs less"
+    # TensorFlow's error goes by its name, since TensorFlow may not have been imported.
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return "out of memory; a smaller --batch_size or fewer and smaller images need less"
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
         # The second name of a rename is the one that the user knows.
         return f"{error.filename2 or error.filename}: {error.strerror}"

@@ -38,12 +38,16 @@ def inside_package(code):
     return f"import glow_tf\nfrom absl import logging\nexec(compile({code!r}, glow_tf.__file__, 'exec'))"
 
 
+OUT_OF_MEMORY = "error: out of memory; a smaller --batch_size or fewer and smaller images need less\n"
+
+
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
         ("raise InputError('two\\nlines')", 2, "error: two lines\n"),
         ("raise TrainingFailure('no gradient')", 1, "error: no gradient\n"),
-        ("raise MemoryError", 2, "error: out of memory; a smaller --batch_size or --img_size needs less\n"),
+        ("raise MemoryError", 2, OUT_OF_MEMORY),
+        ("raise type('ResourceExhaustedError', (Exception,), {})('OOM when allocating')", 2, OUT_OF_MEMORY),
         ("open('/missing/file', 'w')", 2, "error: /missing/file: No such file or directory\n"),
         ("raise KeyboardInterrupt", 130, ""),
     ],
