@@ -235,6 +235,14 @@ def printable(value: object, limit: int = MAX_PRINTED) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def shown(value: object) -> str:
+    """Formats a value as Python writes it, such as `'text'`, for a one-line message; see `printable`."""
+    try:
+        return printable(repr(value))
+    except ValueError:  # an integer of thousands of digits
+        return f"<{type(value).__name__}>"
+
+
 def counted(count: int, noun: str) -> str:
     """Formats a number with its noun.
 
@@ -263,11 +271,3 @@ def spreadsheet_safe(text: str) -> str:
     """
     text = re.sub(rf";(?=[\s'\"]*[{_FORMULA}])", r"\\x3b", text)  # it separates cells where a comma is a decimal point
     return f"'{text}" if re.match(rf"[{_FORMULA}\t\r\n]", text) else text
-
-
-def shown(value: object) -> str:
-    """Formats a value as Python writes it, such as `'text'`, for a one-line message; see `printable`."""
-    try:
-        return printable(repr(value))
-    except ValueError:  # an integer of thousands of digits
-        return f"<{type(value).__name__}>"

@@ -198,7 +198,7 @@ def _option(
 # Ranges of several options: what is allowed in words, and the test of it.
 _COUNT = ("an integer from 1 to 2147483647", lambda v: 1 <= v < 2**31)
 _FROM_ZERO = ("an integer from 0 to 2147483647", lambda v: 0 <= v < 2**31)
-_BELOW_ONE = 1 - 1e-7  # closer to 1 it would be 1 in float32
+_BELOW_ONE = 0.9999999  # a number closer to 1 is 1 in float32
 _EPOCHS = ("a number from 0 to 1e6", lambda v: 0 <= v <= 1e6)
 
 
@@ -217,7 +217,7 @@ class TrainConfig:
     >>> TrainConfig(learning_rate=-1.0)
     Traceback (most recent call last):
     ...
-    glow_tf.errors.InputError: learning_rate is -1.0; it must be a number above 0, 0.001 is usual
+    glow_tf.errors.InputError: learning_rate is -1.0; it must be a number from 1e-30 to 1e30, 0.001 is usual
     """
 
     batch_size: int = _option(64, "Images per step, over all devices.", *_COUNT, is_fixed=True)
@@ -226,8 +226,8 @@ class TrainConfig:
     learning_rate: float = _option(
         1e-3,
         "Learning rate between warm-up and cool-down.",
-        "a number above 0, 0.001 is usual",
-        lambda v: 1e-30 < v < 1e30,  # in float32 it must be neither zero nor infinite
+        "a number from 1e-30 to 1e30, 0.001 is usual",
+        lambda v: 1e-30 <= v <= 1e30,  # in float32 it must be neither zero nor infinite
         is_fixed=True,
     )
     warmup_epochs: float = _option(1.0, "Epochs over which the learning rate rises from 0.", *_EPOCHS, is_fixed=True)
@@ -238,22 +238,22 @@ class TrainConfig:
     beta_2: float = _option(
         0.999,
         "Decay of the optimizer's second moments; 0.99 learns faster in runs of few steps.",
-        "a number from 0 to below 1, 0.999 is usual, 0.99 for short runs",
+        "a number from 0 to 0.9999999, 0.999 is usual, 0.99 for short runs",
         lambda v: 0 <= v <= _BELOW_ONE,
         is_fixed=True,
     )
     ema_decay: float = _option(
         0.999,
         "Decay per step of the moving average of the weights; 0 disables the average.",
-        "a number from 0 (no average) to below 1",
+        "a number from 0 (no average) to 0.9999999",
         lambda v: 0 <= v <= _BELOW_ONE,
         is_fixed=True,
     )
     weight_y: float = _option(
         0.0,
         "Weight of the classifier's loss (bits per image) beside the bits/dim; 0.01 is usual, 0 leaves it out.",
-        "a number from 0 up, 0.01 is usual",
-        lambda v: 0 <= v < 1e30,
+        "a number from 0 to 1e30, 0.01 is usual",
+        lambda v: 0 <= v <= 1e30,
         is_fixed=True,
     )
     backprop: str = _option(

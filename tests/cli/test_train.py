@@ -37,7 +37,7 @@ WRONG_FLAGS = {
     "--epochs 0": "--epochs is 0",
     "--steps 0": "--steps is 0",
     "--eval_images 0": "--eval_images is 0",
-    "--learning_rate nan": "--learning_rate is nan; it must be a number above 0",
+    "--learning_rate nan": "--learning_rate is nan; it must be a number from 1e-30",
     "--learning_rate fast": "flag --learning_rate=fast: it is not a number",
     "--learning_rate -1": "--learning_rate is -1.0",
     "--warmup_epochs nan": "--warmup_epochs is nan",
