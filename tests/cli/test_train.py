@@ -51,7 +51,7 @@ WRONG_FLAGS = {
     "--seed -1": "--seed is -1",
     "--seed 99999999999999": "--seed is 99999999999999",
     "--weight_y 0.1": "--weight_y is 0.1, which needs --conditional",
-    "--weight_y -1 --conditional": "--weight_y is -1.0; it must be a number from 0 up",
+    "--weight_y -1 --conditional": "--weight_y is -1.0; it must be a number from 0 to 1e30",
     "--preset nothing": "flag --preset=nothing",
     "--weights x --k_glow 4 --width 3": "--k_glow, --width cannot be combined with --weights",
     "--dataset \udcff": "--dataset is \\udcff, which is not UTF-8",
