@@ -154,7 +154,10 @@ def test_a_batch_that_cannot_be_shared_is_refused(batch_size, two_replicas):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"learning_rate": float("nan")}, "learning_rate is nan; it must be a number from 1e-30 to 1e30, 0.001 is usual"),
+        (
+            {"learning_rate": float("nan")},
+            "learning_rate is nan; it must be a number from 1e-30 to 1e30, 0.001 is usual",
+        ),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0; it must be a number from 0"),
         ({"beta_2": 1.0}, "beta_2 is 1.0; it must be a number from 0 to 0.9999999"),
