@@ -8,13 +8,16 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from glow_tf.errors import InputError
+
+if TYPE_CHECKING:
+    from glow_tf.data.tfds import TfdsSource
 
 
 class _Split(abc.ABC):
@@ -71,7 +74,6 @@ class _Split(abc.ABC):
         """Yields these rows of each batch after the first `skip`; `is_mirrored` goes by the position in the order."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False, init=False)
 class ArrayDataset(_Split):
     """Images and labels held in memory.
 
@@ -93,10 +95,6 @@ class ArrayDataset(_Split):
     ((4, 4, 4, 1), 'uint8')
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    num_images: int
-
     def __init__(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
         if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
             raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 [N, H, W, C], N > 0")
@@ -104,9 +102,8 @@ class ArrayDataset(_Split):
             labels = np.zeros(len(images), np.int32)
         if labels.shape != images.shape[:1]:
             raise ValueError(f"{len(images)} images, but labels of shape {labels.shape}")
-        object.__setattr__(self, "images", images)
-        object.__setattr__(self, "labels", np.asarray(labels, np.int32))
-        object.__setattr__(self, "num_images", len(images))
+        self.images, self.labels = images, np.asarray(labels, np.int32)
+        self.num_images = len(images)
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
         """Yields each image once, in fixed order: (uint8 [b, H, W, C], int32 [b]); the last batch may be smaller."""
@@ -140,16 +137,6 @@ class ArrayDataset(_Split):
         return self.images[chosen], self.labels[chosen]
 
 
-class EncodedExamples(Protocol):
-    """The source of a `StreamingDataset`: the encoded examples of a split, and how to decode one."""
-
-    def encoded(self, split: str, shuffle_seed: int | None = None) -> tf.data.Dataset:
-        """Returns examples in fixed order, or shuffled by a seed."""
-
-    def decode(self, example: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns (uint8 [H, W, C], int32 [])."""
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class StreamingDataset(_Split):
     """Images of a TFDS split that is too large for memory, read from its files; has the methods of `ArrayDataset`.
@@ -157,15 +144,10 @@ class StreamingDataset(_Split):
     The training order comes from shuffled files and a buffer of 10,000 encoded images, both seeded by (seed, epoch):
     a pure function of the two, though less thoroughly mixed than a permutation. Skipped batches are read but not
     decoded.
-
-    Attributes:
-        source: where the encoded examples come from, and how they are decoded.
-        split: TFDS's name of the split, such as "train" or "train[:-10000]".
-        num_images: examples in the split.
     """
 
-    source: EncodedExamples
-    split: str
+    source: "TfdsSource"
+    split: str  # TFDS's name of the split, such as "train" or "train[:-10000]"
     num_images: int
 
     def batches(self, batch_size: int) -> tf.data.Dataset:

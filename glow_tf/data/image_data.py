@@ -7,7 +7,6 @@ memory (`ArrayDataset`), a larger TFDS set is read from its files (`StreamingDat
 import dataclasses
 import functools
 import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from glow_tf.data import image_folder, listing, registry, tfds
+from glow_tf.data import image_folder, listing, registry
 from glow_tf.data.dataset import ArrayDataset, StreamingDataset
 from glow_tf.data.digits import CLASS_NAMES, load_digits
 from glow_tf.data.holdout import describe_change, fingerprint, validation_mask
@@ -30,24 +29,15 @@ _MIRRORING_CHANGES_CONTENT = ("digits", "mnist", "omniglot", "svhn", "binary_alp
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set.
+    """A data set and its two splits."""
 
-    Attributes:
-        name: the argument of `load`.
-        train, test: its two splits.
-        image_shape: (H, W, C) of every image.
-        class_names: the name of each label; empty if the images are unlabelled (their labels are 0).
-        flippable: whether an image mirrored left to right is as likely as the original: False for digits and letters.
-        train_names, test_names: the path of each image of a folder, relative to the folder of its split.
-    """
-
-    name: str
+    name: str  # the argument of `load`
     train: ArrayDataset | StreamingDataset
     test: ArrayDataset | StreamingDataset
-    image_shape: tuple[int, int, int]
-    class_names: tuple[str, ...] = ()
-    flippable: bool = True
-    train_names: tuple[str, ...] = ()
+    image_shape: tuple[int, int, int]  # (H, W, C) of every image
+    class_names: tuple[str, ...] = ()  # of each label; empty if the images are unlabelled (their labels are 0)
+    flippable: bool = True  # whether a mirrored image is as likely as the original: False for digits and letters
+    train_names: tuple[str, ...] = ()  # the path of each image of a folder, relative to the folder of its split
     test_names: tuple[str, ...] = ()
 
     @property
@@ -116,6 +106,8 @@ def load(
             digits = load_digits(size, channels)
             return ImageData(name, *digits, digits[0].images.shape[1:], CLASS_NAMES, flippable=False)
         case "tfds":
+            from glow_tf.data import tfds
+
             source = tfds.open_source(name, data_dir, size, channels, download)
             train, test = tfds.read_splits(source)
             shape = (*source.image_size, source.channels)
@@ -141,13 +133,9 @@ def load_attribute(
     `load`; only those returned are decoded.
 
     Args:
-        name: of the data set.
         attribute: the feature's path, or its last part where no other feature ends so.
         count: largest number of images with the attribute, and without it.
-        data_dir: as for `load`.
-        image_size: as for `load`.
-        channels: as for `load`.
-        download: as for `load`.
+        data_dir, image_size, channels, download: as for `load`.
 
     Raises:
         InputError: as `load`, and if there is no such attribute or all images have the same value.
@@ -155,6 +143,8 @@ def load_attribute(
     size = _checked_size(image_size)
     if registry.check_data_set(name, data_dir, download) != "tfds":
         raise InputError(f"{name!r} has no attributes: it is not a data set of tensorflow_datasets, as celeb_a is")
+    from glow_tf.data import tfds
+
     source = tfds.open_source(name, data_dir, size, channels, download)
     path = tfds.attribute_path(source, attribute)
     split = tfds.splits(source)[0][0]
@@ -225,8 +215,7 @@ def _checked_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] |
 
 
 def _is_flippable(name: str) -> bool:
-    family = re.split("[/:]", name)[0]
-    return not any(word in family for word in _MIRRORING_CHANGES_CONTENT)
+    return not any(word in registry.family(name) for word in _MIRRORING_CHANGES_CONTENT)
 
 
 def _load_folder(name: str, image_size: tuple[int, int] | None, channels: int, max_bad: float) -> ImageData:

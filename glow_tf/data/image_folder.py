@@ -5,7 +5,7 @@ import concurrent.futures
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -26,19 +26,12 @@ R = TypeVar("R")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FolderImages:
-    """The images of one folder, in the sorted order of their paths.
+    """The images of one folder, in the sorted order of their paths."""
 
-    Attributes:
-        images: uint8 [N, H, W, C].
-        labels: int32 [N], indices into `class_names`; zeros without classes.
-        class_names: the sorted names of the sub-folders; empty without classes.
-        paths: the file of each image, relative to the folder.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-    paths: tuple[str, ...]
+    images: np.ndarray  # uint8 [N, H, W, C]
+    labels: np.ndarray  # int32 [N], indices into `class_names`; zeros without classes
+    class_names: tuple[str, ...]  # the sorted names of the sub-folders; empty without classes
+    paths: tuple[str, ...]  # the file of each image, relative to the folder
 
 
 def read_folder(
@@ -121,12 +114,17 @@ def _decode_all(
             if not paths:
                 images = _allocate(root, (len(files), *image.shape))
             if image.shape != images.shape[1:]:
-                raise InputError(_size_message(root, paths[0], images.shape[1:], path, image.shape))
+                raise InputError(
+                    f"the images of {root!r} differ in size: {paths[0]!r} is {images.shape[1]}x{images.shape[2]}, "
+                    f"{path!r} is {image.shape[0]}x{image.shape[1]} (height x width); choose one size for all with "
+                    "--img_size"
+                )
             images[len(paths)] = image
             paths.append(path)
             for note in notes:
                 noted.setdefault(note, []).append(path)
-    _report_notes(root, noted, len(paths))
+    for note, examples in sorted(noted.items()):
+        logging.warning("%d of %d images in %r, such as %r: %s", len(examples), len(paths), root, examples[0], note)
     return images[: len(paths)], paths, bad
 
 
@@ -158,19 +156,6 @@ def _allocate(root: str, shape: tuple[int, ...]) -> np.ndarray:
             f" GiB and 80 % of this machine's memory are {available / 2**30:.1f} GiB; lower the image size"
         )
     return np.empty(shape, np.uint8)
-
-
-def _size_message(root: str, first: str, first_shape: tuple, path: str, shape: tuple) -> str:
-    return (
-        f"the images of {root!r} differ in size: {first!r} is {first_shape[0]}x{first_shape[1]}, {path!r} is"
-        f" {shape[0]}x{shape[1]} (height x width); choose one size for all with --img_size"
-    )
-
-
-def _report_notes(root: str, noted: Mapping[str, Sequence[str]], num_images: int) -> None:
-    """Warns once of each property that images share, and names the first of them."""
-    for note, paths in sorted(noted.items()):
-        logging.warning("%d of %d images in %r, such as %r: %s", len(paths), num_images, root, paths[0], note)
 
 
 def _report_bad(root: str, bad: Sequence[tuple[str, str]], num_good: int, max_bad: float) -> None:

@@ -126,7 +126,7 @@ def is_path(name: str) -> bool:
     return name.startswith((".", "~", os.sep))
 
 
-def _family(name: str) -> str:
+def family(name: str) -> str:
     """Returns cifar10 for cifar10:3.0.2, imagenet_resized for imagenet_resized/32x32."""
     return re.split("[/:]", name)[0]
 
@@ -135,7 +135,7 @@ def _is_of_tfds(name: str) -> bool:
     # Takes a second, and imports TensorFlow only where one of its sets is used.
     import tensorflow_datasets as tfds
 
-    return is_tfds_name(name) and _family(name) in tfds.list_builders(with_community_datasets=False)
+    return is_tfds_name(name) and family(name) in tfds.list_builders(with_community_datasets=False)
 
 
 def _data_dirs(data_dir: str | os.PathLike | None) -> list[str]:
@@ -149,7 +149,7 @@ def _is_prepared(name: str, data_dir: str | os.PathLike | None) -> bool:
     """Whether a version of a data set is prepared, with or without a configuration; remote places may have it."""
     if not is_tfds_name(name):
         return False
-    folders = [os.path.join(glob.escape(place), _family(name)) for place in _data_dirs(data_dir)]
+    folders = [os.path.join(glob.escape(place), family(name)) for place in _data_dirs(data_dir)]
     patterns = (
         os.path.join(folder, *stars, "dataset_info.json") for folder in folders for stars in (["*"], ["*", "*"])
     )

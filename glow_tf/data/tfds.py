@@ -1,4 +1,7 @@
-"""Data sets of TensorFlow Datasets (TFDS): found, prepared, and read from their files."""
+"""Data sets of TensorFlow Datasets (TFDS): found, prepared, and read from their files.
+
+Importing TFDS takes a second, so that this module is imported only where one of its data sets is used.
+"""
 
 import contextlib
 import dataclasses
@@ -16,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from absl import logging
 
 from glow_tf import _progress
@@ -53,21 +57,13 @@ logging.get_absl_logger().addFilter(_is_for_users)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TfdsSource:
-    """Reads a prepared TFDS set; examples are decoded late, so that skipped ones are not decoded.
-
-    Attributes:
-        name: of the data set.
-        builder: its tfds.core.DatasetBuilder.
-        image_size: (height, width) of the decoded images.
-        channels: of the decoded images.
-        class_names: names of the labels, empty without labels.
-    """
+    """Reads a prepared TFDS set; examples are decoded late, so that skipped ones are not decoded."""
 
     name: str
-    builder: Any
-    image_size: tuple[int, int]
-    channels: int
-    class_names: tuple[str, ...]
+    builder: tfds.core.DatasetBuilder
+    image_size: tuple[int, int]  # (height, width) of the decoded images
+    channels: int  # of the decoded images
+    class_names: tuple[str, ...]  # of the labels; empty without labels
 
     def encoded(self, split: str, shuffle_seed: int | None = None, attribute: tuple[str, ...] = ()) -> tf.data.Dataset:
         """Examples {"image": encoded bytes, "label": int64} in fixed order, or shuffled by a seed.
@@ -77,8 +73,6 @@ class TfdsSource:
             shuffle_seed: default: no shuffling.
             attribute: the path of another feature to read, such as ("attributes", "Smiling").
         """
-        import tensorflow_datasets as tfds
-
         features: dict[str, Any] = {"image": True, "label": True} if self.class_names else {"image": True}
         if attribute:
             features |= functools.reduce(lambda inner, key: {key: inner}, reversed(attribute), True)  # type: ignore
@@ -140,15 +134,13 @@ def find_builder(name: str, data_dir: str | os.PathLike | None) -> Any:
         InputError: a class is not one of TFDS.
         Exception: whatever TFDS raises for an unknown name, configuration or version.
     """
-    import tensorflow_datasets as tfds
-
     if not registry.is_tfds_name(name):
         raise InputError(f"{name!r} is not a data set of tensorflow_datasets")
     root = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))
     if root and {"[", "\\"} & set(root):
         raise InputError(f"{root!r} contains [ or a backslash, and tensorflow_datasets reads no such folder; rename it")
     for place in tfds.core.utils.file_utils.list_data_dirs(root):
-        folder = os.path.join(glob.escape(os.fspath(place)), name.split("/")[0].split(":")[0])
+        folder = os.path.join(glob.escape(os.fspath(place)), registry.family(name))
         for path in [*glob.iglob(os.path.join(folder, "*")), *glob.iglob(os.path.join(folder, "*", "*"))]:
             _check_metadata(path)
     return tfds.builder(name, data_dir=root)
@@ -176,8 +168,6 @@ def _check_metadata(folder: str) -> None:
 
 
 def _image_feature_shape(name: str, features: Any) -> tuple[int | None, int | None, int]:
-    import tensorflow_datasets as tfds
-
     feature = _feature(features, "image")
     if not isinstance(feature, tfds.features.Image):
         raise InputError(f"{name!r} cannot be used: it has no feature `image` that is an image")
@@ -192,8 +182,6 @@ def _image_feature_shape(name: str, features: Any) -> tuple[int | None, int | No
 
 
 def _class_names(name: str, features: Any) -> tuple[str, ...]:
-    import tensorflow_datasets as tfds
-
     label = _feature(features, "label")
     if not isinstance(label, tfds.features.ClassLabel):
         return ()
@@ -203,8 +191,6 @@ def _class_names(name: str, features: Any) -> tuple[str, ...]:
 
 
 def _feature(features: Any, name: str) -> Any:
-    import tensorflow_datasets as tfds
-
     return features[name] if isinstance(features, tfds.features.FeaturesDict) and name in features else None
 
 
@@ -226,8 +212,6 @@ def attribute_path(source: TfdsSource, attribute: str) -> tuple[str, ...]:
 
 def _attribute_types(features: Any, path: str = "") -> dict[str, np.dtype]:
     """{path: type} of the features that can be an attribute: booleans, integers and labels of two classes."""
-    import tensorflow_datasets as tfds
-
     if isinstance(features, tfds.features.FeaturesDict):
         inner = [_attribute_types(features[key], f"{path}/{key}".lstrip("/")) for key in features]
         return functools.reduce(dict.__or__, inner, {})
@@ -316,8 +300,6 @@ def _prepare(name: str, builder: Any, download: bool) -> None:
 
     Archives that the user put into <data_dir>/downloads/manual are used without any network.
     """
-    import tensorflow_datasets as tfds
-
     if builder.is_prepared():
         return
     root = str(builder.data_dir_root)
