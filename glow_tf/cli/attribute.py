@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
-from glow_tf import _progress
+from glow_tf import _progress, metadata
 from glow_tf._files import check_file, printable, read_text
 from glow_tf.cli import images as named_images
 from glow_tf.data import listing, registry
@@ -146,6 +146,22 @@ def _examples_of(glow: "Glow", flag: str) -> tuple[np.ndarray, str]:
 def named_class(name: str) -> str:
     """The name of a class in a label: a number needs a noun."""
     return f"class {name}" if name.isdigit() else name
+
+
+def class_names(model: "Glow | app.Weights") -> list[str]:
+    """The class names of a class-conditional model."""
+    return metadata.class_names(model.metadata, model.config.num_classes)
+
+
+def chosen_label(model: "Glow | app.Weights") -> int | None:
+    """The index of --label, or None without it."""
+    if FLAGS.label is None:
+        return None
+    if not model.config.num_classes:
+        raise InputError(
+            f"--label is {printable(FLAGS.label)!r}, but this model has no classes; train one with --conditional"
+        )
+    return index_of_class(FLAGS.label, class_names(model), "--label")
 
 
 def index_of_class(name: str, names: Sequence[str], flag: str) -> int:

@@ -1,22 +1,23 @@
-"""The drawings of sample.py, one function per mode; sample.py defines the flags."""
+"""The drawings of sample.py, one function per mode, and the files that hold them.
+
+sample.py defines the flags, and imports this module after TensorFlow.
+"""
 
 import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags, logging
 
-from glow_tf import metadata
 from glow_tf._files import counted, printable
-from glow_tf.cli import attribute, defaults, images
+from glow_tf.cli import app, attribute, defaults, images
+from glow_tf.cli.attribute import chosen_label, class_names
+from glow_tf.data import image_data
 from glow_tf.errors import InputError
-
-if TYPE_CHECKING:
-    from glow_tf.cli import app
-    from glow_tf.glow import Glow
+from glow_tf.evaluation import editing, metrics, visualization
+from glow_tf.glow import Glow
 
 FLAGS = flags.FLAGS
 
@@ -40,7 +41,7 @@ class Drawing:
     scatter: Callable[[str], np.ndarray] | None = None  # takes notes and returns a second picture, a scatter plot
 
 
-def draw_samples(glow: "Glow") -> Drawing:
+def draw_samples(glow: Glow) -> Drawing:
     """A grid of samples; for a class-conditional model one row per class."""
     classes, at, seed = glow.config.num_classes, f"at temperature {FLAGS.temp:g}", f"seed {FLAGS.seed}"
     if not classes or FLAGS.label is not None:
@@ -57,10 +58,8 @@ def draw_samples(glow: "Glow") -> Drawing:
     return Drawing(samples.reshape(rows, columns, *samples.shape[1:]), title, seed, names)
 
 
-def draw_temperatures(glow: "Glow") -> Drawing:
+def draw_temperatures(glow: Glow) -> Drawing:
     """The same noise in every row, scaled by a rising temperature."""
-    from glow_tf.evaluation import editing
-
     columns = FLAGS.n or COLUMNS
     labels, of_class = labels_of_samples(glow, columns)
     rows = editing.temperatures(glow, TEMPERATURES, columns, FLAGS.seed, labels)
@@ -71,10 +70,8 @@ def draw_temperatures(glow: "Glow") -> Drawing:
     return Drawing(rows, title, notes, row_labels, frames=0)
 
 
-def draw_reconstructions(glow: "Glow") -> Drawing:
+def draw_reconstructions(glow: Glow) -> Drawing:
     """Images above their reconstructions."""
-    from glow_tf.evaluation import editing
-
     chosen, labels, names = chosen_images(glow, FLAGS.n or COLUMNS)
     rows = editing.reconstruct(glow, chosen, labels)
     differing = int((rows[0] != rows[1]).sum())
@@ -83,10 +80,8 @@ def draw_reconstructions(glow: "Glow") -> Drawing:
     return Drawing(rows, title, notes, ("original", "reconstruction"), [short(name) for name in names])
 
 
-def draw_interpolations(glow: "Glow") -> Drawing:
+def draw_interpolations(glow: Glow) -> Drawing:
     """From one image to another through z."""
-    from glow_tf.evaluation import editing
-
     chosen, labels, names = chosen_images(glow, 2 * (FLAGS.n or 4), at_least=2)
     if len(chosen) % 2:
         logging.warning("the number of images, %d, is odd; %s is left out", len(chosen), printable(names[-1]))
@@ -100,10 +95,8 @@ def draw_interpolations(glow: "Glow") -> Drawing:
     return Drawing(rows, title, notes, ends, ["first image", *shares, "second image"])
 
 
-def draw_attribute(glow: "Glow") -> Drawing:
+def draw_attribute(glow: Glow) -> Drawing:
     """Images along a direction."""
-    from glow_tf.evaluation import editing
-
     direction, ends = attribute.find_direction(glow, lambda count: common_labels(glow, count))
     chosen, _, names = chosen_images(glow, FLAGS.n or 6)
     strengths, columns, middle = strengths_with_zero(FLAGS.strength, "unchanged")
@@ -114,10 +107,8 @@ def draw_attribute(glow: "Glow") -> Drawing:
     return Drawing(rows, title, "columns: strength of the change", [short(name) for name in names], columns, middle)
 
 
-def draw_levels(glow: "Glow") -> Drawing:
+def draw_levels(glow: Glow) -> Drawing:
     """The role of each level: in each row the latents of one level are resampled."""
-    from glow_tf.evaluation import editing
-
     chosen, labels, names = chosen_images(glow, FLAGS.n or 2)
     rows = editing.resample_levels(glow, chosen, FLAGS.columns, FLAGS.temp, FLAGS.seed, labels)
     levels = [f"level {level}" for level in range(glow.config.num_levels)]
@@ -130,10 +121,8 @@ def draw_levels(glow: "Glow") -> Drawing:
     return Drawing(rows, title, notes, row_labels, columns, 0)
 
 
-def draw_components(glow: "Glow") -> Drawing:
+def draw_components(glow: Glow) -> Drawing:
     """The directions in which z varies most, and a scatter plot of the images."""
-    from glow_tf.evaluation import editing
-
     chosen, labels, source, names = images_for_components(glow)
     count = min(FLAGS.components, len(chosen) - 1)
     if count < FLAGS.components:
@@ -147,8 +136,6 @@ def draw_components(glow: "Glow") -> Drawing:
     shares = [f"{share:.1%} of variance" for share in components.share]
 
     def scatter(notes: str) -> np.ndarray:
-        from glow_tf.evaluation import visualization
-
         return visualization.scatter(
             components.scores[:, :2],
             labels if names else None,
@@ -174,6 +161,48 @@ DRAW = {
 }
 
 
+def save(drawing: Drawing, weights: app.Weights) -> list[str]:
+    """Writes the picture, and the scatter plot and the animation that belong to it; returns a line about each."""
+    steps = weights.metadata.get("step")
+    model = f"Model: {weights.title}" + ("" if steps is None else f", trained {steps:,} steps")
+    caption = f"{drawing.title}\n{'; '.join(filter(None, [model, drawing.notes]))}"
+    picture = visualization.labelled_grid(
+        drawing.images.reshape(-1, *drawing.images.shape[-3:]),
+        caption=caption,
+        row_labels=drawing.row_labels,
+        column_labels=drawing.column_labels,
+        columns=drawing.images.shape[1] if drawing.images.ndim == 5 else None,
+        marked_column=drawing.marked_column,
+    )
+    out = FLAGS.out or f"{FLAGS.mode}.png"
+    stem, ending = os.path.splitext(out)
+    visualization.save_image(out, picture)
+    written = [f"{out}: {drawing.title} ({weights.note})"]
+    if drawing.scatter:
+        visualization.save_image(f"{stem}-scatter{ending}", drawing.scatter(model))
+        written.append(f"{stem}-scatter{ending}: the images by the first two components")
+    if FLAGS.gif:
+        visualization.save_gif(f"{stem}.gif", frames_of(drawing, caption))
+        written.append(f"{stem}.gif: the animation")
+    return written
+
+
+def frames_of(drawing: Drawing, caption: str) -> list[np.ndarray]:
+    """The frames of an animation: one per column, or one per row if the columns are different images."""
+    along, across = drawing.column_labels, drawing.row_labels
+    if drawing.frames == 0:
+        along, across = across, along
+    return [
+        visualization.labelled_grid(
+            content,
+            caption=f"{caption}\n{along[index].replace(chr(10), ' ')}",
+            row_labels=across,
+            columns=1 if across else None,
+        )
+        for index, content in enumerate(np.moveaxis(drawing.images, drawing.frames, 0))
+    ]
+
+
 # Values of the flags
 
 
@@ -186,45 +215,13 @@ def strengths_with_zero(largest: float, middle_label: str, unit: str = "") -> tu
     return strengths, labels, middle
 
 
-def class_names(model: "Glow | app.Weights") -> list[str]:
-    """The class names of a class-conditional model."""
-    return metadata.class_names(model.metadata, model.config.num_classes)
-
-
-def chosen_label(model: "Glow | app.Weights") -> int | None:
-    """The index of --label, or None without it."""
-    if FLAGS.label is None:
-        return None
-    if not model.config.num_classes:
-        raise InputError(
-            f"--label is {printable(FLAGS.label)!r}, but this model has no classes; train one with --conditional"
-        )
-    return attribute.index_of_class(FLAGS.label, class_names(model), "--label")
-
-
-def labels_of_samples(glow: "Glow", count: int) -> tuple[np.ndarray | None, str]:
+def labels_of_samples(glow: Glow, count: int) -> tuple[np.ndarray | None, str]:
     """(one label per sample, the words " of class NAME"), or (None, "") without --label."""
     label = chosen_label(glow)
     return (None, "") if label is None else (np.full(count, label), f" of class {class_names(glow)[label]}")
 
 
-def check_model(model: "app.Weights") -> None:
-    """Raises InputError for flags that contradict the model, and for missing data, before TensorFlow is imported."""
-    chosen_label(model)
-    if FLAGS.mode == "attribute":
-        attribute.check_model(model)
-    if reads_data_set():
-        images.check_data(model)
-
-
-def reads_data_set() -> bool:
-    """Whether the picture needs images of a data set, not only files and samples."""
-    if FLAGS.mode in ("samples", "temperature"):
-        return False
-    return images.reads_data_set() or (FLAGS.mode == "attribute" and attribute.reads_data_set())
-
-
-def common_labels(glow: "Glow", count: int) -> list[int] | None:
+def common_labels(glow: Glow, count: int) -> list[int] | None:
     """One label for all images of a class-conditional model, else None.
 
     With a single label, whichever it is, the latents of all classes are comparable and decode inverts encode.
@@ -232,16 +229,13 @@ def common_labels(glow: "Glow", count: int) -> list[int] | None:
     return [chosen_label(glow) or 0] * count if glow.config.num_classes else None
 
 
-def chosen_images(glow: "Glow", count: int, at_least: int = 1) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
+def chosen_images(glow: Glow, count: int, at_least: int = 1) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
     """(uint8 images, labels to encode them with, names) of --images, or of the first `count` of the data set.
 
     Args:
         count: the largest number of images without --images, or with folders.
         at_least: with fewer test images than this, training images are used.
     """
-    from glow_tf.data import image_data
-    from glow_tf.evaluation import metrics
-
     if FLAGS.images:
         named = images.read(FLAGS.images, glow, count if FLAGS.n or any(map(os.path.isdir, FLAGS.images)) else None)
     else:
@@ -264,7 +258,7 @@ def chosen_images(glow: "Glow", count: int, at_least: int = 1) -> tuple[np.ndarr
     return named.images, labels, named.names
 
 
-def images_for_components(glow: "Glow") -> tuple[np.ndarray, np.ndarray, str, Sequence[str]]:
+def images_for_components(glow: Glow) -> tuple[np.ndarray, np.ndarray, str, Sequence[str]]:
     """(uint8 images, labels, a noun for them, class names); includes training images if there are few test images."""
     count = FLAGS.n or attribute.MAX_IMAGES
     names: Sequence[str] = ()

@@ -18,29 +18,14 @@ rewards pixels that are easy to predict from their neighbours, whatever they sho
 to be as likely.
 """
 
-import contextlib
-import math
 import os
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from absl import flags
 
-from glow_tf._files import printable
 from glow_tf.cli import app
 from glow_tf.cli import images as named_images
-from glow_tf.data import registry
 from glow_tf.errors import InputError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from glow_tf.data.dataset import ArrayDataset, StreamingDataset
-    from glow_tf.data.image_data import ImageData
-    from glow_tf.evaluation.metrics import SplitResult
-    from glow_tf.evaluation.ood import Scores
-    from glow_tf.glow import Glow
 
 FLAGS = flags.FLAGS
 
@@ -58,12 +43,6 @@ flags.DEFINE_multi_string("images", None, f"Images to score individually, instea
 flags.DEFINE_string("csv", None, "With --images: the table of scores to write.")
 flags.DEFINE_string("html", None, "With --images: the page of images and scores to write.")
 
-# Images from which the moments of the latents are computed; all of their latents are in memory at once.
-LATENT_IMAGES = 512
-
-# Rows of a table on the screen.
-MAX_ROWS = 20
-
 
 def main(arguments: Sequence[str]) -> int:
     """Scores a test split, or single images where --images names some; returns the exit status."""
@@ -72,10 +51,12 @@ def main(arguments: Sequence[str]) -> int:
     if named_images.reads_data_set():
         named_images.check_data(weights)
     app.import_tensorflow()
+    from glow_tf.cli import reports
     from glow_tf.glow import Glow
 
     glow = Glow.load(weights.path)
-    return evaluate_split(glow, weights.note) if FLAGS.images is None else score_images(glow, weights.note)
+    report = reports.evaluate_split if FLAGS.images is None else reports.score_images
+    return report(glow, weights.note)
 
 
 def check_flags(arguments: Sequence[str]) -> None:
@@ -93,194 +74,6 @@ def check_flags(arguments: Sequence[str]) -> None:
             if FLAGS[name].present:
                 raise InputError(f"--{name} is for a test split; it cannot be combined with --images")
     named_images.check_data_flags(named_images.reads_data_set())
-
-
-def report_conversion(glow: "Glow", name: str) -> None:
-    """Prints a note if the images of a data set do not have the model's shape."""
-    from glow_tf.data import tfds
-
-    if name == glow.metadata.get("dataset"):
-        return
-    if registry.is_folder(name):
-        print(f"the images of {name} are converted to {model_input(glow)}, the input of this model")
-        return
-    builder = None if name == "digits" else tfds.find_builder(name, FLAGS.data_dir)
-    shape = (8, 8, 1) if builder is None else builder.info.features["image"].shape
-    if shape != glow.config.image_shape:
-        size = "x".join("?" if side is None else str(side) for side in shape)
-        print(f"the images of {name} are {size}; they are converted to {model_input(glow)}, the input of this model")
-
-
-def model_input(glow: "Glow") -> str:
-    """Size and colours of a model's images in words, such as "32x32 RGB"."""
-    height, width, channels = glow.config.image_shape
-    return f"{height}x{width} {('grey', 'grey and alpha', 'RGB', 'RGBA')[channels - 1]}"
-
-
-def evaluate_split(glow: "Glow", weights: str) -> int:
-    """Prints bits/dim, accuracy, levels and round trip of the test split; returns the exit status."""
-    from glow_tf.data.dataset import ArrayDataset
-    from glow_tf.evaluation import metrics
-
-    data = named_images.data_of(glow)
-    check_classes(glow, data)
-    split = data.test
-    if FLAGS.eval_images is not None and FLAGS.eval_images < split.num_images:
-        split = ArrayDataset(*split.random_subset(FLAGS.eval_images, seed=0))
-    result = metrics.evaluate(glow, split, FLAGS.batch_size, FLAGS.seed, FLAGS.draws)
-    bits = result.bits_per_dim
-    # With several noise samples the mean may be finite although a sample, and so a level, is not.
-    if explain_not_finite(glow, bits + result.level_bits_per_dim.sum(axis=1), split):
-        return 1
-    summary = metrics.describe(bits.mean(), metrics.standard_error(bits), len(bits))
-    print(f"{summary} of {data.name} ({weights})")
-    report_conversion(glow, data.name)
-    if len(bits) < data.test.num_images:
-        print(f"a random subset of the {data.test.num_images:,} test images")
-    noise = "noise sample" if glow.config.dequantization == "uniform" else "learned noise sample"
-    samples = f"1 {noise}" if FLAGS.draws == 1 else f"importance-weighted over {FLAGS.draws} {noise}s"
-    print(f"an upper bound, {samples} per image{' (levels: 1)' if FLAGS.draws > 1 else ''}")
-    if result.classes is not None:
-        print(f"given the class; the generative classifier is right for {result.accuracy:.2%} of {len(bits):,} images")
-    print_classes(result, data.class_names)
-    print_levels(glow, result.level_bits_per_dim.mean(axis=0), split)
-    print(
-        f"decode(encode(image)) changes {result.num_wrong_bytes:,} of {result.num_bytes:,} bytes of {len(bits):,} "
-        f"images; largest error {result.round_trip_error:.2g} of a bin"
-    )
-    if not math.isfinite(result.round_trip_error):
-        print(
-            "error: decode(encode(image)) is not finite: the model scores these images but cannot draw them",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
-
-
-def explain_not_finite(glow: "Glow", bits: "np.ndarray", split: "ArrayDataset | StreamingDataset") -> bool:
-    """Prints an error and returns True if some bits/dim of a split are not finite."""
-    import numpy as np
-
-    bad = np.flatnonzero(~np.isfinite(bits))
-    if not len(bad):
-        return False
-    from glow_tf.data import image_data
-    from glow_tf.training import diagnostics
-
-    images, labels = image_data.pick(split, [int(bad[0])])
-    values = glow.dequantize(images, FLAGS.seed)
-    place = diagnostics.first_not_finite(glow, values, labels if glow.config.num_classes else None)
-    where = f"; the first value that is not finite comes from {place}" if place else ""
-    print(f"error: the bits/dim of {len(bad):,} of {len(bits):,} images is not finite{where}", file=sys.stderr)
-    return True
-
-
-def print_classes(result: "SplitResult", names: Sequence[str]) -> None:
-    """Prints images, bits/dim and accuracy of the first classes."""
-    if len(names) < 2:
-        return
-    rows = result.per_class()
-    print(f"images  bits/dim{'' if result.classes is None else '  accuracy'}  class")
-    for label, (count, bits, accuracy) in list(rows.items())[:MAX_ROWS]:
-        share = "" if accuracy is None else f"  {accuracy:8.2%}"
-        print(f"{count:>6}  {bits:8.4f}{share}  {printable(names[label])}")
-    if len(rows) > MAX_ROWS:
-        print(f"... and {len(rows) - MAX_ROWS} more classes")
-
-
-def print_levels(glow: "Glow", bits: "np.ndarray", split: "ArrayDataset | StreamingDataset") -> None:
-    """Prints each level's share of the bits/dim `bits` [L] and how close its latents are to N(0, 1)."""
-    from glow_tf.dequantization import NoiseStream
-    from glow_tf.evaluation import metrics
-
-    images, labels = split.random_subset(LATENT_IMAGES, seed=0)
-    values = glow.dequantize(images, FLAGS.seed, NoiseStream.LATENTS)
-    z = glow.encode(values, labels if glow.config.num_classes else None)
-    print("level  latents  bits/dim  share  mean of z  variance  skewness  kurtosis  distance from Normal")
-    sizes = metrics.latents_per_level(glow.config)
-    for level, latents in enumerate(glow.split_latents(z)):
-        n = metrics.normality(latents)
-        print(
-            f"{level:>5}  {sizes[level]:>7}  {bits[level]:8.4f}  {bits[level] / bits.sum():5.0%}  {n.mean:9.3f}  "
-            f"{n.variance:8.3f}  {n.skewness:8.3f}  {n.kurtosis:8.3f}  {n.ks_statistic:20.4f}"
-        )
-    print(f"(z of {len(images)} images; the distance is the Kolmogorov-Smirnov statistic)")
-
-
-def check_classes(glow: "Glow", data: "ImageData") -> None:
-    """Raises InputError unless the classes of the images are those of the model."""
-    if not glow.config.num_classes:
-        return
-    known = list(glow.metadata.get("class_names") or [])
-    if len(data.class_names) != glow.config.num_classes or known not in ([], list(data.class_names)):
-        mine, others = (", ".join(map(printable, names[:5])) or "no names" for names in (known, data.class_names))
-        raise InputError(
-            f"the model has {glow.config.num_classes} classes ({mine}, ...), {data.name} has "
-            f"{len(data.class_names)} ({others}, ...); name the data it was trained on"
-        )
-
-
-def score_images(glow: "Glow", weights: str) -> int:
-    """Prints or writes the scores of the images of --images; returns the exit status."""
-    import numpy as np
-
-    from glow_tf.data.dataset import ArrayDataset
-    from glow_tf.evaluation import metrics, ood
-
-    read = named_images.read(FLAGS.images, glow)
-    scores = ood.score(glow, read.images, read.names, FLAGS.draws, FLAGS.seed)
-    if FLAGS.csv:
-        ood.write_csv(FLAGS.csv, scores)
-    if FLAGS.html:
-        ood.write_html(FLAGS.html, scores, read.images, f"{', '.join(FLAGS.images)}, scored by {weights}")
-    bits, corrected = scores.columns["bits_per_dim"], scores.columns["corrected_bits_per_dim"]
-    summary = metrics.describe(bits.mean(), metrics.standard_error(bits), len(bits), "image")
-    print(f"{summary}, {corrected.mean():+.4f} against PNG or WebP ({weights})")
-    report_conversions(glow, read.names)
-    if any(registry.is_same_folder(glow.metadata.get("dataset"), folder) for folder in FLAGS.images):
-        print("this model was trained on most of these images: new images of the same type would score worse")
-    if "typicality_p" not in scores.columns:
-        print("no typicality: this weights file does not contain the bits/dim of its training images")
-    if not FLAGS.csv:
-        print_scores(scores)
-    for written in (FLAGS.csv, FLAGS.html):
-        if written:
-            print(f"written: {written}")
-    return int(explain_not_finite(glow, bits, ArrayDataset(read.images, np.maximum(read.labels, 0))))
-
-
-def report_conversions(glow: "Glow", names: Sequence[str]) -> None:
-    """Prints how many image files differ from the model's size or colours, and the largest of them."""
-    from PIL import Image
-
-    height, width, channels = glow.config.image_shape
-    needed = (width, height), ("L", "LA", "RGB", "RGBA")[channels - 1]
-    found = []
-    for name in names:
-        # An error means that it is not a file (test:0), or was removed since it was read.
-        with contextlib.suppress(Exception), Image.open(name) as picture:  # reads the header only
-            found.append((picture.size, picture.mode))
-    others = [each for each in found if each != needed]
-    if others:
-        (largest_width, largest_height), mode = max(others, key=lambda each: each[0][0] * each[0][1])
-        print(
-            f"{len(others):,} of {len(names):,} images are converted to {model_input(glow)}, the input of this model; "
-            f"the largest is {largest_height}x{largest_width} {mode}"
-        )
-
-
-def print_scores(scores: "Scores") -> None:
-    """Prints the scores of the first images, a line each."""
-    titles = [name.replace("_", " ") for name in scores.columns]
-    print(*titles, "file", sep="  ")
-    for name, *values in list(zip(scores.names, *scores.columns.values(), strict=True))[:MAX_ROWS]:
-        cells = (
-            f"{value:>{len(title)}}" if isinstance(value, str) else f"{value:{len(title)}.4f}"
-            for title, value in zip(titles, values, strict=True)
-        )
-        print(*cells, printable(name), sep="  ")
-    if len(scores.names) > MAX_ROWS:
-        print(f"... and {len(scores.names) - MAX_ROWS:,} more; --csv FILE writes all")
 
 
 def run() -> None:

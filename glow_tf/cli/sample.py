@@ -14,7 +14,6 @@
 Each mode writes a picture; docs/pictures.md shows one of each.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -23,7 +22,7 @@ from absl import flags, logging
 
 from glow_tf import _progress
 from glow_tf._files import printable
-from glow_tf.cli import app, attribute, defaults, drawings, images
+from glow_tf.cli import app, attribute, defaults, images
 from glow_tf.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -84,49 +83,22 @@ HIGH_TEMPERATURE = 1.5  # above this, few samples look like the data
 def main(arguments: list[str]) -> int:
     """Draws the picture that the flags describe; returns the exit status."""
     check_flags(arguments)
-    weights = app.find_weights(FLAGS.weights, needs_data=drawings.reads_data_set() and FLAGS.data_dir is None)
-    drawings.check_model(weights)
+    weights = app.find_weights(FLAGS.weights, needs_data=reads_data_set() and FLAGS.data_dir is None)
+    check_model(weights)
     app.import_tensorflow()
+    from glow_tf.cli import drawings
     from glow_tf.dequantization import count_overflows
     from glow_tf.glow import Glow
 
     if FLAGS.seed is None:
         FLAGS["seed"].value = int(np.random.default_rng().integers(2**31))
     with _progress.brief("drawing"), count_overflows() as overflows:
-        written = save(drawings.DRAW[FLAGS.mode](Glow.load(weights.path)), weights)
+        written = drawings.save(drawings.DRAW[FLAGS.mode](Glow.load(weights.path)), weights)
     print("\n".join(written))
     if overflows and all(broken == total for broken, total in overflows):
         print("error: no image has finite pixels, so the picture is black or white; lower --temp", file=sys.stderr)
         return 1
     return 0
-
-
-def save(drawing: drawings.Drawing, weights: app.Weights) -> list[str]:
-    """Writes the picture, and the scatter plot and the animation that belong to it; returns a line about each."""
-    from glow_tf.evaluation import visualization
-
-    steps = weights.metadata.get("step")
-    model = f"Model: {weights.title}" + ("" if steps is None else f", trained {steps:,} steps")
-    caption = f"{drawing.title}\n{'; '.join(filter(None, [model, drawing.notes]))}"
-    picture = visualization.labelled_grid(
-        drawing.images.reshape(-1, *drawing.images.shape[-3:]),
-        caption=caption,
-        row_labels=drawing.row_labels,
-        column_labels=drawing.column_labels,
-        columns=drawing.images.shape[1] if drawing.images.ndim == 5 else None,
-        marked_column=drawing.marked_column,
-    )
-    out = FLAGS.out or f"{FLAGS.mode}.png"
-    stem, ending = os.path.splitext(out)
-    visualization.save_image(out, picture)
-    written = [f"{out}: {drawing.title} ({weights.note})"]
-    if drawing.scatter:
-        visualization.save_image(f"{stem}-scatter{ending}", drawing.scatter(model))
-        written.append(f"{stem}-scatter{ending}: the images by the first two components")
-    if FLAGS.gif:
-        visualization.save_gif(f"{stem}.gif", frames_of(drawing, caption))
-        written.append(f"{stem}.gif: the animation")
-    return written
 
 
 def check_flags(arguments: Sequence[str]) -> None:
@@ -160,25 +132,23 @@ def check_flags(arguments: Sequence[str]) -> None:
         attribute.check_flags()
     if FLAGS.images and images.check(FLAGS.images) < 2 and FLAGS.mode == "interpolate":
         raise InputError("an interpolation needs pairs of images; name two of them with --images")
-    images.check_data_flags(drawings.reads_data_set())
+    images.check_data_flags(reads_data_set())
 
 
-def frames_of(drawing: drawings.Drawing, caption: str) -> list[np.ndarray]:
-    """The frames of an animation: one per column, or one per row if the columns are different images."""
-    from glow_tf.evaluation import visualization
+def check_model(model: app.Weights) -> None:
+    """Raises InputError for flags that contradict the model, and for missing data, before TensorFlow is imported."""
+    attribute.chosen_label(model)
+    if FLAGS.mode == "attribute":
+        attribute.check_model(model)
+    if reads_data_set():
+        images.check_data(model)
 
-    along, across = drawing.column_labels, drawing.row_labels
-    if drawing.frames == 0:
-        along, across = across, along
-    return [
-        visualization.labelled_grid(
-            content,
-            caption=f"{caption}\n{along[index].replace(chr(10), ' ')}",
-            row_labels=across,
-            columns=1 if across else None,
-        )
-        for index, content in enumerate(np.moveaxis(drawing.images, drawing.frames, 0))
-    ]
+
+def reads_data_set() -> bool:
+    """Whether the picture needs images of a data set, not only files and samples."""
+    if FLAGS.mode in ("samples", "temperature"):
+        return False
+    return images.reads_data_set() or (FLAGS.mode == "attribute" and attribute.reads_data_set())
 
 
 def run() -> None:
