@@ -12,7 +12,7 @@ from glow_tf.bijectors import Split, Squeeze
 from glow_tf.bijectors.base import EVENT_NDIMS, batch_shape, sum_except_batch
 from glow_tf.bijectors.gaussian import standardize
 from glow_tf.config import GlowConfig
-from glow_tf.dequantization import Dequantizer, NoiseStream, uniform_noise
+from glow_tf.dequantization import Dequantizer
 from glow_tf.nn.architectures import ARCHITECTURES
 from glow_tf.nn.base import CouplingNetwork
 from glow_tf.nn.noise import NoiseFlow
@@ -103,7 +103,7 @@ class Flow(tf.Module):
         return self.dequantizer.dequantize(images, noise, self._dtype), log_prob
 
     def initialize(self, batches: list[tf.Tensor]) -> None:
-        """Sets every actnorm, those of the noise's networks too, from continuous images. Works only in eager code.
+        """Sets every actnorm, those of the noise's network too, from continuous images. Works only in eager code.
 
         Args:
             batches: continuous images [B, H, W, C]; each layer runs on one batch at a time, which bounds the memory.
@@ -111,10 +111,8 @@ class Flow(tf.Module):
         References: Kingma & Dhariwal 2018, section 3.1.
         """
         if self.noise is not None:
-            seeds = [[i, NoiseStream.INITIALIZE] for i in range(len(batches))]
-            uniform = [uniform_noise(tf.shape(x), seed, self._dtype) for x, seed in zip(batches, seeds, strict=True)]
             quantize, dequantize = self.dequantizer.quantize, self.dequantizer.dequantize
-            self.noise.initialize(uniform, [dequantize(quantize(x), 0.5, self._dtype) for x in batches])
+            self.noise.initialize([dequantize(quantize(x), 0.5, self._dtype) for x in batches])
         batches = [self.preprocess(batch)[0] for batch in batches]
         for level, steps in enumerate(self.steps):
             batches = [Squeeze(dtype=self._dtype).inverse_and_log_det(batch)[0] for batch in batches]

@@ -1,5 +1,6 @@
 """Glow: images to Gaussian noise and back, exactly."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -109,6 +110,21 @@ class Glow(tf.Module):
             raise InputError("0 images were given to initialise from; 1 or more are needed")
         self.flow.initialize(chunks(images, images_per_chunk(self.config.image_shape)))
         self.is_initialized = True
+
+    def with_learned_noise(self, images: Array) -> "Glow":
+        """A copy with variational dequantisation. It starts with uniform noise, so its scores are the same.
+
+        Args:
+            images: uint8 [N, H, W, C], training images, from which the noise's network is initialised.
+        """
+        glow = type(self)(dataclasses.replace(self.config, dequantization="variational"), network=self.network)
+        middles = self.dequantize(images)
+        if not len(middles):
+            raise InputError("0 images were given to initialise from; 1 or more are needed")
+        glow.flow.noise.initialize(chunks(middles, images_per_chunk(self.config.image_shape)))
+        persistence.assign(glow, persistence.values_of(glow) | persistence.values_of(self), self.metadata)
+        glow.is_initialized = self.is_initialized
+        return glow
 
     def dequantize(
         self, images: Array, seed: int | tf.Tensor | None = None, stream: int | tf.Tensor = NoiseStream.SCORE

@@ -163,6 +163,8 @@ def _check_flags(arguments: list[str]) -> tuple[dict[str, Any], TrainConfig]:
     model = {name: chosen[name] for name in defaults.MODEL} | {"classifier": config.weight_y > 0}
     if FLAGS.weights:
         present = [f"--{name}" for name in defaults.MODEL if FLAGS[name].value is not None]
+        if _learns_noise():
+            present.remove("--dequantization")
         if present:
             raise InputError(f"{', '.join(present)} cannot be combined with --weights: the file defines the model")
         if FLAGS.preset:
@@ -176,10 +178,16 @@ def _check_flags(arguments: list[str]) -> tuple[dict[str, Any], TrainConfig]:
     return model, config
 
 
+def _learns_noise() -> bool:
+    """Whether the model of --weights, if its noise is uniform, goes on with learned noise."""
+    return FLAGS.dequantization == "variational"
+
+
 def _known_settings(model: Mapping[str, Any], weights: app.Weights | None, kind: str) -> dict[str, Any]:
     """The settings of the model that a run records, as far as they are known without its data."""
     if weights is not None:
-        return {"model": weights.config.to_dict()}
+        learned = {"dequantization": "variational"} if _learns_noise() else {}
+        return {"model": weights.config.to_dict() | learned}
     channels = FLAGS.channel_size or (3 if kind == "folder" else 0)
     side = FLAGS.img_size or 2**MAX_LEVELS
     known = model_config(model, (side, side, channels or 1), num_classes=2).to_dict()
@@ -217,6 +225,7 @@ def _build(model: Mapping[str, Any], config: TrainConfig, weights: app.Weights |
     from glow_tf.data import image_data
     from glow_tf.glow import Glow
     from glow_tf.training import distributed, hardware
+    from glow_tf.training.loop import initial_images
     from glow_tf.training.schedule import Schedule
     from glow_tf.training.trainer import Trainer, default_strategy
 
@@ -238,6 +247,9 @@ def _build(model: Mapping[str, Any], config: TrainConfig, weights: app.Weights |
     with strategy.scope():
         if weights is not None:
             glow = Glow.load(weights.path)
+            if _learns_noise() and glow.flow.noise is None:
+                count = min(initial_images(glow.config), images.train.num_images)
+                glow = glow.with_learned_noise(images.train.random_subset(count, seed=config.seed)[0])
         else:
             glow = Glow(model_config(model, images.image_shape, len(images.class_names)), seed=config.seed)
     check_data_fits(images, glow.config)

@@ -5,21 +5,18 @@ q(u | image) may stay where the density is high, and bits/dim pays for it: E[log
 lower bound of the log probability of the bytes for every q, and uniform noise is the case log q = 0.
 """
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors import AffineCoupling, Squeeze
-from glow_tf.bijectors.base import halves, sum_except_batch, with_nonempty_batch
+from glow_tf.bijectors import Squeeze, actnorm_init
+from glow_tf.bijectors.base import sum_except_batch, with_nonempty_batch
 from glow_tf.config import GlowConfig
 from glow_tf.nn.base import ParameterModule, slice_of
-from glow_tf.nn.plus import PlusNetwork
+from glow_tf.nn.plus import PlusNetwork, whitening
 
-# One coupling for each half of the channels.
-NUM_COUPLINGS = 2
-WIDTH = 32
+WIDTH = 64
 
 # Uniform noise is clipped to [MARGIN, 1 - MARGIN], since the logit is infinite at 0 and 1.
 MARGIN = 1e-6
@@ -31,26 +28,29 @@ BIN_MARGIN = 2.0**-16
 class NoiseFlow(ParameterModule):
     """Maps uniform noise to noise in (0, 1) that depends on the image; starts as the identity.
 
-        u = sigmoid(h),  h = two affine couplings of logit(uniform noise), given the image
+        u = sigmoid(shift(image) + scale(image) * logit(uniform noise))
 
-    Both are squeezed once, so a coupling sees half of the noise and the whole image around a block of 2x2 pixels.
+    The network that computes shift and scale sees the squeezed image, whitened: the noise depends on the differences
+    of neighbouring pixels, which are small beside the pixels themselves.
 
     Args:
         config: the GlowConfig.
         rng: a numpy Generator for the initial values.
         name: the prefix of the variables' names.
 
-    References: Ho et al. 2019 (Flow++), section 3.1.
+    References: Ho et al. 2019 (Flow++), section 3.1, whose noise flow also has couplings between the pixels' noise;
+        `docs/results.md` reports what these add here.
     """
 
     def __init__(self, config: GlowConfig, rng: np.random.Generator, name: str) -> None:
         channels = config.squeezed_shapes()[0][-1]
         self._network = PlusNetwork(WIDTH)
         self._squeeze = Squeeze(dtype=tf.as_dtype(config.dtype))
-        self._middle, self._range = sum(config.pixel_range) / 2, config.pixel_range[1] - config.pixel_range[0]
-        # A network sees half of the noise's channels and all of the image's.
-        coupling = self._network.initial_values(rng, NUM_COUPLINGS, channels // 2 + channels, channels)
-        super().__init__({"coupling": coupling}, config.dtype, name)
+        values = {
+            "whitening": {"shift": np.zeros(channels), "kernel": np.eye(channels)},
+            "coupling": self._network.initial_values(rng, 1, channels, 2 * channels),
+        }
+        super().__init__(values, config.dtype, name)
 
     def __call__(self, uniform: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """(u [B, H, W, C] in (0, 1), log q(u | image) [B] in nats).
@@ -59,43 +59,31 @@ class NoiseFlow(ParameterModule):
             uniform: [B, H, W, C], uniform noise in [0, 1).
             images: [B, H, W, C], the middle of each pixel's bin.
         """
-        h, log_det = self._logit(uniform)
-        context = self._context(images)
-        for k in range(NUM_COUPLINGS):
-            h, log_det_of_coupling = self._coupling(k, context).forward_and_log_det(h)
-            h, log_det = _swap_halves(h), log_det + log_det_of_coupling
-        log_det += sum_except_batch(tf.math.log_sigmoid(h) + tf.math.log_sigmoid(-h))
-        noise = self._squeeze.forward_and_log_det(tf.sigmoid(h))[0]
-        return tf.clip_by_value(noise, MARGIN, 1 - BIN_MARGIN), -log_det
+        uniform = self._squeezed(tf.clip_by_value(uniform, MARGIN, 1 - MARGIN))
+        shift, log_scale = with_nonempty_batch(self._shift_and_log_scale, self._squeezed(images))
+        log, log_complement = tf.math.log(uniform), tf.math.log1p(-uniform)
+        logit = shift + tf.exp(log_scale) * (log - log_complement)
+        log_det = log_scale - (log + log_complement) + tf.math.log_sigmoid(logit) + tf.math.log_sigmoid(-logit)
+        noise = self._squeeze.forward_and_log_det(tf.sigmoid(logit))[0]
+        return tf.clip_by_value(noise, MARGIN, 1 - BIN_MARGIN), -sum_except_batch(log_det)
 
-    def initialize(self, uniform: Sequence[tf.Tensor], images: Sequence[tf.Tensor]) -> None:
-        """Data-dependent initialisation of the networks' actnorms, from batches of a call's arguments; eager only."""
-        h = [self._logit(batch)[0] for batch in uniform]
-        contexts = [self._context(batch) for batch in images]
-        new_values = []
-        for k in range(NUM_COUPLINGS):
-            inputs = [tf.concat([halves(a)[0], b], axis=-1) for a, b in zip(h, contexts, strict=True)]
-            parameters = slice_of(self.parameters["coupling"], k)
-            new_values.append({"coupling": self._network.initialize(parameters, inputs)[0]})
-            h = [_swap_halves(batch) for batch in h]  # a new coupling is the identity
-        self.assign_stacked(new_values)
+    def initialize(self, images: Sequence[tf.Tensor]) -> None:
+        """Sets the whitening and the network's actnorms from batches of `images` of a call; eager only."""
+        batches = [self._squeezed(batch) for batch in images]
+        shift, log_scale = actnorm_init(batches)
+        kernel = tf.exp(log_scale)[:, tf.newaxis] * tf.cast(whitening(batches), log_scale.dtype)
+        self.parameters["whitening"]["shift"].assign(shift)
+        self.parameters["whitening"]["kernel"].assign(kernel)
+        network = slice_of(self.parameters["coupling"], 0)
+        whitened = [self._whitened(batch) for batch in batches]
+        self.assign_stacked([{"coupling": self._network.initialize(network, whitened)[0]}])
 
-    def _logit(self, uniform: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """(logit of squeezed uniform noise, its log-det [B])."""
-        u = tf.clip_by_value(self._squeeze.inverse_and_log_det(uniform)[0], MARGIN, 1 - MARGIN)
-        return tf.math.log(u) - tf.math.log1p(-u), -sum_except_batch(tf.math.log(u) + tf.math.log1p(-u))
+    def _squeezed(self, images: tf.Tensor) -> tf.Tensor:
+        return self._squeeze.inverse_and_log_det(images)[0]
 
-    def _context(self, images: tf.Tensor) -> tf.Tensor:
-        """The squeezed image, between -1 and 1."""
-        return self._squeeze.inverse_and_log_det((images - self._middle) * (2 / self._range))[0]
+    def _whitened(self, squeezed: tf.Tensor) -> tf.Tensor:
+        parameters = self.parameters["whitening"]
+        return tf.tensordot(squeezed + parameters["shift"], parameters["kernel"], axes=1)
 
-    def _coupling(self, k: int, context: tf.Tensor) -> AffineCoupling:
-        def conditioner(x1: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            parameters = slice_of(self.parameters["coupling"], k)
-            return with_nonempty_batch(functools.partial(self._network.shift_and_log_scale, parameters), x1)
-
-        return AffineCoupling(conditioner, dtype=context.dtype, context=context)
-
-
-def _swap_halves(values: tf.Tensor) -> tf.Tensor:
-    return tf.concat(halves(values)[::-1], axis=-1)
+    def _shift_and_log_scale(self, squeezed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._network.shift_and_log_scale(slice_of(self.parameters["coupling"], 0), self._whitened(squeezed))

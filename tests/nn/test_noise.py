@@ -107,7 +107,7 @@ def test_saturated_noise_stays_in_its_bin():
     images = np.repeat(np.uint8([0, 1, 127, 128, 254, 255]), 16).reshape(6, 4, 4, 1)
     for bias in (-14.0, 14.0):
         glow = Glow(GlowConfig(**KIND, num_steps=1, width=4))
-        glow.flow.noise.parameters["coupling"]["conv3"]["bias"].assign_add(tf.fill([2, 4], bias))
+        glow.flow.noise.parameters["coupling"]["conv3"]["bias"].assign_add(tf.fill([1, 8], bias))
         values = glow.dequantize(images, seed=0)
         assert np.max(values) < 0.5
         np.testing.assert_array_equal(glow.dequantizer.quantize(values), images)
@@ -119,3 +119,24 @@ def test_no_images():
     in_graph = tf.function(glow.bits_per_dim, input_signature=[tf.TensorSpec([None, 4, 4, 1], tf.uint8)])
     assert glow.dequantize(none, seed=0).shape == (0, 4, 4, 1)
     assert glow.bits_per_dim(none).shape == in_graph(none).shape == (0,)
+
+
+def test_a_model_goes_on_with_learned_noise(images):
+    uniform = make_glow(**KIND | {"dequantization": "uniform"})
+    glow = uniform.with_learned_noise(images)
+    assert glow.config.dequantization == "variational"
+    assert glow.is_initialized == uniform.is_initialized
+    np.testing.assert_allclose(glow.bits_per_dim(images, seed=2), uniform.bits_per_dim(images, seed=2), rtol=1e-9)
+    with pytest.raises(InputError, match="0 images were given to initialise from"):
+        uniform.with_learned_noise(images[:0])
+
+
+def test_the_network_sees_whitened_images(rng):
+    """Differences of neighbouring pixels, which are small in smooth images, have variance one like everything else."""
+    images = (128 + 30 * rng.standard_normal((64, 1, 1, 1)) + rng.standard_normal((64, 4, 4, 1))).astype(np.uint8)
+    glow = Glow(GlowConfig(**KIND, num_steps=1, width=4, dtype="float64"))
+    glow.initialize(glow.dequantize(images, seed=0))
+    noise = glow.flow.noise
+    rows = np.reshape(noise._whitened(noise._squeezed(glow.dequantize(images))), [-1, 4])
+    np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(np.cov(rows.T, bias=True), np.eye(4), atol=1e-4)
