@@ -69,7 +69,10 @@ flags.DEFINE_enum(
     "pixels", None, PIXELS, "Transform of the pixels: none (the paper's) or RealNVP's logit. Default: scale."
 )
 flags.DEFINE_enum(
-    "dequantization", None, DEQUANTIZATIONS, "Noise within the bins: the paper's, or learned. Default: uniform."
+    "dequantization",
+    None,
+    DEQUANTIZATIONS,
+    "Noise within the bins: the paper's, or learned, also by a model that --weights loads. Default: uniform.",
 )
 flags.DEFINE_bool("conditional", None, "Learn one Gaussian per class; the images need labels or class folders.")
 flags.DEFINE_string("weights", None, f"Start from these weights, which also define the model. {app.WEIGHTS_HELP}")

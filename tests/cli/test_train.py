@@ -14,6 +14,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 from glow_tf.cli import train
 from glow_tf.config import TrainConfig
+from glow_tf.glow import Glow
 from glow_tf.training.loop import FitResult
 from glow_tf.training.run_directory import RunDirectory
 
@@ -54,6 +55,7 @@ WRONG_FLAGS = {
     "--weight_y -1 --conditional": "--weight_y is -1.0; it must be a number from 0 to 1e30",
     "--preset nothing": "flag --preset=nothing",
     "--weights x --k_glow 4 --width 3": "--k_glow, --width cannot be combined with --weights",
+    "--weights x --dequantization uniform": "--dequantization cannot be combined with --weights",
     "--dataset \udcff": "--dataset is \\udcff, which is not UTF-8",
     "--run_dir a\udcff": "--run_dir is a\\udcff, which is not UTF-8",
     "--dataset ./missing": "the folder './missing' does not exist",
@@ -216,11 +218,14 @@ def test_ctrl_c_prints_the_command_that_resumes_and_a_second_one_ends_at_once(fo
 def test_other_settings_are_refused_and_fresh_moves_the_run_aside(folder):
     run = ["--run_dir", "my run", "--epochs", "1"]
     refused = run_many("train", [[*TINY, "--k_glow", "2", "--n_bits", "5", *run]], folder, "no tensorflow")[0]
-    fresh, longer, full = run_many(
+    learned = ["--weights", "my run", "--dequantization", "variational", "--batch_size", "512", "--run_dir", "learned"]
+    fresh, longer, noise, more_noise, full = run_many(
         "train",
         [
             [*TINY, "--k_glow", "2", "--fresh", *run],
             [*TINY, "--k_glow", "2", "--run_dir", "my run", "--epochs", "2", "--cooldown_epochs", "1"],
+            [*learned, "--steps", "1"],
+            [*learned, "--steps", "2"],
             [*TINY, "--run_dir", "/proc/self/run"],
         ],
         folder,
@@ -240,3 +245,8 @@ def test_other_settings_are_refused_and_fresh_moves_the_run_aside(folder):
     assert found == pytest.approx([4e-3 / 6, 2e-3 / 3, 1e-3 / 3])
     assert full[0] == 2
     assert "cannot write to /proc/self" in full[2]
+    # The model of that run went on with learned noise, and the new run was resumed.
+    assert noise[0] == more_noise[0] == 0, (noise, more_noise)
+    assert "learned/checkpoints/state/ckpt-1, step 1\n" in more_noise[2]
+    config = Glow.load(folder / "learned").config
+    assert (config.num_steps, config.dequantization) == (2, "variational")
