@@ -121,6 +121,7 @@ class Glow(tf.Module):
         middles = self.dequantize(images)
         if not len(middles):
             raise InputError("0 images were given to initialise from; 1 or more are needed")
+        assert glow.flow.noise is not None  # by its configuration
         glow.flow.noise.initialize(chunks(middles, images_per_chunk(self.config.image_shape)))
         persistence.assign(glow, persistence.values_of(glow) | persistence.values_of(self), self.metadata)
         glow.is_initialized = self.is_initialized
