@@ -60,17 +60,17 @@ class FlowBijector(_Chain):
         # TFP's default would let two bijectors of one model share cached results, even after an assignment.
         return id(self)
 
-    def _call_forward(self, x: Any, name: str, **kwargs: Any) -> tf.Tensor:
-        return super()._call_forward(self.checked(x, "z"), name, **kwargs)
+    def _call_forward(self, x: Any, name: str) -> tf.Tensor:
+        return super()._call_forward(self.checked(x, "z"), name)
 
-    def _call_forward_log_det_jacobian(self, x: Any, event_ndims: Any, name: str, **kwargs: Any) -> tf.Tensor:
-        return super()._call_forward_log_det_jacobian(self.checked(x, "z"), event_ndims, name, **kwargs)
+    def _call_forward_log_det_jacobian(self, x: Any, event_ndims: Any, name: str) -> tf.Tensor:
+        return super()._call_forward_log_det_jacobian(self.checked(x, "z"), event_ndims, name)
 
-    def _call_inverse(self, y: Any, name: str, **kwargs: Any) -> tf.Tensor:
-        return super()._call_inverse(self.checked(y), name, **kwargs)
+    def _call_inverse(self, y: Any, name: str) -> tf.Tensor:
+        return super()._call_inverse(self.checked(y), name)
 
-    def _call_inverse_log_det_jacobian(self, y: Any, event_ndims: Any, name: str, **kwargs: Any) -> tf.Tensor:
-        return super()._call_inverse_log_det_jacobian(self.checked(y), event_ndims, name, **kwargs)
+    def _call_inverse_log_det_jacobian(self, y: Any, event_ndims: Any, name: str) -> tf.Tensor:
+        return super()._call_inverse_log_det_jacobian(self.checked(y), event_ndims, name)
 
     def checked(self, values: Any, name: str = "images") -> tf.Tensor:
         """The images, or latents if `name` is "z", [..., H, W, C] as a tensor; InputError if they are not valid."""
@@ -111,7 +111,7 @@ class ImageDistribution(_TransformedDistribution):
         batch = batch_shape if bijector.labels is None else tf.unstack(tf.shape(bijector.labels))
         loc = tf.zeros([*batch, *bijector.config.image_shape], dtype)
         base = tfd.Independent(tfd.Normal(loc, inputs.temperature_of(temperature, dtype)), EVENT_NDIMS)
-        super().__init__(base, bijector, parameters=parameters, name=name)
+        super().__init__(base, bijector, kwargs_split_fn=_no_options, parameters=parameters, name=name)
 
     def __getitem__(self, slices: Any) -> "ImageDistribution":
         if self.bijector.labels is not None:
@@ -147,6 +147,16 @@ class ImageDistribution(_TransformedDistribution):
         if tf.get_static_value(self.distribution.distribution.scale) == 0:
             raise InputError("temperature is 0: such a distribution has samples but no density")
         return self.bijector.checked(value)
+
+
+def _no_options(options: dict[str, Any]) -> tuple[dict, dict]:
+    """The options of the base and of the bijector: none. TFP's default would ignore any, such as a temperature."""
+    if options:
+        raise InputError(
+            f"{next(iter(options))} is no argument here; labels and temperature belong to the distribution: "
+            "Glow.transformed_distribution(labels, temperature)"
+        )
+    return {}, {}
 
 
 def _slice_shape(shape: Sequence[int], slices: Any) -> tuple[int, ...]:

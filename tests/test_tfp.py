@@ -9,6 +9,8 @@ from bijector_cases import MAKE, draw, make
 from helpers import make_glow, random_images
 from tensorflow_probability.python.math.gradient import batch_jacobian
 
+from glow_tf.errors import InputError
+
 tfb = tfp.bijectors
 tfd = tfp.distributions
 
@@ -132,6 +134,21 @@ def test_vectorized_map(small_glow, rng):
     distribution = small_glow.distribution
     found = tf.vectorized_map(lambda image: distribution.log_prob(image), images)
     np.testing.assert_allclose(found, small_glow.log_prob(images), rtol=1e-11)
+
+
+def test_options_that_tfp_would_ignore(small_glow, rng):
+    distribution, images = small_glow.distribution, random_images(rng, small_glow, 2)
+    for call in (
+        lambda: distribution.sample(2, seed=1, temperature=0.7),
+        lambda: distribution.experimental_sample_and_log_prob(2, seed=1, temperature=0.7),
+        lambda: distribution.log_prob(images, temperature=0.7),
+        lambda: distribution.prob(images, temperature=0.7),
+    ):
+        with pytest.raises(InputError, match=r"temperature is no argument here.*transformed_distribution"):
+            call()
+    for method in (small_glow.bijector().inverse, small_glow.bijector().forward):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'labels'"):
+            method(images, labels=[0, 1])
 
 
 def test_sample_distribution(small_glow, rng):
