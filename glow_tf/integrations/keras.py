@@ -21,7 +21,6 @@ from glow_tf.errors import InputError
 from glow_tf.glow import Glow
 from glow_tf.inputs import Array
 
-HDF5_ENDINGS = (".h5", ".hdf5")
 WAYS_TO_SAVE = (
     'save_weights("weights.h5") writes weights that Glow.load reads, save("model.keras") the whole model, and '
     "glow_tf.integrations.saved_model.save_model a SavedModel"
@@ -86,7 +85,7 @@ class KerasGlow(tf_keras.Model):
         if backprop not in BACKPROP_MODES:
             raise InputError(f"backprop is {backprop!r}; it can be {', '.join(BACKPROP_MODES)}")
         inputs.check_seed(seed)
-        super().__init__(name="keras_glow")
+        super().__init__(name="keras_glow", dtype=glow.config.dtype)  # Keras would cast images to its own type
         self.glow = glow
         self.backprop = backprop
         self.seed = seed
@@ -148,13 +147,15 @@ class KerasGlow(tf_keras.Model):
                 classes, and callbacks that would save a file without the weights.
         """
         self._check_initialized()
-        _refuse("fit", class_weight=options.get("class_weight"))
-        callbacks = options.get("callbacks")
+        _refuse("fit", class_weight=options.get("class_weight", *args[7:8]))
+        callbacks = options.get("callbacks", *args[3:4])
         for callback in tf.nest.flatten(getattr(callbacks, "callbacks", callbacks)):  # of a CallbackList, or a list
             if isinstance(callback, tf_keras.callbacks.ModelCheckpoint):
                 _check_path(callback.filepath, None, callback.save_weights_only)
-        _check_data(self._unpack, x, y, options.get("sample_weight"))
-        validation = options.get("validation_data")
+        _check_data(self._unpack, x, y, options.get("sample_weight", *args[8:9]))
+        validation = options.get("validation_data", *args[5:6])
+        if isinstance(validation, (np.ndarray, tf.Tensor)):
+            options["validation_data"] = validation = (validation,)  # Keras takes no bare array
         if validation is not None:
             _check_data(self._unpack, *(validation if isinstance(validation, (tuple, list)) else [validation]))
         return super().fit(x, y, *args, **options)
@@ -162,7 +163,7 @@ class KerasGlow(tf_keras.Model):
     @_plain_input_errors()
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **options: Any) -> Any:
         """As Keras' `evaluate`; its noise is the same at every call. Raises InputError as `fit`."""
-        _check_data(self._unpack, x, y, options.get("sample_weight"))
+        _check_data(self._unpack, x, y, options.get("sample_weight", *args[2:3]))
         self._batches_tested.assign(0)
         return super().evaluate(x, y, *args, **options)
 
@@ -343,7 +344,7 @@ def _refuse(method: str, **arguments: Any) -> None:
 
 def _check_path(path: str | os.PathLike, save_format: Any, weights_only: bool) -> None:
     contents, known, endings = (
-        ("the weights", "h5", HDF5_ENDINGS) if weights_only else ("this model", "keras", ".keras")
+        ("the weights", "h5", (".h5", ".hdf5")) if weights_only else ("this model", "keras", ".keras")
     )
     if save_format not in (None, known) or not os.fspath(path).endswith(endings):
         raise InputError(f"{os.fspath(path)} cannot hold {contents} in that format; {WAYS_TO_SAVE}")

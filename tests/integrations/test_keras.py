@@ -50,6 +50,7 @@ def trained():
 def test_fit_gives_the_numbers_of_the_trainer(trained):
     model, history = trained
     glow = make_glow(num_classes=3, **SMALLEST)
+    glow.is_initialized = True
     trainer = trainer_of(glow)
     for epoch in range(2):
         found = [trainer.train_step(*batch)["bits_per_dim"] for batch in batches(PIXELS, LABELS)]
@@ -292,7 +293,18 @@ def test_steps_by_hand_are_those_of_fit():
     np.testing.assert_allclose(found[-1], [history["loss"][0]] * 2, rtol=1e-6)
     assert largest_difference(by_fit, by_hand) == 0
     values = by_fit.glow.dequantize(PIXELS[:3])
-    np.testing.assert_allclose(by_fit.predict_on_batch(values), by_fit.glow.log_prob(values), rtol=1e-6)
+    np.testing.assert_allclose(by_fit.predict_on_batch(values), by_fit.glow.log_prob(values), rtol=1e-12)
+
+
+def test_weights_by_position_are_refused_and_a_bare_array_validates():
+    model, weights = small(), np.ones(12)
+    for call in (
+        lambda: model.fit(PIXELS, None, 4, 1, 0, None, 0.0, None, True, None, weights),
+        lambda: model.evaluate(PIXELS, None, 4, 0, weights),
+    ):
+        assert "no sample_weight" in refusal_of(call)
+    history = model.fit(PIXELS, validation_data=PIXELS, batch_size=12, verbose=0).history
+    assert history["val_loss"] == [model.evaluate(PIXELS, batch_size=12, verbose=0)[0]]
 
 
 def test_a_tf_checkpoint_restores_the_weights(tmp_path):
@@ -310,8 +322,8 @@ def test_actnorms_are_initialised_first():
         assert "initialize(images) before fit" in refusal_of(call)
     model.initialize(PIXELS)
     values = model.glow.dequantize(PIXELS[:2])
-    np.testing.assert_allclose(model(values), model.glow.log_prob(values), rtol=1e-6)
-    np.testing.assert_allclose(model.predict(values, verbose=0), model.glow.log_prob(values), rtol=1e-6)
+    np.testing.assert_allclose(model(values), model.glow.log_prob(values), rtol=1e-12)
+    np.testing.assert_allclose(model.predict(values, verbose=0), model.glow.log_prob(values), rtol=1e-12)
 
 
 def test_a_model_of_classes_without_labels_is_the_mixture(conditional):
