@@ -69,6 +69,7 @@ ONE_LEVEL = {"num_levels": 1, "num_classes": 3, "classifier": True}
 def training_step(weight_y, replicas=None):
     with replicas.scope() if replicas else tf.distribute.get_strategy().scope():
         glow = make_glow(**ONE_LEVEL)
+    glow.is_initialized = True
     trainer = Trainer(glow, batch_size=4, learning_rate=0.01, ema_decay=0.0, weight_y=weight_y)
     pixels = np.random.default_rng(3).integers(0, 256, (4, 4, 8, 2)).astype(np.uint8)
     before = values_of(glow)
@@ -109,6 +110,7 @@ def test_the_classifiers_loss_is_the_same_on_two_replicas(one_step, two_replicas
 
 def test_recompute_gives_the_same_step(one_step):
     glow = make_glow(**ONE_LEVEL)
+    glow.is_initialized = True
     trainer = Trainer(glow, batch_size=4, learning_rate=0.01, ema_decay=0.0, weight_y=0.5, backprop="recompute")
     trainer.train_step(one_step[1], [0, 2, 1, 1])
     for name, value in values_of(glow).items():

@@ -108,6 +108,9 @@ def fit(
     for name in options:
         if name not in OPTIONS:
             raise InputError(f"fit has no option {name}; it can be {', '.join(OPTIONS)}")
+    for split in (train, test):
+        if not isinstance(split, (ArrayDataset, StreamingDataset)):
+            raise InputError(f"fit takes splits, such as ArrayDataset(images), not {type(split).__name__}")
     metadata = dict(metadata or {})
     check_metadata(trainer.glow.metadata | metadata)
     config = dataclasses.replace(trainer.config, **options)
@@ -208,6 +211,7 @@ class _Loop:
             count = min(initial_images(trainer.glow.config), self.batches.train.num_images)
             with _progress.phase(f"initialising from {counted(count, 'image')}"):
                 trainer.initialize(self.batches.train.random_subset(count, seed=self.config.seed)[0])
+        trainer.glow.is_initialized = True  # also by a restored state
         if not record.run_id:
             values = (variable.numpy().tobytes() for variable in trainer.glow.named_variables().values())
             record.run_id = run_settings.identifier(self.settings, values)

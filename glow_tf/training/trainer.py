@@ -66,6 +66,8 @@ class Trainer:
     def __init__(
         self, glow: Glow, config: TrainConfig | None = None, schedule: Schedule | None = None, **options: Any
     ) -> None:
+        if not isinstance(glow, Glow):
+            raise InputError(f"Trainer takes a Glow, not {type(glow).__name__}")
         self.glow = glow
         self.config = dataclasses.replace(config or TrainConfig(), **options)
         self._variables = glow.trainable_variables
@@ -121,7 +123,12 @@ class Trainer:
 
         Args:
             images: uint8 [N, H, W, C]; OpenAI's code uses 256 images.
+
+        Raises:
+            InputError: after a step, whose result it would undo.
         """
+        if self.step_count:
+            raise InputError(f"the model was trained for {self.step_count} steps; initialize comes before the first")
         images = uint8_images(images, self.glow.config.image_shape)
         self.glow.initialize(self.glow.dequantize(images, self.config.seed, NoiseStream.INITIALIZE))
         self.optimizer.reset_ema()
@@ -137,7 +144,14 @@ class Trainer:
             {"bits_per_dim", "nll_nats" (per image), "gradient_norm", "learning_rate": [] float,
             "is_finite": [] bool; if False, the step changed only `step_count`}, and if `weight_y` is above 0
             {"class_bits" (the classifier's loss per image), "class_accuracy"}.
+
+        Raises:
+            InputError: for an invalid batch, before the model is initialised, and inside of a `tf.function`.
         """
+        if not self.glow.is_initialized:
+            raise InputError("the actnorms are not initialised; call initialize(images) before train_step")
+        if not tf.executing_eagerly():
+            raise InputError("train_step is compiled already; call it outside of tf.function")
         images = uint8_images(images, self.glow.config.image_shape)
         if len(images) * self.workers.count != self.config.batch_size:
             parts = f", in {self.workers.count} parts" if self.workers.count > 1 else ""
@@ -243,6 +257,7 @@ class Trainer:
     def broadcast_variables(self) -> None:
         """Copies the chief's weights, moving averages and optimizer state to every worker; all workers call it."""
         self.workers.share([*self.glow.named_variables().values(), *self.optimizer.variables])
+        self.glow.is_initialized = True  # as the chief's
 
     def fit(self, train: Any, test: Any, **options: Any) -> "FitResult":
         """Trains to the end of the last epoch: `glow_tf.fit(trainer, train, test, **options)`."""

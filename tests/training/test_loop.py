@@ -117,7 +117,7 @@ def test_evaluated_every_second_epoch_it_trains_the_same(strategy, undisturbed, 
                 patch.setattr(metrics, "bits_per_dim", die)
             with pytest.raises(Killed) if dies else contextlib.nullcontext():
                 fit(trainer, path, evaluate_every=2)
-    assert trainer.step_count == 3 * STEPS_PER_EPOCH
+    assert trainer.step_count == 3 * STEPS_PER_EPOCH and trainer.glow.is_initialized
     assert [value.tobytes() for value in trainer.values()] == undisturbed[0]
     drawn = {file.name for file in RunDirectory(path).results.glob("samples-*")}
     assert drawn == {"samples-epoch0002.png"}

@@ -172,3 +172,19 @@ def test_impossible_options_are_refused(options, message):
 def test_a_batch_of_another_size_is_refused():
     with pytest.raises(InputError, match="a batch has 3 images; this trainer's batch_size is 8"):
         initialized().train_step(batch()[:3])
+
+
+def test_a_wrong_order_of_calls_is_refused():
+    trainer = trainer_at_start()
+    with pytest.raises(InputError, match="call initialize"):
+        trainer.train_step(batch())
+    trainer = initialized()
+    with pytest.raises(InputError, match="call it outside of tf.function"):
+        tf.function(lambda: trainer.train_step(batch())["bits_per_dim"], autograph=False)()
+    trainer.train_step(batch())
+    with pytest.raises(InputError, match="trained for 1 steps; initialize comes before"):
+        trainer.initialize(batch())
+    with pytest.raises(InputError, match="Trainer takes a Glow, not str"):
+        Trainer("digits")
+    with pytest.raises(InputError, match=r"fit takes splits, such as ArrayDataset\(images\), not ndarray"):
+        trainer.fit(batch(), batch())
