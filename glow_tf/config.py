@@ -83,6 +83,7 @@ class GlowConfig:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         object.__setattr__(self, "image_shape", _tuple("image_shape", self.image_shape, 3, int))
         object.__setattr__(self, "pixel_range", _tuple("pixel_range", self.pixel_range, 2, (int, float)))
         _check_range("num_levels", self.num_levels, 1, MAX_LEVELS)
@@ -278,6 +279,7 @@ class TrainConfig:
     keep: int = _option(0, "Epoch snapshots of the weights to keep.", *_FROM_ZERO)
 
     def __post_init__(self) -> None:
+        _make_plain(self)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             _check_option(field, value)
@@ -304,11 +306,24 @@ def _check_option(field: dataclasses.Field, value: Any) -> None:
         raise InputError(f"{field.name} is {shown(value)}; it must be {options['valid']}")
 
 
+def _make_plain(config: "GlowConfig | TrainConfig") -> None:
+    """Replaces numpy's numbers by Python's, which JSON can hold."""
+    for field in dataclasses.fields(config):
+        object.__setattr__(config, field.name, _plain(getattr(config, field.name)))
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _tuple(name: str, value: Any, length: int, kind: type | tuple[type, ...]) -> tuple:
-    is_sequence = isinstance(value, (tuple, list)) and len(value) == length
-    if not (is_sequence and all(isinstance(v, kind) and not isinstance(v, bool) for v in value)):
+    try:
+        values = tuple(map(_plain, value))  # of a TensorShape, too
+    except (TypeError, ValueError):
+        values = ()
+    if len(values) != length or any(not isinstance(v, kind) or isinstance(v, bool) for v in values):
         raise InputError(f"{name} is {shown(value)}; it must hold {length} numbers")
-    return tuple(value)
+    return values
 
 
 def _check_pixel_range(low: float, high: float) -> None:

@@ -1,7 +1,9 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from glow_tf.config import GlowConfig, TrainConfig
 from glow_tf.errors import InputError
@@ -84,6 +86,17 @@ def test_every_choice_survives_json():
         assert getattr(everything, field.name) != getattr(usual, field.name), "not a test of this field"
     for config in (everything, usual):
         assert GlowConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_numbers_of_numpy_become_pythons():
+    shape, width = np.array([8, 16, 1]), np.int64(7)
+    config = GlowConfig(shape, num_levels=np.int32(2), width=width, pixel_range=np.array([0.0, 1.0], np.float32))
+    assert config == GlowConfig((8, 16, 1), num_levels=2, width=7, pixel_range=(0.0, 1.0))
+    assert GlowConfig(tf.TensorShape([8, 16, 1]), num_levels=2).image_shape == (8, 16, 1)
+    assert json.dumps(config.to_dict()) and json.dumps(TrainConfig(batch_size=width).fixed())
+    assert TrainConfig(learning_rate=np.float32(0.5), flip=np.True_) == TrainConfig(learning_rate=0.5, flip=True)
+    with pytest.raises(InputError, match="width is 0; it must be an integer"):
+        GlowConfig(shape, width=np.int64(0))
 
 
 @pytest.mark.parametrize(
