@@ -11,7 +11,7 @@ class InputError(ValueError):
     >>> Glow.load("missing.h5")
     Traceback (most recent call last):
     ...
-    glow_tf.errors.InputError: missing.h5 does not exist; bundled weights: digits
+    glow_tf.errors.InputError: missing.h5 does not exist; bundled weights: cifar10, digits, fashion_mnist
     """
 
 

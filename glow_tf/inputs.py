@@ -197,7 +197,8 @@ def as_tensor(values: Any, name: str) -> tf.Tensor:
         # Via numpy, which converts Python numbers to float64 and int64.
         return tf.convert_to_tensor(values if tf.is_tensor(values) else np.asarray(values))
     except (TypeError, ValueError, NotImplementedError) as error:
-        raise InputError(f"{name} are {type(values).__name__}, not an array of numbers") from error
+        kind = f"an array of {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
+        raise InputError(f"{name} are {kind}, not an array of numbers") from error
 
 
 def floating(values: Any, name: str) -> tf.Tensor:
@@ -254,8 +255,8 @@ def _has_other_scale(
     width = high - low
     is_bright = largest > high + 0.1 * width
     is_unit = (smallest >= 0.0) & (smallest < 0.05) & is_bright & (largest <= 1.0)
-    # Samples of a flow reach exactly these two values only if they were clipped to them.
-    is_signed = (smallest == -1.0) & is_bright & (largest == 1.0)
+    # The smallest sample of a flow is exactly -1 only if it was clipped to it.
+    is_signed = (smallest == -1.0) & is_bright & (largest <= 1.0)
     is_bytes = (smallest >= 0.0) & (largest > high + 4 * width) & (largest <= 256.0)
     return (tf.size(images) >= MIN_VALUES_TO_JUDGE) & (is_unit | is_signed | is_bytes)
 

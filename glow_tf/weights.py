@@ -65,6 +65,8 @@ def write(
             remains: unloadable weights must not replace loadable ones.
         OSError: the disk is full or not writable; the old file remains and nothing else is left behind.
     """
+    if dtype not in (None, "float16", "float32", "float64"):
+        raise InputError(f"floats cannot be stored as {dtype}; float16, float32 and float64 are possible")
     attributes = {"config": encode("configuration", config)}
     data_sets = {name: _storable(name, np.asarray(arrays[name]), dtype) for name in sorted(arrays)}
     text = encode("metadata", metadata or {})

@@ -45,6 +45,8 @@ WRONG_IMAGES = {
     "0 .. 1": (PIXELS / 255, "from 0 to 1"),
     "0 .. 255": (PIXELS.astype(np.float32), "from 0 to 255"),
     "-1 .. 1": (PIXELS / 127.5 - 1, "from -1 to 1"),
+    "-1 .. 127/128": (PIXELS / 128 - 1, "from -1 to 0.992188"),
+    "objects": (np.array([None]), "images are an array of object, not an array of numbers"),
     "far above": (np.full((1, *SHAPE), 300.0), "from 300 to 300"),
     "far below": (np.full((1, *SHAPE), -1e5), "-100000"),
     "NaN": (np.full((1, *SHAPE), np.nan), "nan"),

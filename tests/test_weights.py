@@ -127,6 +127,8 @@ def test_float16_is_read_as_the_type_of_the_model(tmp_path, small_glow):
         np.testing.assert_allclose(loaded[name], variable, rtol=1e-3, atol=1e-6)
     with pytest.raises(InputError, match="NaN or infinite"):  # 1e5 is too large for it
         weights.write(tmp_path / "half.h5", {"a": np.full(3, 1e5)}, {}, dtype="float16")
+    with pytest.raises(InputError, match="cannot be stored as int8; float16"):  # a file that nothing loads
+        small_glow.save_weights(tmp_path / "half.h5", stored_dtype="int8")
 
 
 def test_files_of_earlier_versions(forgotten):

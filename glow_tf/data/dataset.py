@@ -83,7 +83,7 @@ class ArrayDataset(_Split):
         num_images: N.
 
     Raises:
-        ValueError: if images or labels have another type or shape.
+        InputError: if images or labels have another type or shape.
 
     >>> split = ArrayDataset(images, labels=np.arange(6))
     >>> split.num_images, split.steps_per_epoch(batch_size=4)
@@ -96,17 +96,21 @@ class ArrayDataset(_Split):
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray | None = None) -> None:
+        images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-            raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 [N, H, W, C], N > 0")
-        if labels is None:
-            labels = np.zeros(len(images), np.int32)
+            raise InputError(f"images are {images.dtype} {images.shape}, not uint8 [N, H, W, C], N > 0")
+        labels = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels)
         if labels.shape != images.shape[:1]:
-            raise ValueError(f"{len(images)} images, but labels of shape {labels.shape}")
-        self.images, self.labels = images, np.asarray(labels, np.int32)
+            raise InputError(f"{len(images)} images, but labels of shape {labels.shape}")
+        if labels.dtype.kind not in "iu" or (labels != labels.astype(np.int32)).any():
+            raise InputError(f"labels are {labels.dtype}, not integers below 2**31")
+        self.images, self.labels = images, labels.astype(np.int32, copy=False)
         self.num_images = len(images)
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
         """Yields each image once, in fixed order: (uint8 [b, H, W, C], int32 [b]); the last batch may be smaller."""
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; it must be 1 or more")
 
         def generate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for start in range(0, self.num_images, batch_size):

@@ -53,7 +53,7 @@ class ImageData:
 
 
 def load(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     data_dir: str | os.PathLike | None = None,
     image_size: int | tuple[int, int] | None = None,
@@ -96,7 +96,7 @@ def load(
     ...
     glow_tf.errors.InputError: 'digit' is neither a data set nor a folder; did you mean digits? ...
     """
-    size = _checked_size(image_size)
+    name, size = os.fspath(name), _checked_size(image_size)
     if channels not in (None, 1, 2, 3, 4):
         raise InputError(f"channels is {channels}; it can be 1 (grey) or 3 (RGB), for folders also 2 and 4")
     if not 0 <= max_bad <= 1:

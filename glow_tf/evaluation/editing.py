@@ -135,6 +135,8 @@ def apply_direction(
     >>> apply_direction(glow, images, direction, strengths=[-1.0, 0.0, 1.0]).shape
     (6, 3, 4, 4, 1)
     """
+    if np.shape(direction) != glow.config.image_shape:
+        raise InputError(f"the direction has shape {np.shape(direction)}; this model's is {glow.config.image_shape}")
     z = encode(glow, images, labels)[:, np.newaxis]
     return _decode_rows(glow, z + _as_column(strengths, z.dtype) * direction, labels)
 

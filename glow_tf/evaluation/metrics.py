@@ -267,6 +267,8 @@ def bits_per_dim(
     >>> mean > 0, error > 0, count
     (True, True, 6)
     """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}; it must be 1 or more")
     if limit is not None and limit < split.num_images:
         split = ArrayDataset(*split.random_subset(limit, seed=0))
     batches = []

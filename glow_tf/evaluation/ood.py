@@ -22,6 +22,7 @@ from PIL import Image, features
 
 from glow_tf import _progress
 from glow_tf._files import printable, spreadsheet_safe, write_file
+from glow_tf.errors import InputError
 from glow_tf.evaluation import metrics, visualization
 from glow_tf.glow import Glow
 from glow_tf.metadata import class_names
@@ -65,7 +66,9 @@ def score(
     >>> sorted(scores.columns)
     ['bits_per_dim', 'corrected_bits_per_dim', 'log_likelihood', 'lossless_bits_per_dim']
     """
-    config = glow.config
+    config, names = glow.config, tuple(names)
+    if len(names) != len(images) or not names:
+        raise InputError(f"{len(images)} images and {len(names)} names were given; 1 or more and as many are needed")
     names_of_classes = class_names(glow.metadata, config.num_classes)
     one_sample, bits_of_batches, lossless, classes = [], [], [], []
     with _progress.phase("scoring", len(images)) as advance:
@@ -95,7 +98,7 @@ def score(
         columns["typicality_p"] = metrics.typicality(np.concatenate(one_sample), summary)
     if classes:
         columns["most_likely_class"] = np.array(classes)
-    return Scores(tuple(names), columns)
+    return Scores(names, columns)
 
 
 def training_summary(glow: Glow) -> dict[str, Any] | None:

@@ -158,3 +158,13 @@ def test_other_arrays_than_images_are_refused():
         image_data.ArrayDataset(np.zeros((0, 4, 4, 3), np.uint8))
     with pytest.raises(ValueError, match="2 images, but labels of shape"):
         image_data.ArrayDataset(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(3, int))
+    for labels in ([0.5, 1.0], [0, 2**40], ["a", "b"], [True, False]):
+        with pytest.raises(InputError, match="not integers below"):
+            image_data.ArrayDataset(np.zeros((2, 4, 4, 3), np.uint8), labels)
+    with pytest.raises(InputError, match="batch_size is 0; it must be 1 or more"):
+        image_data.ArrayDataset(np.zeros((2, 4, 4, 3), np.uint8)).batches(0)
+
+
+def test_lists_are_held_as_arrays():
+    split = image_data.ArrayDataset([*np.zeros((2, 4, 4, 3), np.uint8)], [3, 1])
+    assert split.images.shape == (2, 4, 4, 3) and split.labels.dtype == np.int32 and split.labels.tolist() == [3, 1]

@@ -78,7 +78,7 @@ def fill(folder, count, seed=0, side=8):
 
 
 def test_a_flat_folder_is_divided_by_the_names_of_its_images(tmp_path):
-    folder = image_data.load(str(fill(tmp_path, 40)))
+    folder = image_data.load(fill(tmp_path, 40))  # a Path
     assert (folder.train.num_images, folder.test.num_images, folder.num_images) == (39, 1, 40)
     assert folder.image_shape == (8, 8, 3) and folder.class_names == () and folder.flippable
     originals = pictures(40, (8, 8, 3))

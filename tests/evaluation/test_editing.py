@@ -61,6 +61,9 @@ def test_direction_is_the_difference_of_means(small_glow, pixels, tmp_path):
     np.testing.assert_array_equal(editing.load_direction(tmp_path / "new" / "d.npy", small_glow), direction)
     with pytest.raises(InputError, match="no images without"):
         editing.attribute_direction(small_glow, pixels, pixels[:0])
+    for other in (direction[..., :1], 1.0):  # numpy would broadcast them
+        with pytest.raises(InputError, match="the direction has shape"):
+            editing.apply_direction(small_glow, pixels, other, [1.0])
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,9 @@ def test_a_limit_takes_a_random_subset(small_glow, pixels):
     bits, _, count = metrics.bits_per_dim(small_glow, split, limit=4)
     assert count == 4
     assert bits == pytest.approx(float(np.mean(small_glow.bits_per_dim(chosen, seed=0))), rel=1e-12)
+    for limit in (0, -1):
+        with pytest.raises(InputError, match=f"limit is {limit}; it must be 1 or more"):
+            metrics.bits_per_dim(small_glow, split, limit=limit)
 
 
 def test_importance_samples_of_a_split(small_glow, pixels):

@@ -9,6 +9,7 @@ from helpers import make_glow
 from PIL import Image
 
 from glow_tf import _files
+from glow_tf.errors import InputError
 from glow_tf.evaluation import metrics, ood
 
 
@@ -33,6 +34,9 @@ def test_scores_are_the_parts_they_name(glow, pixels):
     lossless = [ood.lossless_bits(image) / 64 for image in pixels]
     np.testing.assert_allclose(columns["corrected_bits_per_dim"], columns["bits_per_dim"] - lossless, rtol=1e-12)
     assert "typicality_p" not in columns and "most_likely_class" not in columns
+    for images, names in ((pixels, "ab"), (pixels[:0], "")):
+        with pytest.raises(InputError, match=f"{len(images)} images and {len(names)} names were given"):
+            ood.score(glow, images, names)
 
 
 def test_typicality_is_there_when_the_weights_file_knows_it(glow, pixels):
