@@ -52,7 +52,7 @@ def phase(name: str, total: int | None = None, unit: str = "images") -> Iterator
     if not is_shown():
         yield lambda count=1, /: None
         return
-    with Bar(name, total, unit) as bar:
+    with contextlib.closing(Bar(name, total, unit)) as bar:
         yield bar.advance
 
 
@@ -64,12 +64,7 @@ def brief(name: str) -> Iterator[None]:
 
 
 def line(text: str, stream: TextIO | None = None) -> None:
-    """Writes a permanent line above the current bar.
-
-    Args:
-        text: the line.
-        stream: the output. Default: the error stream.
-    """
+    """Writes a permanent line above the current bar, by default to the error stream."""
     from glow_tf._files import printable  # imports numpy
 
     for bar in _bars[-1:]:
@@ -85,9 +80,7 @@ class Bar:
     """The display of one phase. A new bar hides the previous one, which reappears when the new one closes.
 
     Args:
-        name: see `phase`.
-        total: see `phase`.
-        unit: see `phase`.
+        name, total, unit: see `phase`.
         stream: the output. Default: the error stream.
         layout: tqdm's `bar_format` on a terminal. Default: name, bar, count and time left.
         line_layout: the same for other outputs.
@@ -122,12 +115,6 @@ class Bar:
         if total is None and not is_terminal:
             self._tqdm.refresh()
         _bars.append(self)
-
-    def __enter__(self) -> "Bar":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def advance(self, count: int = 1, /, text: str | None = None) -> None:
         """Counts items that are done; `text` replaces the name."""

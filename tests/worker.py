@@ -19,8 +19,9 @@ from glow_tf.config import GlowConfig
 from glow_tf.data import image_data
 from glow_tf.glow import Glow
 from glow_tf.training import distributed
+from glow_tf.training.hardware import default_strategy
 from glow_tf.training.schedule import Schedule
-from glow_tf.training.trainer import Trainer, default_strategy
+from glow_tf.training.trainer import Trainer
 
 BATCH = 16
 

@@ -230,11 +230,11 @@ def _build(model: Mapping[str, Any], config: TrainConfig, weights: app.Weights |
     from glow_tf.training import distributed, hardware
     from glow_tf.training.loop import initial_images
     from glow_tf.training.schedule import Schedule
-    from glow_tf.training.trainer import Trainer, default_strategy
+    from glow_tf.training.trainer import Trainer
 
     # The strategy must be created before TensorFlow does anything else.
     has_workers = FLAGS.strategy == "multi_worker"
-    strategy = distributed.multi_worker_strategy(FLAGS.communication) if has_workers else default_strategy()
+    strategy = distributed.multi_worker_strategy(FLAGS.communication) if has_workers else hardware.default_strategy()
     images = image_data.load(
         FLAGS.dataset,
         data_dir=FLAGS.data_dir,

@@ -123,10 +123,10 @@ def lossless_bits(image: np.ndarray, num_bits: int = 8) -> int:
     # Compressors expect few values to be the low ones.
     values = np.asarray(image) >> (8 - num_bits)
     picture = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
-    sizes = [_png_data(_encoded(picture, "PNG", optimize=True))]
+    sizes = [_png_data(visualization.encoded(picture, format="PNG", optimize=True))]
     if features.check("webp") and picture.mode in ("L", "RGB", "RGBA"):
         colour = picture.convert("RGB") if picture.mode == "L" else picture
-        data = _encoded(colour, "WEBP", lossless=True, quality=100, exact=True)
+        data = visualization.encoded(colour, format="WEBP", lossless=True, quality=100, exact=True)
         sizes.append(len(data) - 20)  # RIFF and VP8L headers
     return 8 * min(sizes)
 
@@ -199,12 +199,6 @@ def _escaped(text: str) -> str:
 
 def _cell(text: str) -> str:
     return spreadsheet_safe(text if text.isprintable() else ascii(text)[1:-1])
-
-
-def _encoded(picture: Image.Image, format: str, **options: Any) -> bytes:  # noqa: A002  (Pillow's name)
-    data = io.BytesIO()
-    picture.save(data, format=format, **options)
-    return data.getvalue()
 
 
 def _png_data(data: bytes) -> int:

@@ -193,11 +193,21 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     return np.repeat(image[..., :1], 3, axis=-1) if channels < 3 else np.ascontiguousarray(image[..., :3])
 
 
+def encoded(picture: Image.Image, **options: Any) -> bytes:
+    """The file of a picture, by the options of Pillow's `save`."""
+    data = io.BytesIO()
+    picture.save(data, **options)
+    return data.getvalue()
+
+
+def png(image: np.ndarray) -> bytes:
+    """uint8 [H, W, C] as a PNG file."""
+    return encoded(Image.fromarray(to_rgb(np.asarray(image))), format="PNG")
+
+
 def data_uri(image: np.ndarray) -> str:
     """uint8 [H, W, C] as PNG in a `data:` address, for pages that need no other file."""
-    data = io.BytesIO()
-    Image.fromarray(to_rgb(np.asarray(image))).save(data, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
 
 
 def check_image_path(path: str | os.PathLike) -> None:
@@ -226,7 +236,8 @@ def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
     check_image_path(path)
     rgb = to_rgb(np.asarray(image))
     is_grey = (rgb == rgb[..., :1]).all()
-    _write(path, Image.fromarray(rgb[..., 0] if is_grey else rgb), **FORMATS[os.path.splitext(path)[1].lower()])
+    picture = Image.fromarray(rgb[..., 0] if is_grey else rgb)
+    write_file(path, encoded(picture, **FORMATS[os.path.splitext(path)[1].lower()]))
 
 
 def save_gif(path: str | os.PathLike, frames: Sequence[np.ndarray]) -> None:
@@ -246,7 +257,8 @@ def save_gif(path: str | os.PathLike, frames: Sequence[np.ndarray]) -> None:
         picture.paste(Image.fromarray(to_rgb(frame)))
         pictures.append(picture)
     first, *others = pictures
-    _write(path, first, format="GIF", save_all=True, append_images=others, duration=FRAME_MILLISECONDS, loop=0)
+    animation = {"save_all": True, "append_images": others, "duration": FRAME_MILLISECONDS, "loop": 0}
+    write_file(path, encoded(first, format="GIF", **animation))
 
 
 def scatter(
@@ -310,9 +322,3 @@ def _literal(text: str) -> str:
     """Escapes text that matplotlib would read as mathematics, or as a label to leave out of the legend."""
     escaped = text.replace("$", r"\$")
     return f"\u200b{escaped}" if escaped.startswith("_") else escaped
-
-
-def _write(path: str | os.PathLike, picture: Image.Image, **options: Any) -> None:
-    data = io.BytesIO()
-    picture.save(data, **options)
-    write_file(path, data.getvalue())

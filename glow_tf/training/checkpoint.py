@@ -41,10 +41,7 @@ class Checkpointer:
     """Saves and restores the states of a run.
 
     Args:
-        state: the training state.
-        record: the record of the run.
-        folder: the folder of the states.
-        num_replicas: number of devices that share a batch.
+        folder: where the states are.
         check: called before every write; raises if this process may no longer write there.
 
     Attributes:
@@ -66,11 +63,7 @@ class Checkpointer:
         self.saved_step: int | None = None
 
     def save(self) -> None:
-        """Saves the current state, unless it is the one that was last saved.
-
-        Raises:
-            OSError: if it cannot be written; the older states remain.
-        """
+        """Saves the current state, unless it is the one that was last saved; after an OSError the older ones remain."""
         step = self._state.step_count
         if step == self.saved_step:
             return
@@ -91,10 +84,7 @@ class Checkpointer:
             self._remove(number)
 
     def restore(self) -> str | None:
-        """Restores the newest state that is complete, undamaged and belongs to this run.
-
-        Returns:
-            The path of the restored state, or None if no state was ever completed.
+        """Restores the newest complete, undamaged state of this run, and returns its path; None if there was never one.
 
         Raises:
             InputError: if there are states but none is readable; starting over would lose the run.
@@ -122,12 +112,9 @@ class Checkpointer:
         return None
 
     def roll_back(self) -> str | None:
-        """Restores weights, averages and optimizer from the newest undamaged state.
+        """Restores weights, averages and optimizer from the newest undamaged state, and returns its path, if any.
 
         The run's record and the step count stay as they are: with the same noise, the same steps would fail again.
-
-        Returns:
-            The path of that state, or None if there is none.
         """
         for number in sorted(self._states(), reverse=True):
             with contextlib.suppress(*_ERRORS):

@@ -28,11 +28,7 @@ _FIRST = (
 
 
 class History:
-    """The rows of a metrics.csv; a resumed run appends to them.
-
-    Args:
-        path: the file; a missing or unreadable one has no rows.
-    """
+    """The rows of a metrics.csv, none if it is missing or unreadable; a resumed run appends to them."""
 
     def __init__(self, path: str | os.PathLike) -> None:
         self._path = Path(path)
@@ -53,13 +49,7 @@ class History:
             self._row["learning_rate"] = float(metrics["learning_rate"])
 
     def add_scalars(self, split: str, step: int, values: Mapping[str, Any]) -> None:
-        """Takes the scalars of an evaluation into the next row.
-
-        Args:
-            split: "train" or "test".
-            step: batches so far.
-            values: {tag: number}; of the training split only statistics of the latents are taken.
-        """
+        """Takes the scalars of a split's evaluation into the next row; of "train" only statistics of the latents."""
         self._row["step"] = step
         for tag, value in values.items():
             is_shared = tag.startswith("z/") or tag == "bits_per_dim"
@@ -76,18 +66,12 @@ class History:
         return "test_bits_per_dim" in self._row
 
     def finish_row(self) -> None:
-        """Appends the row and replaces the file; rows of the same and of later steps are dropped.
-
-        Raises:
-            OSError: the file could not be written and is unchanged.
-        """
+        """Appends the row and replaces the file; rows of the same and of later steps are dropped."""
         row, bits = self._row, self._train_bits
         self._row, self._train_bits = {}, []
         if bits:
             row["train_bits_per_dim"] = sum(bits) / len(bits)
-        row = {
-            column: row[column] for column in [*(c for c in _FIRST if c in row), *(c for c in row if c not in _FIRST)]
-        }
+        row = {column: row[column] for column in dict.fromkeys([*_FIRST, *row]) if column in row}
         self.rows = [*(old for old in self.rows if old["step"] < row["step"]), row]
         columns = list(dict.fromkeys(column for each in self.rows for column in each))
         text = io.StringIO()
@@ -110,11 +94,7 @@ def training_time(seconds: float, cpu_seconds: float) -> str:
 def training_time_of(weights: str | os.PathLike, step: int | None) -> str:
     """Training time of a run's weights file, from the run's metrics.csv; empty if that does not tell.
 
-    The file itself does not hold it: equal runs write equal weights on any machine.
-
-    Args:
-        weights: the file, in the folder where the run has written it.
-        step: its step.
+    The file, in the folder where the run has written it, does not hold it: equal runs write equal weights.
     """
     rows = History(Path(os.path.abspath(weights)).parent.parent / "metrics.csv").rows
     row = next((row for row in rows if row["step"] == step), {})
@@ -135,18 +115,11 @@ def _short(value: float) -> str:
 
 
 class Panel(NamedTuple):
-    """One of a picture's axes.
-
-    Attributes:
-        title: what it shows.
-        lines: {regular expression for the columns that it shows: their label}.
-        limits: of the healthy range, drawn as dashed lines.
-        is_logarithmic: whether the y axis is.
-    """
+    """One of a picture's axes."""
 
     title: str
-    lines: Mapping[str, str]
-    limits: tuple[float, ...] = ()
+    lines: Mapping[str, str]  # {regular expression for the columns that it shows: their label}
+    limits: tuple[float, ...] = ()  # of the healthy range, drawn as dashed lines
     is_logarithmic: bool = False
 
 
@@ -158,13 +131,7 @@ CURVES = (
 
 
 def draw(rows: Sequence[Row], title: str, panels: Sequence[Panel] = CURVES) -> bytes:
-    """Draws numbers of a run against its steps, as PNG.
-
-    Args:
-        rows: of a `History`, at least one.
-        title: the caption.
-        panels: what to draw, four in a row.
-    """
+    """Draws numbers of a run, at least one row of a `History`, against its steps, as PNG; four panels in a row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -55,10 +55,7 @@ COUPLING_IMAGES = 8  # the couplings are evaluated eagerly, one by one
 def examine(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> dict[str, float]:
     """Returns {tag: float}: extremes of every level's matrices, actnorms and couplings, and the round-trip error.
 
-    Args:
-        glow: the model.
-        images: uint8 [B, H, W, C].
-        labels: [B] for a class-conditional model; ignored by others.
+    Images are uint8 [B, H, W, C]. A model without classes ignores the labels.
     """
     findings = {}
     for level, steps in enumerate(glow.flow.steps):
@@ -73,11 +70,7 @@ def examine(glow: Glow, images: np.ndarray, labels: Labels | None = None) -> dic
 
 
 def complaints(findings: Mapping[str, float]) -> list[str]:
-    """Returns one line for every number that is outside its range or not finite.
-
-    Args:
-        findings: {tag: float}, from `examine` and `metrics.latent_statistics`.
-    """
+    """Returns one line for every number of `examine` and `metrics.latent_statistics` that is not in its range."""
     lines = []
     for tag, value in findings.items():
         low, high, description = RANGES[tag.split("/")[-1]]
@@ -98,13 +91,7 @@ def _healthy(low: float, high: float) -> str:
 
 
 def first_not_finite(glow: Glow, values: Array, labels: Labels | None = None) -> str | None:
-    """Returns the first layer, from the image on, whose result is not finite, in words; None if all are finite.
-
-    Args:
-        glow: the model.
-        values: continuous pixels [B, H, W, C].
-        labels: [B] for a class-conditional model.
-    """
+    """Returns the first layer, from continuous pixels on, whose result is not finite, in words; None if all are."""
     if not _is_finite(values):
         return "the pixels" if glow.flow.noise is None else "the pixels or their learned noise"
     for layer in _layers(glow, values):

@@ -59,9 +59,6 @@ def multi_worker_strategy(communication: str = "auto") -> tf.distribute.Strategy
 class Workers:
     """The processes of a strategy; with any other than a multi-worker strategy, this one process.
 
-    Args:
-        strategy: a tf.distribute.Strategy.
-
     Attributes:
         index: number of this worker; the chief is 0.
         count: number of workers.
@@ -197,14 +194,7 @@ def follow(trainer: "Trainer", batches: "TrainingBatches") -> int | None:
 
 
 class TrainingBatches:
-    """This worker's part of the training batches, by their number over all epochs.
-
-    Args:
-        train: the training images.
-        config: its batch size, seed and `flip` are used.
-        shard: see `Trainer.shard`.
-        has_labels: whether the model is class-conditional.
-    """
+    """This worker's part of the training batches, by their number over all epochs; for `shard` see `Trainer.shard`."""
 
     def __init__(
         self, train: ArrayDataset | StreamingDataset, config: TrainConfig, shard: tuple[int, int], has_labels: bool

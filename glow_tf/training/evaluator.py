@@ -18,7 +18,7 @@ from glow_tf.dequantization import NoiseStream
 from glow_tf.errors import InputError
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
-from glow_tf.training import diagnostics, model_card, pictures
+from glow_tf.training import diagnostics, hardware, model_card, pictures
 from glow_tf.training.progress import Reporter
 from glow_tf.training.run_directory import RunDirectory
 from glow_tf.training.state import RunRecord
@@ -62,13 +62,7 @@ def num_evaluated(config: TrainConfig, num_train: int, num_test: int) -> int:
 
 @dataclasses.dataclass(eq=False)
 class Evaluator:
-    """Evaluates a run's model with averaged weights, and writes these.
-
-    Attributes:
-        metadata: plain JSON values for the weights files.
-        check: called often; an exception from it ends the evaluation.
-        try_to_save: called with a name and a function that writes files.
-    """
+    """Evaluates a run's model with averaged weights, and writes these."""
 
     trainer: "Trainer"
     train: ArrayDataset | StreamingDataset
@@ -77,9 +71,9 @@ class Evaluator:
     record: RunRecord
     reporter: Reporter
     config: TrainConfig
-    metadata: Mapping[str, Any]
-    check: Callable[[], None]
-    try_to_save: Callable[[str, Callable[[], None]], None]
+    metadata: Mapping[str, Any]  # for the weights files
+    check: Callable[[], None]  # called often; an exception from it ends the evaluation
+    try_to_save: Callable[[str, Callable[[], None]], None]  # takes a name and a function that writes files
 
     def __post_init__(self) -> None:
         self._steps_per_epoch = self.train.steps_per_epoch(self.config.batch_size)
@@ -129,10 +123,7 @@ class Evaluator:
         return metadata
 
     def evaluate(self, is_last: bool) -> tuple[float, float | None]:
-        """Scores, reports, looks closer if that is due, and writes the weights.
-
-        Args:
-            is_last: whether the run ends here; then all test images are scored.
+        """Scores, reports, looks closer if that is due, and writes the weights; scores all test images if `is_last`.
 
         Returns:
             (bits/dim, its standard error or None for a single image).
@@ -254,7 +245,7 @@ class Evaluator:
         run.check_lock()
         self.record.count_time()
         seconds = self.record.seconds, self.record.cpu_seconds
-        model_card.write(run.model_card, glow, self.trainer.devices, metadata, *seconds)
+        model_card.write(run.model_card, glow, hardware.gpu_names(), metadata, *seconds)
         paths = [run.best_weights] if is_best else []
         paths += [run.snapshot(self._epoch)] if self.config.keep else []
         for path in [*paths, run.weights]:

@@ -53,23 +53,14 @@ def initial_images(config: GlowConfig) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-    """How a run ended.
+    """How a run ended."""
 
-    Attributes:
-        steps: number of steps in total, including those before a resume.
-        bits_per_dim: result of the test images with averaged weights; None if the run was stopped.
-        standard_error: standard error of `bits_per_dim`; None for a single test image.
-        stopped_by: number of the signal that stopped the run, or None.
-        is_saved: whether the last saves of the state and of the weights both succeeded.
-        new_steps: number of steps of this call; 0 if the run had already ended.
-    """
-
-    steps: int
-    bits_per_dim: float | None
-    standard_error: float | None
-    stopped_by: int | None
-    is_saved: bool
-    new_steps: int = dataclasses.field(default=0, compare=False)
+    steps: int  # in total, those before a resume included
+    bits_per_dim: float | None  # of the test images with averaged weights; None if the run was stopped
+    standard_error: float | None  # of `bits_per_dim`; None for a single test image
+    stopped_by: int | None  # number of the signal that stopped the run
+    is_saved: bool  # whether the last saves of the state and of the weights both succeeded
+    new_steps: int = dataclasses.field(default=0, compare=False)  # of this call; 0 if the run had already ended
 
 
 def fit(
@@ -120,24 +111,16 @@ def fit(
         return FitResult(trainer.step_count, None, None, stopped_by, is_saved=True)
     settings = {"model": trainer.glow.config.to_dict()} | config.fixed() | dict(settings or {})
     settings["images"] = dict(images or fingerprint(train.num_images, test.num_images))
-    if trainer.glow.config.num_classes and (metadata or {}).get("class_names"):
-        settings["class_names"] = list((metadata or {})["class_names"])  # in another order labels mean other classes
+    if trainer.glow.config.num_classes and metadata.get("class_names"):
+        settings["class_names"] = list(metadata["class_names"])  # in another order labels mean other classes
     run = run_directory if isinstance(run_directory, RunDirectory) else RunDirectory(run_directory)
     chief = Chief(trainer)
     with chief.announcing_failure(), run.lock(), _oom_as_input_error(trainer):
         run.check_writable(2 * _state_bytes(trainer))
         run.remove_stale_files()
-        if config.mixed_precision == AUTO and trainer.workers.count == 1 and run.has_saved():
-            trainer.mixed_precision = run.read_json(run.settings).get("mixed_precision") is True
-        if trainer.mixed_precision:
-            metadata["mixed_precision"] = True
-            if not run.has_saved():  # a resume does not compare it, since a flag may change it
-                settings["mixed_precision"] = True
+        _decide_precision(trainer, config, run, metadata, settings)
         loop = _Loop(trainer, batches, test, config, run, chief, metadata, settings)
         try:
-            if config.mixed_precision == AUTO:
-                dtype = "bfloat16" if trainer.mixed_precision else "float32"
-                loop.reporter.line(f"mixed_precision=auto: the coupling networks compute in {dtype}")
             result = loop.run()
             chief.announce_end(result.stopped_by)
             return result
@@ -175,6 +158,9 @@ class _Loop:
         self.reporter.configuration(model=self.settings["model"], training=config.fixed() | {"epochs": config.epochs})
         if restored is not None:
             self.reporter.line(f"resumed from {restored}, step {trainer.step_count}")
+        if config.mixed_precision == AUTO:
+            dtype = "bfloat16" if trainer.mixed_precision else "float32"
+            self.reporter.line(f"mixed_precision=auto: the coupling networks compute in {dtype}")
         self._signals = GracefulShutdown()
         self._recovery = Recovery(trainer, self.checkpointer, record, self.reporter.line)
         self._evaluator = Evaluator(
@@ -293,6 +279,18 @@ class _Loop:
                 raise
             self._unsaved.add(what)
             logging.warning("the %s could not be saved, the older files stay: %s", what, error)
+
+
+def _decide_precision(
+    trainer: "Trainer", config: TrainConfig, run: RunDirectory, metadata: dict, settings: dict
+) -> None:
+    """Lets a run resume in the precision that "auto" chose when it began, and records mixed precision."""
+    if config.mixed_precision == AUTO and trainer.workers.count == 1 and run.has_saved():
+        trainer.mixed_precision = run.read_json(run.settings).get("mixed_precision") is True
+    if trainer.mixed_precision:
+        metadata["mixed_precision"] = True
+        if not run.has_saved():  # a resume does not compare it, since a flag may change it
+            settings["mixed_precision"] = True
 
 
 def _state_bytes(trainer: "Trainer") -> int:

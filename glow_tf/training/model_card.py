@@ -60,13 +60,9 @@ def text(
     seconds: float = 0.0,
     cpu_seconds: float = 0.0,
 ) -> str:
-    """Returns the card in Markdown.
+    """Returns the card in Markdown; what `metadata` lacks is left out or reported as unknown.
 
     Args:
-        config: the model's configuration.
-        num_parameters: number of trainable parameters.
-        metadata: of the weights file; missing entries are left out or reported as unknown.
-        hardware: description of the machine.
         seconds: training time by the clock, evaluations included; 0 if unknown.
         cpu_seconds: training time summed over all CPU cores; 0 if unknown.
     """
@@ -100,10 +96,7 @@ def write(
     seconds: float = 0.0,
     cpu_seconds: float = 0.0,
 ) -> None:
-    """Replaces the card at `path`; for the arguments see `text` and `hardware_of`.
-
-    A failure is logged as a warning and not raised.
-    """
+    """Replaces the card at `path`; a failure is logged as a warning and not raised. For the arguments see `text`."""
     try:
         card = text(glow.config, glow.num_parameters, metadata, hardware_of(devices), seconds, cpu_seconds)
         write_atomically(path, card.encode(errors="backslashreplace"))

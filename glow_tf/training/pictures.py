@@ -29,10 +29,7 @@ def draw(
     """Draws the pictures, {name: uint8 [h, w, 3]}.
 
     Args:
-        glow: the model.
-        images: uint8 test images to reconstruct, [N, H, W, C].
-        labels: [N].
-        class_names: may be empty.
+        images, labels: uint8 test images to reconstruct, [N, H, W, C], and their classes [N].
         when: epoch and step, for the captions.
         check: called before each computation; an exception from it ends the drawing.
     """
@@ -73,11 +70,7 @@ def draw(
 
 
 def save(folder: Path, drawn: Mapping[str, np.ndarray], epoch: int) -> None:
-    """Replaces the pictures in a folder, and adds the samples of about every epoch 1, 2, 4, 8, ...
-
-    Raises:
-        OSError: disk full, no permission.
-    """
+    """Replaces the pictures in a folder, and adds the samples of about every epoch 1, 2, 4, 8, ..."""
     for name, image in drawn.items():
         save_image(folder / f"{name}.png", image)
     power = 1 << (max(epoch, 1).bit_length() - 1)

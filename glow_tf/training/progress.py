@@ -33,11 +33,7 @@ class Reporter:
     stream is given.
 
     Args:
-        run: the run's directory.
         record: what the run has reached; its time is continued from metrics.csv if that is newer.
-        total_steps: the step at which the run ends.
-        images_per_step: the batch size.
-        steps_per_evaluation: steps between two evaluations.
         stream: where lines and the progress of the steps are shown; default: the error stream.
 
     Attributes:
@@ -112,13 +108,7 @@ class Reporter:
         self._write("test", 0, lambda: tensorboard.write_hparams(sections, self._run.path.name))
 
     def scalars(self, split: str, step: int, values: Mapping[str, Any]) -> None:
-        """Writes {tag: number} to TensorBoard, and those of an evaluation to the next row of metrics.csv.
-
-        Args:
-            split: "train" or "test"; both have the same tags.
-            step: batches so far.
-            values: {tag: number}.
-        """
+        """Writes a split's {tag: number} to TensorBoard, and those of evaluations to the next row of metrics.csv."""
 
         def write() -> None:
             for tag, value in values.items():
@@ -134,15 +124,7 @@ class Reporter:
                 tensorboard.write_projector(self._run.test_logs, latents, images, labels, class_names)
 
     def pictures(self, drawn: Mapping[str, np.ndarray], step: int, epoch: int) -> None:
-        """Writes pictures to the results folder and to TensorBoard.
-
-        The folder holds the newest pictures, and the samples of about every epoch 1, 2, 4, 8, ...
-
-        Args:
-            drawn: {name: uint8 [h, w, 3]}.
-            step: batches so far.
-            epoch: epochs so far.
-        """
+        """Writes pictures, {name: uint8 [h, w, 3]}, to the results folder (see `pictures.save`) and to TensorBoard."""
         with self._tolerating_a_full_disk():
             pictures.save(self._run.results, drawn, epoch)
 

@@ -29,10 +29,7 @@ class Recovery:
     say: Callable[[str], None]
 
     def after_step(self, is_finite: bool, images: Array, labels: Labels | None) -> bool:
-        """To be called after each step, with its batch.
-
-        Returns:
-            whether the state was rolled back.
+        """To be called after each step, with its batch; returns whether the state was rolled back.
 
         Raises:
             TrainingFailure: if gradients are still not finite after the learning rate was halved.
@@ -69,13 +66,7 @@ class Recovery:
 
 
 def locate(trainer: "Trainer", images: Array, labels: Labels | None = None) -> str:
-    """Where the last batch stops being finite, in words: a level, step and layer, or a variable.
-
-    Args:
-        trainer: a Trainer.
-        images: uint8 [batch_size, H, W, C], the last batch passed to `train_step`.
-        labels: [batch_size], its labels.
-    """
+    """Where the last batch passed to `train_step` stops being finite: a level, step and layer, or a variable."""
     glow = trainer.glow
     labels = class_labels(labels, glow.config.num_classes)
     noise = trainer._noise(tf.constant(trainer.step_count - 1), tf.convert_to_tensor(images), 0)

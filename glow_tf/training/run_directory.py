@@ -1,8 +1,8 @@
 """The files of a training run, and who may write them.
 
 <run>/.lock            held by the trainer; its process id
-<run>/checkpoints/     weights, their model card, and state/, from which training resumes
-<run>/logs/            TensorBoard
+<run>/checkpoints/     the newest and the best weights, their model card, and state/, from which training resumes
+<run>/logs/            TensorBoard, of the training and of the evaluations
 <run>/results/         pictures
 <run>/metrics.csv      a row for each evaluation, drawn in curves.png and diagnostics.png
 <run>/settings.json    what must stay the same when the run is resumed
@@ -32,24 +32,10 @@ _SNAPSHOT = re.compile(r"weights-epoch\d{4,}\.h5")
 
 
 class RunDirectory:
-    """The folder of one run; nothing is created or changed on disk until a method is called.
-
-    Args:
-        path: the folder; it need not exist.
+    """The folder of one run, which need not exist: nothing is created or changed on disk until a method is called.
 
     Raises:
         InputError: if the path is not UTF-8, which TensorFlow cannot write to.
-
-    Attributes:
-        checkpoints: folder of all weights and of the states.
-        weights: the newest weights.
-        best_weights: the weights of the best test result.
-        model_card: description of the weights.
-        state: folder of the states that training resumes from.
-        train_logs: TensorBoard's logs of the training.
-        test_logs: TensorBoard's logs of the evaluations.
-        results: folder of the pictures.
-        settings: what must stay the same when the run is resumed.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -155,12 +141,9 @@ class RunDirectory:
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def remove_stale_files(self) -> list[Path]:
-        """Removes what killed writers left behind; to be called under the lock.
+        """Removes what killed writers left behind, and returns its paths; to be called under the lock.
 
         These are `*.tmp-<pid>` of dead processes, and temporary files of tf.train.Checkpoint in `state`.
-
-        Returns:
-            what was removed.
         """
         removed = []
         for folder in (self.path, self.checkpoints, self.state, self.test_logs, self.results):
@@ -203,11 +186,7 @@ class RunDirectory:
     def archive(self) -> Path | None:
         """Renames the run's folder to `<run>.old-<n>`, so that a new run can begin; nothing is lost.
 
-        Returns:
-            the new path, or None if there was no run.
-
-        Raises:
-            InputError: if the folder cannot be renamed.
+        Returns the new path, or None if there was no run; raises InputError if the folder cannot be renamed.
         """
         if not self.settings.exists() and not self.checkpoints.exists():
             return None
@@ -231,13 +210,9 @@ class RunDirectory:
             )
 
     def check_writable(self, needed_bytes: int) -> None:
-        """Checks that the run can write its files; nothing is left behind, folders are not created.
+        """Raises InputError unless the run can write its files and this many bytes, such as two checkpoints, are free.
 
-        Args:
-            needed_bytes: free space that the run needs, such as two checkpoints.
-
-        Raises:
-            InputError: no permission, not a folder, a full disk, or fewer bytes free than needed.
+        Nothing is left behind, and folders are not created.
         """
         for folder in dict.fromkeys(_nearest_existing(folder) for folder in self._folders):
             try:

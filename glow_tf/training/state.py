@@ -21,16 +21,11 @@ class TrainState:
 
     The order of the images is a function of (seed, epoch) and the dequantisation noise one of (seed, step), so
     resuming needs nothing else.
-
-    Attributes:
-        weights: the model's variables by name.
-        optimizer: the Optimizer, with its slots and moving averages.
-        step_count: batches so far.
     """
 
-    weights: Mapping[str, tf.Variable]
+    weights: Mapping[str, tf.Variable]  # the model's variables by name
     optimizer: Optimizer
-    step_count: int = 0
+    step_count: int = 0  # batches so far
 
     def variables(self) -> dict[str, Any]:
         """The variables by their names in a checkpoint."""
@@ -44,29 +39,17 @@ class TrainState:
 
 @dataclasses.dataclass
 class RunRecord:
-    """The progress of a run; a roll-back leaves it unchanged.
-
-    Attributes:
-        run_id: identifier of the run.
-        num_replicas: number of devices that shared a batch when the state was saved.
-        reported_step: number of batches at the last evaluation.
-        best_bits_per_dim: the best test result so far.
-        skipped: number of steps that were skipped because of a non-finite gradient.
-        skipped_in_a_row: the skipped steps since the last finite one.
-        rate_was_halved: whether the run has rolled back and halved its learning rate.
-        seconds: wall-clock time of the run, including evaluations and earlier sessions.
-        cpu_seconds: CPU time of the run over all cores; with several workers, the chief's.
-    """
+    """The progress of a run; a roll-back leaves it unchanged."""
 
     run_id: str = ""
-    num_replicas: int = 0
-    reported_step: int = 0
-    best_bits_per_dim: float = math.inf
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    rate_was_halved: bool = False
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
+    num_replicas: int = 0  # devices that shared a batch when the state was saved
+    reported_step: int = 0  # batches at the last evaluation
+    best_bits_per_dim: float = math.inf  # of the test images
+    skipped: int = 0  # steps whose gradient was not finite
+    skipped_in_a_row: int = 0  # since the last finite one
+    rate_was_halved: bool = False  # by a roll-back
+    seconds: float = 0.0  # by the clock, evaluations and earlier sessions included
+    cpu_seconds: float = 0.0  # over all cores; with several workers, the chief's
 
     def __post_init__(self) -> None:
         self._counted = time.monotonic(), time.process_time()

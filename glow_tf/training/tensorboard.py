@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from glow_tf._files import write_atomically
 from glow_tf.evaluation import visualization
@@ -20,12 +19,7 @@ PROJECTED_NUMBERS = 400_000
 
 
 def write_hparams(sections: Mapping[str, Mapping[str, Any]], trial: str) -> None:
-    """Writes the hyperparameters of a run to the default summary writer.
-
-    Args:
-        sections: {section: {name: value}}; values other than numbers, booleans and text are written as text.
-        trial: the run's name.
-    """
+    """Writes the hyperparameters of a run, {section: {name: value}}, to the default summary writer."""
     from tensorboard.plugins.hparams import api
 
     flat = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
@@ -48,14 +42,9 @@ def write_projector(
     """Replaces the projector's files of a log folder.
 
     Args:
-        folder: where the logs are.
         latents: [N, ...]; fewer rows are written if they are long (`PROJECTED_NUMBERS`).
         images: uint8 [N, H, W, C].
         labels: [N], indices of `class_names` if there are any.
-        class_names: may be empty.
-
-    Raises:
-        OSError: disk full, no permission.
     """
     from tensorboard.plugins import projector
 
@@ -92,7 +81,4 @@ def _sprite(images: np.ndarray) -> bytes:
     canvas[: len(images)] = images
     count, height, width, channels = canvas.shape
     tiled = canvas.reshape(side, side, height, width, channels).swapaxes(1, 2)
-    data = io.BytesIO()
-    picture = visualization.to_rgb(tiled.reshape(side * height, side * width, channels))
-    Image.fromarray(picture).save(data, format="PNG")
-    return data.getvalue()
+    return visualization.png(tiled.reshape(side * height, side * width, channels))

@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from glow_tf.training.loop import FitResult
 
 
-def default_strategy() -> tf.distribute.Strategy:
-    """MirroredStrategy over all local accelerators, or over the logical CPUs if there is none."""
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
-
-
 class Trainer:
     """Maximises the likelihood of dequantised images, one step at a time.
 
@@ -111,12 +105,6 @@ class Trainer:
     def shard(self) -> tuple[int, int]:
         """(index, count): this worker's part of a batch, an argument of `ArrayDataset.training_batches`."""
         return self.workers.index, self.workers.count
-
-    @property
-    def devices(self) -> list[str]:
-        """Names of the GPUs, such as "NVIDIA H100"; empty on a CPU."""
-        gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
-        return [details.get("device_name", "GPU") for details in gpus]
 
     def initialize(self, images: Array) -> None:
         """Runs the data-dependent initialisation (`Glow.initialize`); call it once, before the first step.
