@@ -171,10 +171,7 @@ def _array(data_set: h5py.h5d.DatasetID) -> tuple[int, str, tuple[int, ...]] | s
 
 
 def read_in_child(file: BinaryIO) -> Contents:
-    """Reads the contents of an untrusted file, in a child process.
-
-    Args:
-        file: an open regular file; its position may change.
+    """Reads the contents of an untrusted file, in a child process; may change the file's position.
 
     Raises:
         ContentsError: the library fails on the file or takes too long, or the file has too many objects.

@@ -54,10 +54,8 @@ def write(
     Equal arguments give equal bytes.
 
     Args:
-        path: the file to write, in an existing folder.
         arrays: {readable name ("level0/coupling/kernel_1"): array of floats or integers}.
-        config: the configuration of the model; JSON values only (tuples come back as lists).
-        metadata: the origin of the arrays: data set, step, seed, class names.
+        config, metadata: JSON values (tuples come back as lists): the model, and the origin of its arrays.
         dtype: the type in which floats are stored, such as "float16". Default: the arrays' own types.
 
     Raises:
@@ -153,7 +151,7 @@ class WeightsFile:
         Raises:
             InputError: a name, shape or dtype differs, or a value is not finite; the message names the array.
         """
-        problem = _difference(self._names, expected, "the model")
+        problem = difference(self._names, expected, "the model")
         if problem:
             raise self._h5.error(problem)
         for name, (shape, dtype) in expected.items():
@@ -171,17 +169,13 @@ class WeightsFile:
         return {name: arrays[name].astype(dtype, copy=False) for name, (_, dtype) in expected.items()}
 
     def read_all(self) -> dict[str, np.ndarray]:
-        """Reads all arrays in the order of their names, without an expected shape.
-
-        Raises:
-            InputError: an array cannot be read, or a value is not finite; the message names the array.
-        """
+        """Reads all arrays in the order of their names, whatever their shapes; InputError as in `read`."""
         return self._h5.load(sorted(self._names))
 
     def _check_attributes(self) -> None:
         contents = self._h5.contents
         needed = ["format", "format_version", "config", *({_METADATA} - set(contents["arrays"]))]
-        problem = _difference(contents["attributes"], needed, "a weights file", "the attribute ")
+        problem = difference(contents["attributes"], needed, "a weights file", "the attribute ")
         if problem:
             raise InputError(f"it {problem}")
         stored, version = (contents["attributes"][name] for name in ("format", "format_version"))
@@ -216,7 +210,8 @@ def open_weights(path: str | os.PathLike) -> Iterator[WeightsFile]:
         yield WeightsFile(H5File(path, file))
 
 
-def _difference(stored: Iterable[str], needed: Iterable[str], owner: str, what: str = "") -> str:
+def difference(stored: Iterable[str], needed: Iterable[str], owner: str, what: str = "") -> str:
+    """How names differ from those that are needed, as the end of a sentence; empty if they do not."""
     missing, extra = sorted({*needed} - {*stored}), sorted({*stored} - {*needed})
     problems = [f"lacks {what}{format_names(missing)}"] if missing else []
     problems += [f"has {what}{format_names(extra)}, which {owner} does not have"] if extra else []

@@ -1,5 +1,6 @@
 """Helpers that all importers share: check arrays by name and shape, and build a Glow from them."""
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,34 +9,24 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from glow_tf._files import format_names, printable
+from glow_tf._files import printable
 from glow_tf.bijectors import plu_decompose
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
+from glow_tf.weights import difference
 
 Arrays = dict[str, np.ndarray]
+Shapes = dict[str, tuple[int, ...]]
 
 
 def check_shapes(
     source: str | os.PathLike, found: Mapping[str, Iterable[int]], expected: Mapping[str, Iterable[int]]
 ) -> None:
-    """Refuses a file whose variables are not exactly the expected ones.
-
-    Args:
-        source: the file's name in messages.
-        found: {name: shape} of the file.
-        expected: {name: shape} of the model.
-
-    Raises:
-        InputError: variables are missing, unknown or of another shape; the message names them.
-    """
-    missing = [name for name in expected if name not in found]
-    unknown = [name for name in found if name not in expected]
-    problems = [f"lacks {format_names(missing)}"] if missing else []
-    problems += [f"has {format_names(unknown)}, which the model does not have"] if unknown else []
-    if problems:
-        raise InputError(f"{printable(source)} {' and '.join(problems)}")
+    """Raises InputError unless the variables of a file, {name: shape}, are exactly the expected ones."""
+    problem = difference(found, expected, "the model")
+    if problem:
+        raise InputError(f"{printable(source)} {problem}")
     for name, shape in expected.items():
         if tuple(found[name]) != tuple(shape):
             raise InputError(
@@ -69,27 +60,18 @@ def check_finite(source: str | os.PathLike, arrays: Arrays) -> None:
 
 
 def conv1x1_values(source: str | os.PathLike, names: Sequence[str], weights: Sequence[np.ndarray]) -> Arrays:
-    """The variables of a level's K 1x1 convolutions, from dense matrices.
+    """The variables of a level's K 1x1 convolutions, from K dense matrices [C, C] for row vectors.
 
-    Args:
-        source: the file's name in messages.
-        names: the names of the K matrices in messages.
-        weights: K arrays [C, C]; the layer multiplies a row vector with the matrix.
-
-    Raises:
-        InputError: a matrix cannot be inverted; the message names it.
+    Raises InputError if a matrix cannot be inverted, with its name of `names`.
     """
     steps = []
     for name, weight in zip(names, weights, strict=True):
-        try:
+        with contextlib.suppress(tf.errors.InvalidArgumentError):  # a singular matrix, or one that nearly is
             step = {f"conv1x1/{key}": factor.numpy() for key, factor in plu_decompose(weight).items()}
-        except tf.errors.InvalidArgumentError as error:
-            raise InputError(
-                f"{printable(source)} has a matrix that cannot be inverted in {printable(name)}"
-            ) from error
-        if not np.isfinite(step["conv1x1/log_abs_s"]).all():
-            raise InputError(f"{printable(source)} has a matrix that cannot be inverted in {printable(name)}")
-        steps.append(step)
+            if np.isfinite(step["conv1x1/log_abs_s"]).all():
+                steps.append(step)
+                continue
+        raise InputError(f"{printable(source)} has a matrix that cannot be inverted in {printable(name)}")
     return stacked(steps)
 
 
@@ -116,13 +98,7 @@ def without_prefix(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def glow_from(config: GlowConfig, values: Arrays, program: str) -> Glow:
-    """Builds a Glow from its configuration and the values of all its variables.
-
-    Args:
-        config: the configuration.
-        values: {name as in `Glow.named_variables`: array}.
-        program: the program that wrote the values, for the metadata.
-    """
+    """Builds a Glow from its configuration and the values of all its variables, which `program` wrote."""
     glow = Glow(config)
     variables = glow.named_variables()
     if set(values) != set(variables):

@@ -71,9 +71,7 @@ def read(path: str | os.PathLike, image_size: int | None = None) -> Glow:
     if layout != "glow-tf2":
         raise InputError(f"{printable(path)} is not a weights file of GLOW-tf2: it is {_LAYOUTS[layout]}")
     name = printable(path)
-    file = _Arrays(name, weights.read_foreign(path))
-    steps = file.take_steps()
-    splits, top = file.take_gaussians()
+    steps, splits, top = _divided(name, weights.read_foreign(path))
     config = _config(name, steps, splits, top, image_size)
     values: Arrays = {}
     for level, (_, _, channels) in enumerate(config.squeezed_shapes()):
@@ -89,31 +87,20 @@ def read(path: str | os.PathLike, image_size: int | None = None) -> Glow:
     return glow_from(config, values, "glow-tf2")
 
 
-class _Arrays:
-    """The file's (name, array) pairs, consumed from the front."""
-
-    def __init__(self, path: str, arrays: Arrays) -> None:
-        self.path = path
-        self._left = [(printable(name), array) for name, array in arrays.items()]
-
-    def take_steps(self) -> list[Pairs]:
-        """The 15 pairs of each flow step."""
-        steps = []
-        while self._left and self._left[0][1].ndim == 4 and self._left[0][1].shape[:3] == (1, 1, 1):
-            if len(self._left) < _STEP_ARRAYS:
-                raise InputError(f"{self.path} ends inside a flow step, at {self._left[-1][0]}")
-            steps.append(self._left[:_STEP_ARRAYS])
-            del self._left[:_STEP_ARRAYS]
-        if not steps:
-            raise InputError(f"{self.path} does not begin with the 15 arrays of a flow step")
-        return steps
-
-    def take_gaussians(self) -> tuple[list[Pairs], Pairs]:
-        """([the 2 pairs of each split], [the last pair])."""
-        if not len(self._left) % 2:
-            raise InputError(f"{self.path} has {len(self._left)} arrays after its flow steps; an odd number is needed")
-        splits = [self._left[i : i + 2] for i in range(0, len(self._left) - 1, 2)]
-        return splits, self._left[-1:]
+def _divided(path: str, arrays: Arrays) -> tuple[list[Pairs], list[Pairs], Pairs]:
+    """([the 15 (name, array) pairs of each flow step], [the 2 of each split], [the last pair])."""
+    left = [(printable(name), array) for name, array in arrays.items()]
+    steps = []
+    while left and left[0][1].ndim == 4 and left[0][1].shape[:3] == (1, 1, 1):
+        if len(left) < _STEP_ARRAYS:
+            raise InputError(f"{path} ends inside a flow step, at {left[-1][0]}")
+        steps.append(left[:_STEP_ARRAYS])
+        left = left[_STEP_ARRAYS:]
+    if not steps:
+        raise InputError(f"{path} does not begin with the 15 arrays of a flow step")
+    if not len(left) % 2:
+        raise InputError(f"{path} has {len(left)} arrays after its flow steps; an odd number is needed")
+    return steps, [left[i : i + 2] for i in range(0, len(left) - 1, 2)], left[-1:]
 
 
 def _config(path: str, steps: list[Pairs], splits: list[Pairs], top: Pairs, image_size: int | None) -> GlowConfig:

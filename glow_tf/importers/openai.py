@@ -19,6 +19,7 @@ from glow_tf.glow import Glow
 from glow_tf.importers import openai_layout as layout
 from glow_tf.importers.common import (
     Arrays,
+    Shapes,
     check_finite,
     check_shapes,
     conv1x1_values,
@@ -28,15 +29,16 @@ from glow_tf.importers.common import (
     stacked,
     without_prefix,
 )
-from glow_tf.importers.openai_layout import AVERAGED, Shapes, expected_shapes
+from glow_tf.importers.openai_layout import AVERAGED, expected_shapes
 from glow_tf.importers.tf_checkpoint import Checkpoint
+from glow_tf.persistence import values_of
 
 
 def read(prefix: str | os.PathLike, image_size: int, num_bits: int, averaged: bool = False) -> Glow:
     """Reads an OpenAI checkpoint; infers everything except `image_size` and `num_bits`.
 
     Args:
-        prefix: PREFIX of the files PREFIX.index and PREFIX.data-00000-of-00001; the name of either file also works.
+        prefix: see `Checkpoint`.
         image_size: height and width.
         num_bits: bits per channel, 8 or 5 in the published runs.
         averaged: whether to read the moving averages of the trained variables instead of their last values.
@@ -60,11 +62,7 @@ def read(prefix: str | os.PathLike, image_size: int, num_bits: int, averaged: bo
 
 
 def write(glow: Glow, prefix: str | os.PathLike, lu: bool = False) -> None:
-    """Writes PREFIX.index and PREFIX.data-00000-of-00001 with OpenAI's names, the model's variables only.
-
-    Args:
-        glow: see `export`.
-        lu: see `export`.
+    """Writes PREFIX.index and PREFIX.data-00000-of-00001 with OpenAI's names; for `lu` see `export`.
 
     Raises:
         InputError: as `export`, or the folder does not exist.
@@ -91,7 +89,6 @@ def export(glow: Glow, lu: bool = False) -> Arrays:
     """{OpenAI's name: array} of all model variables.
 
     Args:
-        glow: a model of the "openai" architecture.
         lu: whether to write 1x1 convolutions as P, L, U, sign_S and log_S, bit for bit, instead of as one matrix W.
             OpenAI's published code reads W; the other form is a switch in its source.
 
@@ -100,10 +97,8 @@ def export(glow: Glow, lu: bool = False) -> Arrays:
     """
     config = glow.config
     _check_exportable(config, lu)
-    variables = {name: variable.numpy() for name, variable in glow.named_variables().items()}
-    variables = {
-        name: layout.interleave(v) if layout.is_interleaved(name, config) else v for name, v in variables.items()
-    }
+    variables = values_of(glow)
+    variables |= {name: layout.interleave(v) for name, v in variables.items() if layout.is_interleaved(name, config)}
     arrays: Arrays = {}
     for level in range(config.num_levels):
         steps = without_prefix(variables, f"level{level}/")
@@ -111,14 +106,9 @@ def export(glow: Glow, lu: bool = False) -> Arrays:
         for k in range(config.num_steps):
             one = {name: value[k] for name, value in steps.items()}
             arrays |= prefixed(f"model/{level}/{k}/", _exported(layout.STEP, one) | permutations[k])
-    for name, values in _parts(variables).items():
-        arrays |= prefixed(name, values)
-    shapes = expected_shapes(config, lu)
-    if config.learned_top:
-        edge = arrays["model/prior/p/W"]
-        arrays["model/prior/p/W"] = np.zeros(shapes["model/prior/p/W"], np.float32)
-        arrays["model/prior/p/W"][:, :, -1] = edge
-    return {name: _as_stored(arrays[name]).reshape(shape) for name, shape in shapes.items()}
+    for theirs, table, ours in layout.parts(config):
+        arrays |= prefixed(theirs, _exported(table, without_prefix(variables, ours)))
+    return {name: _as_stored(arrays[name]).reshape(shape) for name, shape in expected_shapes(config, lu).items()}
 
 
 # ------------------------------------------------------------------------------------------- reading
@@ -188,16 +178,8 @@ def _values(prefix: str, config: GlowConfig, arrays: Arrays) -> Arrays:
         ours = stacked([_imported(layout.STEP, step) for step in steps])
         ours |= _permutation_values(prefix, config, steps, level)
         values |= prefixed(f"level{level}/", ours)
-        if level < config.num_levels - 1:
-            pool = without_prefix(arrays, f"model/pool{level}/")
-            values |= prefixed(f"split{level}/", _imported(layout.SPLIT, pool))
-    for name, table, target, is_there in (
-        ("model/prior/p/", layout.TOP, "top/", config.learned_top),
-        ("model/prior/y_emb/", layout.CLASS, "top/", config.num_classes),
-        ("model/classifier/", layout.CLASSIFIER, "classifier/", config.classifier),
-    ):
-        if is_there:
-            values |= prefixed(target, _imported(table, without_prefix(arrays, name)))
+    for theirs, table, name in layout.parts(config):
+        values |= prefixed(name, _imported(table, without_prefix(arrays, theirs)))
     return values | {name: layout.deinterleave(v) for name, v in values.items() if layout.is_interleaved(name, config)}
 
 
@@ -264,30 +246,15 @@ def _check_exportable(config: GlowConfig, lu: bool) -> None:
         raise InputError(f"the LU form needs 1x1 convolutions; this model's permutation is {config.permutation}")
 
 
-def _parts(variables: Arrays) -> dict[str, Arrays]:
-    """{prefix of OpenAI's names: {name: array}} of everything except the flow steps."""
-    parts = {}
-    for split in sorted({name.split("/")[0] for name in variables if name.startswith("split")}):
-        level = split.removeprefix("split")
-        parts[f"model/pool{level}/"] = _exported(layout.SPLIT, without_prefix(variables, f"{split}/"))
-    top = without_prefix(variables, "top/")
-    if "edge" in top:
-        parts["model/prior/p/"] = {
-            theirs: top[ours[1] if theirs == "W" else ours] for theirs, ours in layout.TOP.items()
-        }
-    if "class_kernel" in top:
-        parts["model/prior/y_emb/"] = _exported(layout.CLASS, top)
-    if "classifier/kernel" in variables:
-        parts["model/classifier/"] = _exported(layout.CLASSIFIER, without_prefix(variables, "classifier/"))
-    return parts
-
-
 def _exported(table: Mapping[str, Any], values: Arrays) -> Arrays:
     """One part's values under OpenAI's names, not yet in their shapes."""
     arrays: Arrays = {}
     for theirs, ours in table.items():
         if isinstance(ours, tuple):
-            arrays[theirs] = np.concatenate([values[ours[0]], values[ours[1]][:, :, np.newaxis]], axis=2)
+            edge = values[ours[1]][:, :, np.newaxis]
+            # The top prior's other input channels, as many as its output channels, see zeros only.
+            kernel = np.zeros([3, 3, edge.shape[-1], edge.shape[-1]]) if ours[0] is None else values[ours[0]]
+            arrays[theirs] = np.concatenate([kernel, edge], axis=2)
         else:
             arrays[theirs] = values[ours]
     return arrays

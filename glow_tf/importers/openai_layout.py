@@ -43,9 +43,7 @@ from typing import Any
 import numpy as np
 
 from glow_tf.config import GlowConfig
-from glow_tf.importers.common import prefixed
-
-Shapes = dict[str, tuple[int, ...]]
+from glow_tf.importers.common import Shapes, prefixed
 
 AVERAGED = "/ExponentialMovingAverage"
 
@@ -63,10 +61,20 @@ STEP = {
     "f1/l_last/b": "coupling/conv3_bias",
     "f1/l_last/logs": "coupling/conv3_log_scale",
 }
-SPLIT = {"conv/W": ("kernel", "edge"), "conv/b": "bias", "conv/logs": "log_scale"}
+SPLIT: dict[str, Any] = {"conv/W": ("kernel", "edge"), "conv/b": "bias", "conv/logs": "log_scale"}
 TOP: dict[str, Any] = {"W": (None, "edge"), "b": "bias", "logs": "log_scale"}
 CLASS = {"W": "class_kernel", "b": "class_bias", "logs": "class_log_scale"}
 CLASSIFIER = {"W": "kernel", "b": "bias", "logs": "log_scale"}
+
+
+def parts(config: GlowConfig) -> list[tuple[str, dict[str, Any], str]]:
+    """(the beginning of OpenAI's names, the table, the beginning of ours) of everything except the flow steps."""
+    found: list[tuple[str, dict[str, Any], str]] = []
+    found += [(f"model/pool{level}/", SPLIT, f"split{level}/") for level in range(config.num_levels - 1)]
+    found += [("model/prior/p/", TOP, "top/")] if config.learned_top else []
+    found += [("model/prior/y_emb/", CLASS, "top/")] if config.num_classes else []
+    return found + ([("model/classifier/", CLASSIFIER, "classifier/")] if config.classifier else [])
+
 
 # Variables that are not trained and have no average.
 NON_TRAINABLE = ("invconv/P", "invconv/sign_S", "shuffle/indices", "shuffle/indices_inverse")

@@ -38,6 +38,7 @@ from glow_tf.errors import InputError
 from glow_tf.glow import Glow
 from glow_tf.importers.common import (
     Arrays,
+    Shapes,
     check_finite,
     check_shapes,
     conv1x1_values,
@@ -55,14 +56,13 @@ MAX_PICKLE_BYTES = 4_000_000  # 1,000 flow steps take 3 MB
 # Pickles at the start of a file of torch before version 1.6: magic number, version, system, state_dict, storages.
 _LEGACY_PICKLES = 5
 
-Shapes = dict[str, tuple[int, ...]]
-
 
 def read(path: str | os.PathLike, image_size: int, num_bits: int) -> Glow:
     """Reads a state_dict saved by glow-pytorch; infers everything except `image_size` and `num_bits`.
 
+    The file (model_*.pt) is loaded with `weights_only=True`, which runs no code.
+
     Args:
-        path: the file (model_*.pt); it is loaded with `weights_only=True`, which runs no code.
         image_size: height and width.
         num_bits: bits per channel; glow-pytorch's default is 5.
 

@@ -50,7 +50,7 @@ class Variable(NamedTuple):
 
 
 class Checkpoint:
-    """A checkpoint whose index is valid.
+    """A checkpoint whose index is valid; InputError if its files are missing or damaged.
 
     Args:
         prefix: PREFIX of the files PREFIX.index and PREFIX.data-00000-of-00001; the name of either file also works.
@@ -58,9 +58,6 @@ class Checkpoint:
     Attributes:
         prefix: the same, without a file's suffix.
         variables: {name: Variable}.
-
-    Raises:
-        InputError: the files are missing or damaged.
     """
 
     def __init__(self, prefix: str | os.PathLike) -> None:

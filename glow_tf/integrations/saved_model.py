@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -59,38 +58,31 @@ def save_model(glow: Glow, folder: str | os.PathLike) -> None:
 def _signatures(glow: Glow) -> dict[str, Any]:
     """{name: concrete function}. Functions outside of any module: a SavedModel holds all functions of a module."""
     shape = [None, *glow.config.image_shape]
-    labels = {"labels": tf.TensorSpec([None], tf.int32, "labels")} if glow.config.num_classes else {}
+    labels = [tf.TensorSpec([None], tf.int32, "labels")] if glow.config.num_classes else []
     n, seed = (tf.TensorSpec([], tf.int32, name) for name in ("n", "seed"))
     temperature = tf.TensorSpec([], tf.float32, "temperature")
     images, z = (tf.TensorSpec(shape, glow.config.dtype, name) for name in ("images", "z"))
-    signatures = {}
+    uint8 = tf.TensorSpec(shape, tf.uint8, "images")
 
-    def signature(**specs: tf.TensorSpec) -> Callable[[Callable], None]:
-        def add(function: Callable) -> None:
-            compiled = tf.function(function, autograph=False)
-            signatures[function.__name__] = compiled.get_concrete_function(**specs, **labels)
-
-        return add
-
-    @signature(n=n, temperature=temperature, seed=seed)
     def sample(n: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, labels: tf.Tensor | None = None) -> Any:
         return {"images": glow.sample(n, temperature, seed, labels)}
 
-    @signature(images=tf.TensorSpec(shape, tf.uint8, "images"), seed=seed)
     def bits_per_dim(images: tf.Tensor, seed: tf.Tensor, labels: tf.Tensor | None = None) -> Any:
         return {"bits_per_dim": glow.bits_per_dim(images, labels, seed)}
 
-    @signature(images=images)
     def log_prob(images: tf.Tensor, labels: tf.Tensor | None = None) -> Any:
         return {"log_prob": glow.log_prob(images, labels)}
 
-    @signature(images=images)
     def encode(images: tf.Tensor, labels: tf.Tensor | None = None) -> Any:
         return {"z": glow.encode(images, labels)}
 
-    @signature(z=z)
     def decode(z: tf.Tensor, labels: tf.Tensor | None = None) -> Any:
         continuous = glow.decode(z, labels)
         return {"images": glow.dequantizer.quantize(continuous), "continuous": continuous}
 
-    return signatures
+    arguments = {sample: (n, temperature, seed), bits_per_dim: (uint8, seed)}
+    arguments |= {log_prob: (images,), encode: (images,), decode: (z,)}
+    return {
+        function.__name__: tf.function(function, autograph=False).get_concrete_function(*specs, *labels)
+        for function, specs in arguments.items()
+    }
