@@ -18,9 +18,7 @@ class CompiledFunction:
     In eager code a large batch is split into chunks, which bounds the memory. Inside another `tf.function` the whole
     batch runs at once, as part of that function.
 
-    Args:
-        function: takes one tensor per spec.
-        *specs: `tf.TensorSpec`s [None, ...], that of images [None, H, W, C] first.
+    It takes one tensor for each of `specs`, [None, ...], images [None, H, W, C] first.
     """
 
     def __init__(self, function: Callable[..., Any], *specs: tf.TensorSpec) -> None:

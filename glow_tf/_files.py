@@ -87,7 +87,6 @@ def open_regular(path: str | os.PathLike, what: str = "file", limit: int = MAX_F
     """Opens a regular file for reading, and nothing else: a pipe would block, and a device might never end.
 
     Args:
-        path: the file.
         what: a noun for the file in messages, such as "weights file".
         limit: the largest allowed size in bytes.
 
@@ -167,9 +166,7 @@ def load_npy(path: str | os.PathLike, what: str = "NumPy file (.npy)") -> np.nda
 def unambiguous_prefix(prefix: str, endings: Iterable[str]) -> Iterator[str]:
     """Yields a prefix under which TensorFlow finds the files of a checkpoint, whose own prefix may look like a pattern.
 
-    Args:
-        prefix: of the files.
-        endings: what follows the prefix in the name of each file.
+    `endings` are the rest of each file's name.
     """
     if not set(prefix) & set("*?[]\\"):
         yield prefix

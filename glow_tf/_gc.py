@@ -35,9 +35,6 @@ def importing(module: str) -> Iterator[None]:
     """Like `paused`, for the first import of a module; also excludes its objects from later collections.
 
     The exclusion is permanent, so nothing happens if the module is already imported.
-
-    Args:
-        module: the full name of the module.
     """
     if module in sys.modules:
         yield

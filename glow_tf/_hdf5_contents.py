@@ -58,11 +58,7 @@ class Contents(TypedDict):
 
 
 def read(file: BinaryIO) -> Contents:
-    """Reads the contents of a trusted file, in this process; for others see `read_in_child`.
-
-    Raises:
-        ContentsError: the file is damaged or has too many objects; the message says which.
-    """
+    """Reads the contents of a trusted file, in this process; for other files, and for errors, see `read_in_child`."""
     try:
         with h5py.File(file, "r") as h5:
             return _read(h5)

@@ -34,10 +34,7 @@ MIN_VALUES_TO_JUDGE = 32
 
 
 def uint8_images(images: Array, image_shape: Sequence[int], name: str = "images") -> tf.Tensor:
-    """Checks uint8 images [B, H, W, C]; floats and other integers are never converted.
-
-    Raises:
-        InputError: for another type or shape.
+    """Checks uint8 images [B, H, W, C]; InputError for another shape or type, which is never converted.
 
     >>> uint8_images(np.zeros([1, 2, 2, 1]), (2, 2, 1))
     Traceback (most recent call last):
@@ -188,11 +185,7 @@ def error_of_assertion(error: Exception) -> InputError | None:
 
 
 def as_tensor(values: Any, name: str) -> tf.Tensor:
-    """Converts arrays, lists and tensors to a tensor.
-
-    Raises:
-        InputError: for anything else.
-    """
+    """Converts arrays, lists and tensors to a tensor; InputError for anything else."""
     try:
         # Via numpy, which converts Python numbers to float64 and int64.
         return tf.convert_to_tensor(values if tf.is_tensor(values) else np.asarray(values))

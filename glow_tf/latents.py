@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from glow_tf.bijectors.base import halves
 from glow_tf.bijectors.squeeze import Squeeze
 from glow_tf.inputs import Array
 
@@ -15,12 +16,7 @@ from glow_tf.inputs import Array
 def split(z: Array, num_levels: int) -> list[tf.Tensor]:
     """The latents of each level, level 0 first: OpenAI's eps.
 
-    Args:
-        z: [..., H, W, C].
-        num_levels: L.
-
-    Returns:
-        [[..., H/2, W/2, 2C], [..., H/4, W/4, 4C], ..., the deepest [..., H/2^L, W/2^L, 2^(L+1) C]].
+    Returns, for z [..., H, W, C], [[..., H/2, W/2, 2C], [..., H/4, W/4, 4C], ..., [..., H/2^L, W/2^L, 2^(L+1) C]].
 
     >>> [tuple(level.shape) for level in split(tf.zeros([1, 8, 8, 1]), num_levels=2)]
     [(1, 4, 4, 2), (1, 2, 2, 8)]
@@ -29,7 +25,7 @@ def split(z: Array, num_levels: int) -> list[tf.Tensor]:
     squeeze = Squeeze(dtype=z.dtype)
     levels = []
     for _ in range(num_levels - 1):
-        z, leaving = tf.split(squeeze.inverse_and_log_det(z)[0], 2, axis=-1)
+        z, leaving = halves(squeeze.inverse_and_log_det(z)[0])
         levels.append(leaving)
     return [*levels, squeeze.inverse_and_log_det(z)[0]]
 

@@ -15,21 +15,12 @@ if TYPE_CHECKING:
 
 
 def save(glow: "Glow", path: str | os.PathLike, metadata: Mapping[str, Any], stored_dtype: str | None = None) -> None:
-    """Writes all variables, the configuration and metadata; for the arguments see `Glow.save_weights`.
-
-    Raises:
-        InputError: if the metadata is not JSON, or a value is not finite.
-        OSError: if the file cannot be written.
-    """
+    """Writes all variables, the configuration and metadata; see `Glow.save_weights`, and `weights.write` for errors."""
     weights.write(path, values_of(glow), glow.config.to_dict(), metadata, stored_dtype)
 
 
 def load(make_glow: type["Glow"], name: str | os.PathLike) -> "Glow":
-    """Creates a Glow from a weights file, a run's folder, or the name of bundled weights.
-
-    Raises:
-        InputError: if the file does not exist, is damaged, or is not a weights file of this package.
-    """
+    """Creates a Glow from a weights file, a run's folder, or the name of bundled weights; errors as `open_weights`."""
     with weights.open_weights(pretrained.locate(name)) as file:
         config = GlowConfig.from_dict(file.config)
         file.check_size(config.min_num_weights)
@@ -39,11 +30,7 @@ def load(make_glow: type["Glow"], name: str | os.PathLike) -> "Glow":
 
 
 def load_into(glow: "Glow", name: str | os.PathLike) -> None:
-    """Replaces the values of a Glow by those of a weights file with the same configuration.
-
-    Raises:
-        InputError: as `load`, or the configurations differ; the message names the keys.
-    """
+    """Replaces the values of a Glow; as `load`, but raises InputError for a file of another configuration, too."""
     with weights.open_weights(pretrained.locate(name)) as file:
         differences = GlowConfig.from_dict(file.config).differences(glow.config)
         if differences:

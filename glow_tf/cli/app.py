@@ -120,16 +120,11 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """The configuration and the metadata of a weights file, read without TensorFlow.
-
-    Attributes:
-        title: the file's name in messages and captions.
-        note: the same, and whether it was chosen because it is the newest.
-    """
+    """The configuration and the metadata of a weights file, read without TensorFlow."""
 
     path: str | os.PathLike
-    title: str
-    note: str
+    title: str  # the file's name in messages and captions
+    note: str  # the same, and whether it was chosen because it is the newest
     config: GlowConfig
     metadata: dict[str, Any]
 

@@ -31,11 +31,7 @@ def status_of_output() -> int:
 
 
 class _BrokenPipeSafeStream:
-    """A text stream that is redirected to /dev/null after the first write error.
-
-    Attributes:
-        error: that error, or None.
-    """
+    """A text stream that is redirected to /dev/null after the first write error, which becomes its `error`."""
 
     def __init__(self, stream: TextIO, is_plain: bool) -> None:
         self._stream = stream

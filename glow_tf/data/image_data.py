@@ -165,23 +165,16 @@ def load_attribute(
 
 
 def name_for(glow: Any, name: str | None = None, data_dir: str | os.PathLike | None = None) -> str:
-    """Returns `name`, or else the name of the data set that a Glow was trained on.
-
-    Raises:
-        InputError: if the weights do not record one, or record a folder: only the user names folders.
-    """
+    """Returns `name`, or else the data set that a Glow was trained on; InputError if that is unknown or a folder."""
     return name or registry.check_recorded(glow.metadata.get("dataset"), data_dir)
 
 
 def of_model(
     glow: Any, name: str | None = None, *, data_dir: str | os.PathLike | None = None, download: bool = False
 ) -> ImageData:
-    """Loads the data set that a Glow was trained on, or `name`, in the size of its images.
+    """Loads `name`, or the data set that a Glow was trained on, which is never downloaded, in the size of its images.
 
-    What the weights record is never downloaded.
-
-    Raises:
-        InputError: as `load` and `name_for`.
+    Raises InputError as `load` and `name_for`.
     """
     height, width, channels = glow.config.image_shape
     return load(

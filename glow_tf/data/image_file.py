@@ -104,8 +104,6 @@ def to_mode(image: Image.Image, channels: int, notes: set[str] | None = None, is
     - Colour becomes grey by ITU-R 601 (0.299 R + 0.587 G + 0.114 B).
 
     Args:
-        image: any image.
-        channels: 1, 2, 3 or 4.
         notes: receives TRANSPARENT and NARROW.
         is_deep: whether Pillow has already reduced 16 bits per channel to 8.
 

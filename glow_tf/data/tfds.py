@@ -66,12 +66,9 @@ class TfdsSource:
     class_names: tuple[str, ...]  # of the labels; empty without labels
 
     def encoded(self, split: str, shuffle_seed: int | None = None, attribute: tuple[str, ...] = ()) -> tf.data.Dataset:
-        """Examples {"image": encoded bytes, "label": int64} in fixed order, or shuffled by a seed.
+        """Examples {"image": encoded bytes, "label": int64} of a TFDS split in fixed order, or shuffled by a seed.
 
-        Args:
-            split: TFDS's name of a split.
-            shuffle_seed: default: no shuffling.
-            attribute: the path of another feature to read, such as ("attributes", "Smiling").
+        `attribute` is the path of another feature to read, such as ("attributes", "Smiling").
         """
         features: dict[str, Any] = {"image": True, "label": True} if self.class_names else {"image": True}
         if attribute:
@@ -128,11 +125,9 @@ def open_source(
 
 
 def find_builder(name: str, data_dir: str | os.PathLike | None) -> Any:
-    """TFDS's builder of a data set, after a look at the Python classes that its files name.
+    """TFDS's builder of a data set; InputError if its files name a Python class that is not one of TFDS.
 
-    Raises:
-        InputError: a class is not one of TFDS.
-        Exception: whatever TFDS raises for an unknown name, configuration or version.
+    TFDS raises nearly anything for an unknown name, configuration or version.
     """
     if not registry.is_tfds_name(name):
         raise InputError(f"{name!r} is not a data set of tensorflow_datasets")

@@ -89,13 +89,7 @@ class Explorer:
         )
 
     def samples(self, temperature: Any, seed: Any, label: Any = None) -> np.ndarray:
-        """A labelled grid of NUM_SAMPLES images.
-
-        Args:
-            temperature: from 0 to MAX_TEMPERATURE.
-            seed: an integer from 0 to MAX_SEED.
-            label: the index of a class. Default: each class in turn, if the model has classes.
-        """
+        """A labelled grid of NUM_SAMPLES images; of all classes in turn if `label`, the index of a class, is None."""
         temperature = _number(temperature, "temperature", 0, MAX_TEMPERATURE)
         seed = _whole(seed, "seed", MAX_SEED)
         title, labels = f"{NUM_SAMPLES} samples at temperature {temperature:g}", None

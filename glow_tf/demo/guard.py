@@ -28,12 +28,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class AllowlistMiddleware:
-    """ASGI middleware that forwards the requests that the page makes and answers all others with an error status.
-
-    Args:
-        app: the ASGI application to protect.
-        host: the address that the server listens on.
-    """
+    """ASGI middleware that forwards the requests that the page makes and answers all others with an error status."""
 
     def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]], host: str) -> None:
         self._app = app

@@ -47,19 +47,10 @@ _MODEL = {"show_progress": "hidden", "concurrency_id": "model", "concurrency_lim
 
 
 def serve(explorer: Explorer, title: str, host: str, port: int | None = None) -> Any:
-    """Starts the page's server.
-
-    Args:
-        explorer: the model.
-        title: the title of the page.
-        host: the address to listen on, 127.0.0.1 for this machine only.
-        port: the port. Default: the first free one from FIRST_PORT.
+    """Starts the page's server; InputError if the port, by default the first free one from FIRST_PORT, is taken.
 
     Returns:
         The gr.Blocks, whose `local_url` is the address and whose `close` stops the server.
-
-    Raises:
-        InputError: if the port is taken.
     """
     gradio = import_gradio()
     # Gradio checks once whether its own server responds; that request must not go through a proxy.
@@ -186,11 +177,7 @@ def _attributes(gradio: Any, page: Any, explorer: Explorer) -> None:
 
 
 def _chooser(gradio: Any, explorer: Explorer, title: str, name: str, number: int) -> tuple[Any, Any]:
-    """Widgets that select an image by its number or by upload.
-
-    Returns:
-        The gr.State of the image, and the gr.State that counts its changes.
-    """
+    """Widgets that select an image by number or upload; returns the gr.States of the image and of its changes."""
     number = min(number, len(explorer.images) - 1)
     image = gradio.State(explorer.images[number])
     with gradio.Column(min_width=COLUMN_WIDTH):

@@ -154,11 +154,7 @@ def save_direction(path: str | os.PathLike, direction: np.ndarray) -> None:
 
 
 def load_direction(path: str | os.PathLike, glow: Glow) -> np.ndarray:
-    """Reads the direction in a file, for this model.
-
-    Raises:
-        InputError: the file is not a NumPy file, or its array has another shape or is not finite.
-    """
+    """Reads a direction for this model; InputError unless the file holds finite numbers in the shape of its latents."""
     direction = load_npy(path, "direction that --save_direction wrote")
     if direction.shape != glow.config.image_shape:
         raise InputError(

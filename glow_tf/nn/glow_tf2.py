@@ -15,7 +15,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from glow_tf.bijectors import ChannelPermutation, Gaussian
-from glow_tf.bijectors.base import with_nonempty_batch
+from glow_tf.bijectors.base import halves, with_nonempty_batch
 from glow_tf.bijectors.residuals import Residuals
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
@@ -39,9 +39,6 @@ class CouplingNetwork(base.CouplingNetwork):
     4x4 convolution, ReLU6, actnorm, 1x1 convolution, ReLU6, actnorm, 4x4 convolution, whose output is the raw scales
     and then the raw shifts. The actnorms follow the activation, so convolutions have a bias. They start at the
     identity, as GLOW-tf2's do.
-
-    Args:
-        config: a GlowConfig.
 
     Raises:
         InputError: if the configuration asks for a feature that GLOW-tf2 does not have.
@@ -95,13 +92,7 @@ class CouplingNetwork(base.CouplingNetwork):
 
 
 class SplitPrior(ParameterModule):
-    """The Gaussian of the half that leaves: a 1x1 convolution of the half that stays, means and then log-scales.
-
-    Args:
-        config: the GlowConfig.
-        channels: C before the split.
-        name: the prefix of the variables' names.
-    """
+    """The Gaussian of the half that leaves: a 1x1 convolution of the half that stays, means and then log-scales."""
 
     def __init__(self, config: GlowConfig, channels: int, name: str) -> None:
         values = base.zeros({"kernel": (1, 1, channels // 2, channels), "bias": (channels,)})
@@ -109,20 +100,13 @@ class SplitPrior(ParameterModule):
 
     def __call__(self, x1: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """x1 [..., H, W, C/2] -> (mean, log_scale), each [..., H, W, C/2]."""
-        outputs = with_nonempty_batch(lambda x1: _conv(self.parameters, x1), x1)
-        mean, log_scale = tf.split(outputs, 2, axis=-1)
-        return mean, log_scale
+        return halves(with_nonempty_batch(lambda x1: _conv(self.parameters, x1), x1))
 
 
 class TopPrior(ParameterModule):
     """The learned Gaussian of the deepest latents: a mean and a log-scale for every channel of every position.
 
     Its latent side and its variables have the halves in GLOW-tf2's order, its image side has them exchanged.
-
-    Args:
-        config: the GlowConfig.
-        shape: (H, W, C) of the deepest latents.
-        name: the prefix of the variables' names.
     """
 
     def __init__(self, config: GlowConfig, shape: tuple[int, int, int], name: str) -> None:

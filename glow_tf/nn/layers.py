@@ -35,12 +35,7 @@ def conv2d_zeros_shapes(in_channels: int, out_channels: int) -> dict[str, tuple[
 def conv2d_zeros(parameters: Parameters, images: tf.Tensor) -> tf.Tensor:
     """The 3x3 convolution that starts at zero: (conv(images) + bias) * exp(3 log_scale).
 
-    Args:
-        parameters: the tensors of `conv2d_zeros_shapes`.
-        images: [..., H, W, in].
-
-    Returns:
-        [..., H, W, out].
+    Images are [..., H, W, in], and the result is [..., H, W, out].
     """
     # The scale is multiplied into the kernel, which saves a pass over the result and another in the gradient.
     scale = tf.exp(LOG_SCALE_FACTOR * parameters["log_scale"])
@@ -64,12 +59,7 @@ def linear_zeros_shapes(in_channels: int, out_channels: int) -> dict[str, tuple[
 def linear_zeros(parameters: Parameters, values: tf.Tensor) -> tf.Tensor:
     """The linear layer that starts at zero: (values @ kernel + bias) * exp(3 log_scale).
 
-    Args:
-        parameters: the tensors of `linear_zeros_shapes`.
-        values: [B, in]; or integers [B], which stand for one-hot vectors.
-
-    Returns:
-        [B, out].
+    Values are [B, in], or integers [B], which stand for one-hot vectors; the result is [B, out].
     """
     if values.dtype.is_integer:
         product = tf.gather(parameters["kernel"], values)

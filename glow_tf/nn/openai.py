@@ -50,11 +50,7 @@ def plain_network(parameters: Parameters, x1: tf.Tensor) -> tf.Tensor:
 
 
 class OpenAINetwork(CouplingNetwork):
-    """`plain_network` with scales multiplied into kernels, convolutions fused with activations, and residuals.
-
-    Args:
-        width: channels of the two hidden layers.
-    """
+    """`plain_network` with scales multiplied into kernels, convolutions fused with activations, and residuals."""
 
     def __init__(self, width: int) -> None:
         self.width = width

@@ -4,6 +4,7 @@ import math
 
 import tensorflow as tf
 
+from glow_tf.bijectors.base import halves
 from glow_tf.bijectors.gaussian import Gaussian
 from glow_tf.config import GlowConfig
 from glow_tf.nn.base import ParameterModule, zeros
@@ -19,12 +20,8 @@ from glow_tf.nn.layers import (
 class SplitPrior(ParameterModule):
     """The Gaussian of x2, the half that leaves at a split: a zero-initialised convolution of x1, the half that stays.
 
-    Mean and log-scale are halves of the convolution's output (in OpenAI's code they alternate).
-
-    Args:
-        config: the GlowConfig.
-        channels: C before the split.
-        name: the prefix of the variables' names.
+    Mean and log-scale are halves of the convolution's output (in OpenAI's code they alternate). `channels` is C before
+    the split.
     """
 
     def __init__(self, config: GlowConfig, channels: int, name: str) -> None:
@@ -32,20 +29,15 @@ class SplitPrior(ParameterModule):
 
     def __call__(self, x1: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """x1 [..., H, W, C/2] -> (mean, log_scale), each [..., H, W, C/2]."""
-        mean, log_scale = tf.split(conv2d_zeros(self.parameters, x1), 2, axis=-1)
-        return mean, log_scale
+        return halves(conv2d_zeros(self.parameters, x1))
 
 
 class TopPrior(ParameterModule):
     """The learned Gaussian of the deepest latents: a zero-initialised convolution of an image of zeros.
 
     Its input is zero, so only the convolution's edge channel, bias and scale matter: a channel's mean and log-scale are
-    the same at all positions but those at the border. If there are classes, they also depend on the class.
-
-    Args:
-        config: the GlowConfig.
-        shape: (H, W, C) of the deepest latents.
-        name: the prefix of the variables' names.
+    the same at all positions but those at the border. If there are classes, they also depend on the class. `shape` is
+    (H, W, C) of the deepest latents.
     """
 
     def __init__(self, config: GlowConfig, shape: tuple[int, int, int], name: str) -> None:
@@ -63,11 +55,7 @@ class TopPrior(ParameterModule):
         return 1, 1, 2 * shape[-1]
 
     def bijector(self, labels: tf.Tensor | None = None) -> Gaussian:
-        """The Gaussian bijector; with labels, one Gaussian per label.
-
-        Args:
-            labels: [B] integers for a class-conditional model, else None.
-        """
+        """The Gaussian bijector; with labels [B] of a class-conditional model, one Gaussian per label."""
         return Gaussian(_FixedLabels(self, labels), dtype=self._dtype, name="top_prior")
 
     def mean_and_log_scale(self, labels: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
@@ -79,8 +67,7 @@ class TopPrior(ParameterModule):
         if labels is not None:
             class_outputs = linear_zeros(self.parameters["class"], labels)
             outputs += tf.reshape(class_outputs, tf.concat([tf.shape(labels), self._class_shape], axis=0))
-        mean, log_scale = tf.split(outputs, 2, axis=-1)
-        return mean, log_scale
+        return halves(outputs)
 
 
 class _FixedLabels(tf.Module):

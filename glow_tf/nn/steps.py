@@ -20,6 +20,7 @@ from glow_tf.bijectors import (
     plu_inverse,
     plu_weight,
 )
+from glow_tf.bijectors.base import halves
 from glow_tf.bijectors.invertible_conv import random_rotations
 from glow_tf.bijectors.permutation import fixed_orders
 from glow_tf.bijectors.residuals import Residuals
@@ -32,13 +33,7 @@ class FlowSteps(ParameterModule):
     """The K flow steps of one level, their parameters stacked: every variable is [K, ...].
 
     The parameters of a step are {"actnorm": {...}, "conv1x1" or "permutation": {...}, "coupling": {...}}.
-
-    Args:
-        config: the GlowConfig.
-        channels: C of the squeezed images that this level works on.
-        network: the coupling network.
-        rng: a numpy Generator for the initial values.
-        name: the prefix of the variables' names.
+    `channels` is C of the squeezed images that this level works on.
     """
 
     def __init__(
@@ -126,7 +121,7 @@ class FlowSteps(ParameterModule):
         shift, log_scale = actnorm_init(batches)
         for layer in (ActNorm(shift, log_scale), self._permutation(parameters)):
             batches[:] = [layer.inverse_and_log_det(batch)[0] for batch in batches]
-        x1_batches = [tf.split(batch, 2, axis=-1)[0] for batch in batches]
+        x1_batches = [halves(batch)[0] for batch in batches]
         coupling, residuals = self._network.initialize(parameters["coupling"], x1_batches)
         for i, residuals_of_batch in enumerate(residuals):
             layer = self._coupling({**parameters["coupling"], **coupling}, residuals_of_batch)

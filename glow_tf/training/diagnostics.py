@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors import AffineCoupling, Squeeze
+from glow_tf.bijectors.base import halves
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
 from glow_tf.inputs import Array, Labels
@@ -124,7 +125,7 @@ def _layers(glow: Glow, values: Array) -> Iterator[_Layer]:
                 yield _Layer(level, k, name, bijector, images, output, log_det)
                 images = output
         if level < len(glow.flow.steps) - 1:
-            images = tf.split(images, 2, axis=-1)[0]
+            images = halves(images)[0]
 
 
 def _coupling_scales(glow: Glow, values: Array) -> dict[int, list[float]]:
@@ -132,7 +133,7 @@ def _coupling_scales(glow: Glow, values: Array) -> dict[int, list[float]]:
     scales: dict[int, list[float]] = {}
     for layer in _layers(glow, values):
         if isinstance(layer.bijector, AffineCoupling):
-            _, log_scale = layer.bijector.conditioner(tf.split(layer.input, 2, axis=-1)[0])
+            _, log_scale = layer.bijector.conditioner(halves(layer.input)[0])
             scales.setdefault(layer.level, []).extend(np.exp([np.min(log_scale), np.max(log_scale)]))
     return scales
 
