@@ -41,11 +41,7 @@ def remember(digest: str, contents: Contents) -> None:
 
 
 class H5File:
-    """An open HDF5 file.
-
-    Args:
-        path: the file's name in messages.
-        file: the file, open for reading.
+    """An open HDF5 file, called `path` in messages.
 
     Attributes:
         digest: the verified SHA-256 of a sealed file, 64 hex digits; empty for other files.

@@ -75,18 +75,12 @@ class Dequantizer:
         return (self.high - self.low) / self.num_bins
 
     def dequantize(self, images: Array, noise: float | Array = 0.0, dtype: tf.DType | str = tf.float32) -> tf.Tensor:
-        """low + (bin + noise) * bin_width.
+        """low + (bin + noise) * bin_width of uint8 images, in [low, high); InputError for another type.
 
         Args:
             images: uint8 [..., H, W, C].
             noise: values in [0, 1) that broadcast with images: 0 is the lower edge of a bin, 0.5 its middle.
             dtype: type of the result.
-
-        Returns:
-            [..., H, W, C] in [low, high).
-
-        Raises:
-            InputError: if images are not uint8.
         """
         images = as_tensor(images, "images")
         if images.dtype != tf.uint8:
@@ -111,14 +105,8 @@ class Dequantizer:
 
         -(log_prob + num_dims * log(bin_width)) / (num_dims * log 2)
 
-        With uniform noise its mean is an upper bound on the bits/dim of the discrete model.
-
-        Args:
-            log_prob: [...], nats.
-            num_dims: H * W * C.
-
-        Returns:
-            [...], bits/dim.
+        Here log_prob [...] is in nats and num_dims is H * W * C. With uniform noise the mean is an upper bound on the
+        bits/dim of the discrete model.
         """
         return -(log_prob / num_dims + math.log(self.bin_width)) / math.log(2.0)
 
@@ -158,12 +146,7 @@ def warn_of_overflow(images: tf.Tensor) -> None:
 def uniform_noise(
     shape: Sequence[int] | tf.Tensor, seed: Sequence[int] | tf.Tensor, dtype: tf.DType | str = tf.float32
 ) -> tf.Tensor:
-    """Dequantisation noise in [0, 1), a pure function of its seed.
-
-    Args:
-        shape: shape of the noise.
-        seed: [2] integers, such as (seed, `NoiseStream.SCORE`).
-        dtype: float32 or float64.
+    """Dequantisation noise in [0, 1), a pure function of its seed, two integers such as (seed, `NoiseStream.SCORE`).
 
     >>> bool((uniform_noise([4], [0, 1]) == uniform_noise([4], [0, 1])).numpy().all())
     True

@@ -26,9 +26,7 @@ class FlowBijector(_Chain):
 
     Args:
         make_bijectors: labels -> the bijectors of the chain, that of the image first.
-        config: the model's GlowConfig.
         labels: integers [...] for a class-conditional model, else None.
-        name: name of the bijector.
     """
 
     def __init__(
@@ -93,10 +91,8 @@ class ImageDistribution(_TransformedDistribution):
     float, however far from the pixel range.
 
     Args:
-        bijector: a `FlowBijector`.
         temperature: standard deviation of z.
         batch_shape: batch shape of a model without labels.
-        name: name of the distribution.
     """
 
     def __init__(

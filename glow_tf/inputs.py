@@ -106,7 +106,7 @@ def class_labels(
 
     Args:
         num_classes: classes of the model; 0 for a model without classes.
-        num_images: the number of labels needed; None for any number.
+        num_images: the number of labels that is needed. Default: any.
 
     Raises:
         InputError: for labels of a model without classes, for missing labels of a class-conditional model, and for

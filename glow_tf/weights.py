@@ -114,8 +114,7 @@ class WeightsFile:
     """A verified weights file, open for reading; created by `open_weights`.
 
     Attributes:
-        config: the configuration as it was written.
-        metadata: the metadata as it was written.
+        config, metadata: as they were written.
         digest: the SHA-256 of every byte before the file's last line; 64 hex digits.
         num_values: the total number of values in its arrays.
     """
@@ -224,8 +223,7 @@ def difference(stored: Iterable[str], needed: Iterable[str], owner: str, what: s
 def layout(path: str | os.PathLike) -> str:
     """Detects which program wrote an HDF5 file: "glow_tf", "glow-tf2", "keras-2", "keras-3" or "unknown h5".
 
-    Raises:
-        InputError: the file is damaged or not HDF5 (the message names its format).
+    InputError, if it is damaged or not HDF5, names its format.
     """
     with open_regular(path, "weights file") as file:
         return _layout(H5File(path, file))

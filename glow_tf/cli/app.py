@@ -75,11 +75,8 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
     """Parses the flags and calls `main(arguments)`; does not return.
 
     Exit status: what `main` returns; 2 and one line for invalid input; 1 and one line if training cannot continue;
-    130 after Ctrl-C; 1 and a traceback for a bug. `--debug` shows a traceback for every error.
-
-    Args:
-        main: takes the positional arguments and returns the exit status, or None for 0.
-        usage: the text that `--help` prints before the flags.
+    130 after Ctrl-C; 1 and a traceback for a bug. `--debug` shows a traceback for every error. `usage` is the text that
+    `--help` prints before the flags.
     """
     streams.secure()
     try:

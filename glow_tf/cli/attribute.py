@@ -84,8 +84,7 @@ def find_direction(
 ) -> tuple[np.ndarray, tuple[str, str]]:
     """The direction in z that the flags define, and names for the image minus and plus the direction.
 
-    Args:
-        labels_for: takes a number of images and returns the labels to encode them with.
+    `labels_for` takes a number of images and returns the labels to encode them with.
     """
     from glow_tf.evaluation import editing
 

@@ -38,12 +38,7 @@ class NamedImages:
 
 
 def check(values: Sequence[str]) -> int:
-    """Returns the number of images that `--images` names, without importing TensorFlow.
-
-    Raises:
-        InputError: a file or folder does not exist, a folder holds no image, or `test:` is not followed by a list of
-            numbers.
-    """
+    """The number of images that `--images` names, without importing TensorFlow; InputError if one is missing."""
     count = 0
     for value in values:
         if value.startswith(TEST):
@@ -89,11 +84,7 @@ def data_of(glow: "Glow") -> "ImageData":
 def read(values: Sequence[str], glow: "Glow", limit: int | None = None) -> NamedImages:
     """Reads the images that the values of `--images` name, cropped and resized for a model.
 
-    Args:
-        limit: the largest number of images of a folder, and in all. Default: no limit.
-
-    Raises:
-        InputError: an image cannot be read, or the test split has no image with that number.
+    `limit` is the largest number of images of a folder, and in all. Raises InputError if an image cannot be read.
     """
     groups = [_read(value, glow, limit) for value in values]
     images, labels = (np.concatenate([getattr(group, part) for group in groups]) for part in ("images", "labels"))

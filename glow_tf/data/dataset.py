@@ -46,8 +46,6 @@ class _Split(abc.ABC):
 
         Args:
             batch_size: number of images per batch, over all shards.
-            seed: seed of the run.
-            epoch: number of the epoch.
             flip: whether to mirror each image left to right with probability 1/2, decided by (seed, epoch, position).
             skip: number of batches to leave out at the start, at no cost, to resume inside an epoch.
             shard: (index, count) to yield only part `index` of `count` of each batch, so b = batch_size / count.
@@ -75,12 +73,7 @@ class _Split(abc.ABC):
 
 
 class ArrayDataset(_Split):
-    """Images and labels held in memory.
-
-    Attributes:
-        images: uint8 [N, H, W, C].
-        labels: int32 [N]; zeros for images without labels.
-        num_images: N.
+    """Images, uint8 [N, H, W, C], and labels, int32 [N], held in memory; zeros for images without labels.
 
     Raises:
         InputError: if images or labels have another type or shape.

@@ -74,7 +74,6 @@ def load(
       warning.
 
     Args:
-        name: see above.
         data_dir: where TFDS keeps its prepared sets. Default: TFDS's own places.
         image_size: (height, width), or the side of a square. Default: the data set's own size, but 32x32 for sets of
             28x28.

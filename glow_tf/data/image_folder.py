@@ -53,7 +53,6 @@ def read_folder(
     Otherwise the images are unlabelled.
 
     Args:
-        folder: its path.
         image_size: (height, width) of the images, to which each is cropped and resized. Default: their own size,
             which must be the same for all.
         channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; see `image_file.to_mode`.

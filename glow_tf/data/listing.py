@@ -25,13 +25,8 @@ TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "evaluati
 
 def find_images(root: str) -> tuple[list[str], list[tuple[str, str]]]:
     """Returns the sorted relative paths of image files, and (path, reason) of the files refused by their names."""
-    files, bad = [], []
-    for path, reason in _walk(root):
-        if reason:
-            bad.append((path, reason))
-        else:
-            files.append(path)
-    return sorted(files), bad
+    found = list(_walk(root))
+    return sorted(path for path, reason in found if not reason), [(path, reason) for path, reason in found if reason]
 
 
 def check_not_empty(root: str) -> None:

@@ -60,7 +60,6 @@ def read(path: str | os.PathLike, image_size: int | None = None) -> Glow:
     """Reads a GLOW-tf2 weights file; infers levels, steps, width, channels and image size.
 
     Args:
-        path: the file.
         image_size: height and width. Default: inferred from the deepest latents.
 
     Raises:

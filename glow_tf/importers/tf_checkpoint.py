@@ -74,21 +74,20 @@ class Checkpoint:
         except (ValueError, IndexError, struct.error, DecodeError) as error:
             reason = str(error) if type(error) is ValueError else "its table is cut short"
             raise InputError(f"{name}.index is damaged or not a TensorFlow checkpoint: {printable(reason)}") from error
-        sizes = [self._size_of_shard(shard, len(shards)) for shard in range(len(shards))]
-        for shard, needed in enumerate(shards):
-            if needed > sizes[shard]:
-                raise InputError(
-                    f"{name} is damaged: its data has {sizes[shard]:,} bytes, but its index needs {needed:,}"
-                )
+        self._endings = [f".data-{shard:05d}-of-{len(shards):05d}" for shard in range(len(shards))]
+        sizes = []
+        for ending, needed in zip(self._endings, shards, strict=True):
+            with open_regular(self.prefix + ending, "checkpoint's data") as file:
+                sizes.append(os.fstat(file.fileno()).st_size)
+            if needed > sizes[-1]:
+                raise InputError(f"{name} is damaged: its data has {sizes[-1]:,} bytes, but its index needs {needed:,}")
         needed = sum(math.prod(v.shape) * v.dtype.size for v in self.variables.values() if v.dtype != tf.string)
         if needed > sum(sizes):
             raise InputError(f"{name} is damaged: its variables overlap, {needed:,} bytes of {sum(sizes):,}")
-        self._shards = len(shards)
 
     def read(self, names: list[str]) -> dict[str, np.ndarray]:
         """{name: array} of some variables; InputError if one cannot be read."""
-        endings = (".index", *(self._data_file(shard, self._shards) for shard in range(self._shards)))
-        with unambiguous_prefix(self.prefix, endings) as prefix:
+        with unambiguous_prefix(self.prefix, [".index", *self._endings]) as prefix:
             arrays: dict[str, np.ndarray] = {}
             name = "its index"
             try:
@@ -100,14 +99,6 @@ class Checkpoint:
                 reason = printable(" ".join(text.split()).replace(prefix, ""))
                 raise InputError(f"{printable(self.prefix)} cannot be read at {printable(name)}: {reason}") from error
         return arrays
-
-    def _size_of_shard(self, shard: int, count: int) -> int:
-        with open_regular(self.prefix + self._data_file(shard, count), "checkpoint's data") as file:
-            return os.fstat(file.fileno()).st_size
-
-    @staticmethod
-    def _data_file(shard: int, count: int) -> str:
-        return f".data-{shard:05d}-of-{count:05d}"
 
 
 def _read_table(index: bytes) -> tuple[dict[str, Variable], list[int]]:

@@ -124,11 +124,7 @@ class KerasGlow(tf_keras.Model):
         weighted_metrics: None = None,
         **options: Any,
     ) -> None:
-        """Sets the optimizer.
-
-        Raises:
-            InputError: for a loss, metrics or weights, since the loss and the metric are bits/dim, and for XLA.
-        """
+        """Sets the optimizer; InputError for XLA, a loss, metrics or weights: the loss and the metric are bits/dim."""
         if options.get("jit_compile"):
             raise InputError("KerasGlow has no jit_compile; Trainer(glow, jit_compile=True) trains with XLA")
         _refuse("compile", loss=loss, metrics=metrics, loss_weights=loss_weights, weighted_metrics=weighted_metrics)
@@ -270,11 +266,7 @@ class KerasGlow(tf_keras.Model):
     def save_weights(
         self, filepath: str | os.PathLike, overwrite: bool = True, save_format: Any = None, options: Any = None
     ) -> None:
-        """Writes `weights.h5`; see `Glow.save_weights`.
-
-        Raises:
-            InputError: for another format, or an existing file that must not be overwritten.
-        """
+        """Writes `weights.h5`, as `Glow.save_weights`; InputError for another format, or a file that must stay."""
         _check_path(filepath, save_format, weights_only=True)
         if not overwrite and os.path.exists(filepath):
             raise InputError(f"{os.fspath(filepath)} exists already and overwrite is False")

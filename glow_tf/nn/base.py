@@ -36,7 +36,6 @@ class CouplingNetwork(abc.ABC):
         The names of variables in weights files are the keys joined by underscores.
 
         Args:
-            rng: a numpy Generator.
             num_steps: K, the size of the leading axis of every array.
             channels: number of channels of x1 (C/2), the half that passes through.
             out_channels: number of channels of `output`: `channels`, or twice as many for an affine coupling.
@@ -78,15 +77,12 @@ class CouplingNetwork(abc.ABC):
 
 
 class ParameterModule(tf.Module):
-    """Owns variables, in a nested dictionary, under one name.
+    """Owns variables, the nested dictionary `parameters`, under one name.
 
     Args:
         values: nested dictionary of initial numpy values; those named in `NON_TRAINABLE` are not trained.
         dtype: dtype of the floating-point variables.
         name: the first part of the variables' names.
-
-    Attributes:
-        parameters: the nested dictionary of variables.
     """
 
     def __init__(self, values: Parameters, dtype: str, name: str) -> None:

@@ -90,9 +90,7 @@ def add_edge_padding(images: tf.Tensor) -> tf.Tensor:
 def edge_map(edge: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
     """The edge channel's contribution to a 3x3 convolution, [height, width, out]; it is the same for all images.
 
-    Args:
-        edge: [3, 3, out], the kernel's slice for the edge channel.
-        height, width: of the image, integers or scalar tensors.
+    `edge` [3, 3, out] is the kernel's slice for that channel. Height and width are integers or scalar tensors.
     """
     ring = tf.cast(_ring(height, width)[np.newaxis], edge.dtype)
     return tf.squeeze(conv2d(ring, tf.expand_dims(edge, 2), "VALID"), axis=0)

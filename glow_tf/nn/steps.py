@@ -103,13 +103,8 @@ class FlowSteps(ParameterModule):
     def initialize(self, batches: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Sets every actnorm so that it standardises its input over all of `batches`, step after step.
 
-        Runs eagerly, outside of any replica: assigning to a mirrored variable here sets all its copies.
-
-        Args:
-            batches: tensors [B, H, W, C], squeezed; together they are the data.
-
-        Returns:
-            The results of the K steps for these batches.
+        Runs eagerly, outside of any replica: assigning to a mirrored variable here sets all its copies. The batches are
+        squeezed images [B, H, W, C]; returns the results of the K steps for them.
         """
         batches = list(batches)
         prepared = self.prepared()

@@ -170,10 +170,7 @@ class Chief:
 
 
 def follow(trainer: "Trainer", batches: "TrainingBatches") -> int | None:
-    """The run of every worker but the chief.
-
-    Returns:
-        the number of the signal that stopped the run, or None.
+    """The run of every worker but the chief; returns the number of the signal that stopped it, or None.
 
     Raises:
         TrainingFailure: if the chief ended with an error.

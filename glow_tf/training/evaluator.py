@@ -90,11 +90,8 @@ class Evaluator:
     def restore_results(self) -> tuple[float, float | None] | None:
         """Takes over the results that the run's weights files hold, which may be newer than its last state.
 
-        Returns:
-            (bits/dim, standard error) of the evaluation at this step, or None if it was not completed.
-
-        Raises:
-            InputError: if the weights belong to another run.
+        Returns (bits/dim, standard error) of the evaluation at this step, or None if it was not completed; raises
+        InputError if the weights belong to another run.
         """
         record, step = self.record, self.trainer.step_count
         best, newest = (self._metadata_of(path) for path in (self.run.best_weights, self.run.weights))
@@ -123,10 +120,9 @@ class Evaluator:
         return metadata
 
     def evaluate(self, is_last: bool) -> tuple[float, float | None]:
-        """Scores, reports, looks closer if that is due, and writes the weights; scores all test images if `is_last`.
+        """Scores, all test images if `is_last`, reports, looks closer if that is due, and writes the weights.
 
-        Returns:
-            (bits/dim, its standard error or None for a single image).
+        Returns (bits/dim, its standard error or None for a single image).
         """
         self.check()
         with self.trainer.ema_weights() as glow:
@@ -182,7 +178,12 @@ class Evaluator:
         )
         self._warn(statistics)
         if not math.isfinite(bits):
-            self._explain(glow, bits)
+            images, labels = self._watched
+            where = diagnostics.first_not_finite(glow, glow.dequantize(images, seed=0), self._conditions(labels))
+            self.reporter.line(
+                f"warning: the bits/dim of the test images is {bits}; the first values that are not finite are in "
+                f"{where or 'none of the first images'}"
+            )
 
     def _look_closer(self, glow: Glow) -> None:
         """Pictures and diagnostics, which change no weight and may take long beside a short epoch."""
@@ -215,14 +216,6 @@ class Evaluator:
             for complaint in [] if is_early or tag in self._warned else diagnostics.complaints({tag: value}):
                 self._warned.add(tag)
                 self.reporter.line(f"warning: {complaint}")
-
-    def _explain(self, glow: Glow, bits: float) -> None:
-        images, labels = self._watched
-        where = diagnostics.first_not_finite(glow, glow.dequantize(images, seed=0), self._conditions(labels))
-        self.reporter.line(
-            f"warning: the bits/dim of the test images is {bits}; the first values that are not finite are in "
-            f"{where or 'none of the first images'}"
-        )
 
     def _weights_metadata(self, glow: Glow, bits: float, error: float | None, count: int) -> dict[str, Any]:
         metadata = {

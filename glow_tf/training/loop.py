@@ -81,9 +81,6 @@ def fit(
     several workers only the chief evaluates and writes.
 
     Args:
-        trainer: the trainer of the model.
-        train: the training images.
-        test: the test images.
         run_directory: see `RunDirectory`.
         metadata: JSON values for the weights files.
         settings: further JSON values that must stay the same when the run is resumed.

@@ -27,10 +27,7 @@ class Optimizer(tf.Module):
     With "muon", the kernels of the coupling networks use Muon, all other variables use Adam, and the global gradient
     norm is clipped (see `muon.CLIP`).
 
-    Args:
-        variables: the trained variables.
-        config: the options, of which optimizer, learning_rate, beta_2 and ema_decay are used.
-        schedule: the learning rate's warm-up and cool-down.
+    Of the options, optimizer, learning_rate, beta_2 and ema_decay are used.
 
     Attributes:
         updates: [] int64 variable, number of updates so far, without skipped steps.
@@ -62,21 +59,11 @@ class Optimizer(tf.Module):
             average.assign(variable)
 
     def next_learning_rate(self, step: tf.Tensor) -> tf.Tensor:
-        """[] float32, the learning rate of the next step.
-
-        Args:
-            step: [] integer, batches so far.
-        """
+        """[] float32, the learning rate of the next step, after `step` batches, [] integer."""
         return self.learning_rate * self._schedule.factor(self.updates, step)
 
     def apply(self, gradients: Sequence[tf.Tensor], is_finite: tf.Tensor, step: tf.Tensor) -> None:
-        """One update, in replica context.
-
-        Args:
-            gradients: one per variable, summed over the replicas.
-            is_finite: [] bool; where false nothing changes.
-            step: see `next_learning_rate`.
-        """
+        """One update, in replica context, by gradients summed over the replicas; none if they are not finite."""
         rate = self.next_learning_rate(step)
         tf.cond(is_finite, lambda: self._update(gradients, rate), lambda: None)
 

@@ -13,13 +13,7 @@ WINDOW_SECONDS = 600.0
 
 
 class Pace:
-    """Measures the steps and the evaluations of a run.
-
-    The time for saving between steps counts as part of the steps.
-
-    Args:
-        total_steps: the step at which the run ends.
-        steps_per_evaluation: steps between two evaluations.
+    """Measures the steps and the evaluations of a run; the time for saving between steps counts as part of the steps.
 
     Attributes:
         evaluation_seconds: duration of the last evaluation, before the first that of an earlier session; 0 if unknown.

@@ -31,8 +31,7 @@ class Recovery:
     def after_step(self, is_finite: bool, images: Array, labels: Labels | None) -> bool:
         """To be called after each step, with its batch; returns whether the state was rolled back.
 
-        Raises:
-            TrainingFailure: if gradients are still not finite after the learning rate was halved.
+        Raises TrainingFailure if gradients are still not finite after the learning rate was halved.
         """
         record = self.record
         if is_finite:

@@ -54,12 +54,7 @@ class Schedule:
         )
 
     def factor(self, updates: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """The factor of the next step, [] float32.
-
-        Args:
-            updates: [] integer, number of updates of the weights so far.
-            step: [] integer, number of batches so far.
-        """
+        """The factor of the next step, [] float32, from the numbers of updates and of batches so far, [] integers."""
         factor = tf.minimum(1.0, tf.cast(updates + 1, tf.float32) / max(1, self.warmup_steps))
         if self.cooldown_steps:
             left = tf.maximum(1.0, self.total_steps - tf.cast(step, tf.float32))

@@ -34,8 +34,6 @@ class Trainer:
     Trainer and calls the same methods, with its own part of each batch.
 
     Args:
-        glow: the model.
-        config: the training options.
         schedule: the learning rate's warm-up and cool-down, in steps. Default: a constant rate.
         **options: fields of `TrainConfig`, which replace those of `config`.
 
@@ -107,10 +105,7 @@ class Trainer:
         return self.workers.index, self.workers.count
 
     def initialize(self, images: Array) -> None:
-        """Runs the data-dependent initialisation (`Glow.initialize`); call it once, before the first step.
-
-        Args:
-            images: uint8 [N, H, W, C]; OpenAI's code uses 256 images.
+        """Runs `Glow.initialize` on uint8 images [N, H, W, C], OpenAI's code on 256, once, before the first step.
 
         Raises:
             InputError: after a step, whose result it would undo.
