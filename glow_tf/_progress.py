@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 # Seconds between two lines if the output is not a terminal, and between two refreshes if it is.
 LINE_SECONDS = 10.0
@@ -22,12 +22,6 @@ REFRESH_SECONDS = 0.2
 
 _state: dict[str, bool] = {"shown": False}
 _bars: list["Bar"] = []
-
-
-class Advance(Protocol):
-    """Reports that `count` more items are done."""
-
-    def __call__(self, count: int = 1, /) -> None: ...
 
 
 def show(is_shown: bool = True) -> None:
@@ -41,8 +35,8 @@ def is_shown() -> bool:
 
 
 @contextlib.contextmanager
-def phase(name: str, total: int | None = None, unit: str = "images") -> Iterator[Advance]:
-    """Displays the progress of a block while it runs.
+def phase(name: str, total: int | None = None, unit: str = "images") -> Iterator[Callable[..., None]]:
+    """Displays the progress of a block, which calls the value of the `with` with the number of items that it has done.
 
     Args:
         name: what the block does, as a participle: "evaluating".
@@ -69,7 +63,7 @@ def line(text: str, stream: TextIO | None = None) -> None:
 
     for bar in _bars[-1:]:
         bar.clear()
-    output = _QuietStream(stream or sys.stderr)
+    output = QuietStream(stream or sys.stderr)
     output.write(f"{printable(text, len(text))}\n")
     output.flush()
     for bar in _bars[-1:]:
@@ -95,7 +89,7 @@ class Bar:
         layout: str | None = None,
         line_layout: str | None = None,
     ) -> None:
-        output = _QuietStream(stream or sys.stderr)
+        output = QuietStream(stream or sys.stderr)
         self._is_terminal = is_terminal = output.isatty()
         for bar in _bars[-1:]:
             bar.clear()
@@ -160,7 +154,7 @@ def _tqdm_class() -> Any:
     return Tqdm
 
 
-class _QuietStream:
+class QuietStream:
     """A text stream whose write errors are ignored: a closed pipe, a full disk, a character it cannot encode."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -193,7 +187,7 @@ class _QuietStream:
 class _LineStream:
     """Turns tqdm's redraws, which use carriage returns, into lines."""
 
-    def __init__(self, stream: _QuietStream) -> None:
+    def __init__(self, stream: QuietStream) -> None:
         self._stream = stream
 
     def write(self, text: str) -> None:

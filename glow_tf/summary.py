@@ -35,12 +35,8 @@ def table(glow: "Glow") -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for part, shape, *numbers in rows:
-        cells = [
-            part.ljust(widths[0]),
-            shape.ljust(widths[1]),
-            *(n.rjust(w) for n, w in zip(numbers, widths[2:], strict=True)),
-        ]
-        lines.append("  ".join(cells))
+        aligned = [part.ljust(widths[0]), shape.ljust(widths[1]), *map(str.rjust, numbers, widths[2:])]
+        lines.append("  ".join(aligned))
     return "\n".join([repr(glow), *lines])
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from glow_tf import _progress
 from glow_tf._files import printable
 
 
@@ -30,24 +31,18 @@ def status_of_output() -> int:
     return 1
 
 
-class _BrokenPipeSafeStream:
+class _BrokenPipeSafeStream(_progress.QuietStream):
     """A text stream that is redirected to /dev/null after the first write error, which becomes its `error`."""
 
     def __init__(self, stream: TextIO, is_plain: bool) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._is_plain = is_plain
         self.error: OSError | None = None
 
-    def write(self, text: str) -> int | None:
+    def write(self, text: str) -> None:
         if self._is_plain:  # names of files and classes may hold terminal escapes
             text = "\n".join(printable(line, len(line)) for line in text.split("\n"))
-        return self._attempt(self._stream.write, text)
-
-    def flush(self) -> None:
-        self._attempt(self._stream.flush)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        super().write(text)
 
     def _attempt(self, method: Callable, *arguments: Any) -> Any:
         try:

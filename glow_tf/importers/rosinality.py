@@ -167,15 +167,13 @@ def _check_pickle(path: str | os.PathLike, pickle: Any) -> None:
 
 def _problem(value: Any, torch: Any) -> str:
     """Why a tensor is not a plain dense one, or an empty string."""
-    if value.is_meta:
-        return "a meta tensor without values"
-    if value.layout != torch.strided:
-        return "sparse"
-    if value.is_quantized:
-        return "quantized"
-    if value.is_complex():
-        return "complex"
-    return ""
+    problems = {
+        "a meta tensor without values": value.is_meta,
+        "sparse": value.layout != torch.strided,
+        "quantized": value.is_quantized,
+        "complex": value.is_complex(),
+    }
+    return next((problem for problem, is_found in problems.items() if is_found), "")
 
 
 def _infer(path: str | os.PathLike, found: Shapes, image_size: int, num_bits: int) -> tuple[GlowConfig, set[int]]:

@@ -56,18 +56,14 @@ class History:
             if split == "test" or tag.startswith("z/"):
                 self._row[(f"{split}_" if is_shared else "") + tag.replace("/", "_")] = float(value)
 
-    def note(self, **values: float) -> None:
-        """Takes other numbers into the next row."""
-        self._row |= values
-
     @property
     def has_evaluation(self) -> bool:
         """Whether the next row holds a test result."""
         return "test_bits_per_dim" in self._row
 
-    def finish_row(self) -> None:
-        """Appends the row and replaces the file; rows of the same and of later steps are dropped."""
-        row, bits = self._row, self._train_bits
+    def finish_row(self, **values: float) -> None:
+        """Appends the row, with further numbers, and replaces the file; drops rows of the same and of later steps."""
+        row, bits = self._row | values, self._train_bits
         self._row, self._train_bits = {}, []
         if bits:
             row["train_bits_per_dim"] = sum(bits) / len(bits)

@@ -138,15 +138,15 @@ class Reporter:
         """Writes the row of an evaluation, the curves and the logs to the disk."""
         if self._history.has_evaluation:
             self._record.count_time()
-            self._history.note(
-                seconds=round(self._record.seconds, 1),
-                cpu_seconds=round(self._record.cpu_seconds, 1),
-                evaluation_seconds=round(self.pace.evaluation_so_far(), 1),
-            )
+            numbers = {
+                "seconds": round(self._record.seconds, 1),
+                "cpu_seconds": round(self._record.cpu_seconds, 1),
+                "evaluation_seconds": round(self.pace.evaluation_so_far(), 1),
+            }
             if self.images_per_second():
-                self._history.note(images_per_second=self.images_per_second())
+                numbers["images_per_second"] = self.images_per_second()
             with self._tolerating_a_full_disk():
-                self._history.finish_row()
+                self._history.finish_row(**numbers)
             self._is_drawn = False
             if time.monotonic() - self._last_drawn > self._drawing_seconds / CURVES_SHARE:
                 self._draw_curves()

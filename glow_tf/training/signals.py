@@ -45,7 +45,7 @@ class GracefulShutdown:
             handler = signal.getsignal(number)
             if handler is not signal.SIG_IGN:
                 self._handlers[number] = handler
-                signal.signal(number, _leave_it_to_the_thread)
+                signal.signal(number, lambda *_: None)  # the thread acts on it
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
         return self
@@ -71,10 +71,6 @@ class GracefulShutdown:
                 _tell(f"\n{name}: finishing this step, then saving; a second Ctrl-C ends at once\n")
             elif number == signal.SIGINT:
                 os._exit(128 + number)
-
-
-def _leave_it_to_the_thread(*_: object) -> None:
-    pass
 
 
 def _tell(text: str) -> None:
