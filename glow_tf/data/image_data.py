@@ -110,7 +110,8 @@ def load(
             source = tfds.open_source(name, data_dir, size, channels, download)
             train, test = tfds.read_splits(source)
             shape = (*source.image_size, source.channels)
-            return ImageData(name, train, test, shape, source.class_names, _is_flippable(name))
+            is_flippable = not any(word in registry.family(name) for word in _MIRRORING_CHANGES_CONTENT)
+            return ImageData(name, train, test, shape, source.class_names, is_flippable)
         case _:
             return _load_folder(name, size, channels or 3, max_bad)
 
@@ -204,10 +205,6 @@ def _checked_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] |
     if not (1 <= height <= MAX_IMAGE_SIDE and 1 <= width <= MAX_IMAGE_SIDE):
         raise InputError(f"image size is {height}x{width}; each side can be 1 to {MAX_IMAGE_SIDE} pixels")
     return int(height), int(width)
-
-
-def _is_flippable(name: str) -> bool:
-    return not any(word in registry.family(name) for word in _MIRRORING_CHANGES_CONTENT)
 
 
 def _load_folder(name: str, image_size: tuple[int, int] | None, channels: int, max_bad: float) -> ImageData:

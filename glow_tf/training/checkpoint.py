@@ -209,16 +209,15 @@ class Checkpointer:
 
     def _checksums(self, number: int) -> bytes:
         """The checksums of a state's files in the format of `sha256sum`."""
-        return b"".join(f"{_sha256(file)}  {file.name}\n".encode() for file in self._data_files(number))
+        lines = []
+        for file in self._data_files(number):
+            with open_regular(file, "file of a state", limit=MAX_STATE_BYTES) as stream:
+                lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {file.name}\n")
+        return "".join(lines).encode()
 
 
 def _variables(values: Mapping[str, Any]) -> dict[str, tf.Variable]:
     return {k: tf.Variable(v, dtype=_DTYPES[type(v)], trainable=False, name=k) for k, v in values.items()}
-
-
-def _sha256(file: Path) -> str:
-    with open_regular(file, "file of a state", limit=MAX_STATE_BYTES) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _first_line(error: Exception) -> str:

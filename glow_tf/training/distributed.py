@@ -266,8 +266,10 @@ def _slurm_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
     divides by zero without GPUs. Only its addresses are used.
     """
     try:
+        # Jobs that share a node use different ports.
+        port = 20_000 + 16 * (int(os.environ.get("SLURM_JOB_ID", 0)) % 1000)
         slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(
-            port_base=_slurm_port(), gpus_per_node=2**16, gpus_per_task=1, auto_set_gpu=False
+            port_base=port, gpus_per_node=2**16, gpus_per_task=1, auto_set_gpu=False
         )
         spec = slurm.cluster_spec()
     except (RuntimeError, ValueError, KeyError, AssertionError) as error:
@@ -276,8 +278,3 @@ def _slurm_cluster() -> tf.distribute.cluster_resolver.ClusterResolver:
     return tf.distribute.cluster_resolver.SimpleClusterResolver(
         spec, task_type=slurm.task_type, task_id=slurm.task_id, num_accelerators={"GPU": gpus}, rpc_layer="grpc"
     )
-
-
-def _slurm_port() -> int:
-    """Jobs that share a node use different ports."""
-    return 20_000 + 16 * (int(os.environ.get("SLURM_JOB_ID", 0)) % 1000)
