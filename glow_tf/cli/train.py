@@ -156,7 +156,10 @@ def _check_flags(arguments: list[str]) -> tuple[dict[str, Any], TrainConfig]:
     if not 0 <= FLAGS.max_bad <= 1:  # absl takes NaN for a number of the range
         raise InputError(f"--max_bad is {FLAGS.max_bad}; it must be a number from 0 to 1")
     for name in ("dataset", "data_dir", "weights", "run_dir"):
-        _check_utf8(name, FLAGS[name].value or "")
+        try:
+            (FLAGS[name].value or "").encode()
+        except UnicodeEncodeError:
+            raise InputError(f"--{name} is {printable(FLAGS[name].value)}, which is not UTF-8; rename it") from None
     for name in ("dataset", "img_size"):
         if FLAGS.preset and not FLAGS[name].present:
             FLAGS[name].value = defaults.PRESETS[FLAGS.preset][name]
@@ -199,18 +202,10 @@ def _known_settings(model: Mapping[str, Any], weights: app.Weights | None, kind:
     return {"model": {name: value for name, value in known.items() if name not in unknown}}
 
 
-def _check_utf8(name: str, value: str) -> None:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"--{name} is {printable(value)}, which is not UTF-8; rename it") from None
-
-
 def _run_directory(known: Mapping[str, Any]) -> RunDirectory:
     """The run's directory, if no other trainer uses it and no run with other settings is there.
 
-    Args:
-        known: those of the run's settings that are known without importing TensorFlow, which takes seconds.
+    The settings are those that are known without importing TensorFlow, which takes seconds.
     """
     run = RunDirectory(FLAGS.run_dir or os.path.join(defaults.RUNS, FLAGS.preset or run_name(FLAGS.dataset)))
     if FLAGS.strategy != "multi_worker":
@@ -277,11 +272,9 @@ def check_data_fits(images: "ImageData", config: GlowConfig) -> None:
             f"the images of {images.name} are {have}, but the model expects {need}; use --img_size "
             f"{config.image_shape[0]} --channel_size {config.image_shape[2]}"
         )
-    if config.num_classes and config.num_classes < len(images.class_names):
-        raise InputError(
-            f"{images.name} has {len(images.class_names)} classes, but the model has {config.num_classes}; "
-            "name other data"
-        )
+    count, known = len(images.class_names), config.num_classes
+    if known and known < count:
+        raise InputError(f"{images.name} has {count} classes, but the model has {known}; name other data")
 
 
 def _announce(trainer: "Trainer", images: "ImageData", run: RunDirectory) -> None:
