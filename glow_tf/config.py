@@ -32,10 +32,25 @@ MAX_WEIGHTS = 1_000_000_000
 
 @dataclasses.dataclass(frozen=True)
 class GlowConfig:
-    """The architecture of a Glow.
+    """The architecture of a Glow; an invalid value raises an InputError that names the valid ones.
 
-    Raises:
-        InputError: for an invalid value; the message names it and the valid ones.
+    Args:
+        image_shape: (height, width, channels); height and width divisible by 2**num_levels, 1 to 4 channels.
+        num_levels: L, the scales of the multi-scale architecture.
+        num_steps: K, the flow steps of each level.
+        width: channels of the hidden layers of a coupling's network.
+        coupling: "affine" or "additive".
+        permutation: "conv1x1" (the paper's), "shuffle" (fixed, random) or "reverse" (RealNVP's).
+        num_bits: bits per channel, 1 to 8.
+        learned_top: whether the deepest latents have a learned Gaussian, as in every published run.
+        num_classes: number of classes of a class-conditional model; 0 for an unconditional one.
+        classifier: whether a class-conditional model also has OpenAI's classifier of its deepest latents.
+        pixels: "scale" to model the pixels as they are (the paper's), or "logit" to model RealNVP's logit of them.
+        pixel_range: (low, high) of the continuous pixels, all bins together.
+        architecture: the networks and Gaussians: "openai" (the paper's), "plus", which learns faster (see `nn.plus`),
+            or "glow_tf2" for weights of that program.
+        dequantization: noise within the bins, "uniform" (the paper's) or "variational", which is learned (`nn.noise`).
+        dtype: "float32" or "float64".
 
     >>> config = GlowConfig(image_shape=(32, 32, 3), num_levels=3, num_steps=32, width=512)
     >>> config.squeezed_shapes()
@@ -48,22 +63,21 @@ class GlowConfig:
     glow_tf.errors.InputError: image height 30 is not divisible by 2**2 = 4 ...
     """
 
-    image_shape: tuple[int, int, int]  # (height, width, channels): both divisible by 2**num_levels, 1 to 4 channels
-    num_levels: int = 3  # L, the scales of the multi-scale architecture
-    num_steps: int = 32  # K, the flow steps of each level
-    width: int = 512  # channels of the hidden layers of a coupling's network
-    coupling: str = "affine"  # or "additive"
-    permutation: str = "conv1x1"  # the paper's; or "shuffle" (fixed, random) or "reverse" (RealNVP's)
-    num_bits: int = 8  # per channel, 1 to 8
-    learned_top: bool = True  # whether the deepest latents have a learned Gaussian, as in every published run
-    num_classes: int = 0  # of a class-conditional model; 0 for an unconditional one
-    classifier: bool = False  # whether a class-conditional model has OpenAI's classifier of its deepest latents
-    pixels: str = "scale"  # to model the pixels as they are, as the paper; "logit" to model RealNVP's logit of them
-    pixel_range: tuple[float, float] = (-0.5, 0.5)  # (low, high) of the continuous pixels, all bins together
-    # The networks and Gaussians: the paper's; "plus", which learns faster; or "glow_tf2" for weights of that program.
+    image_shape: tuple[int, int, int]
+    num_levels: int = 3
+    num_steps: int = 32
+    width: int = 512
+    coupling: str = "affine"
+    permutation: str = "conv1x1"
+    num_bits: int = 8
+    learned_top: bool = True
+    num_classes: int = 0
+    classifier: bool = False
+    pixels: str = "scale"
+    pixel_range: tuple[float, float] = (-0.5, 0.5)
     architecture: str = "openai"
-    dequantization: str = "uniform"  # noise within the bins: the paper's; or "variational", which is learned
-    dtype: str = "float32"  # or "float64"
+    dequantization: str = "uniform"
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         _make_plain(self)
@@ -278,14 +292,12 @@ def _check_option(field: dataclasses.Field, value: Any) -> None:
     options = field.metadata
     if value is None and field.default is None:
         return
+    numbers = (int, float) if field.type is float else int
     if isinstance(field.default, bool):
         _check_flag(field.name, value, *options["choices"])
-        return
-    if options["choices"]:
+    elif options["choices"]:
         _check_choice(field.name, value, options["choices"])
-        return
-    numbers = (int, float) if field.type is float else int
-    if isinstance(value, bool) or not isinstance(value, numbers) or not options["is_valid"](value):
+    elif isinstance(value, bool) or not isinstance(value, numbers) or not options["is_valid"](value):
         raise InputError(f"{field.name} is {shown(value)}; it must be {options['valid']}")
 
 

@@ -72,7 +72,7 @@ flags.DEFINE_enum(
     "dequantization",
     None,
     DEQUANTIZATIONS,
-    "Noise within the bins: the paper's, or learned, also by a model that --weights loads. Default: uniform.",
+    "Noise within the bins: the paper's, or learned; may be added to the model of --weights. Default: uniform.",
 )
 flags.DEFINE_bool("conditional", None, "Learn one Gaussian per class; the images need labels or class folders.")
 flags.DEFINE_string("weights", None, f"Start from these weights, which also define the model. {app.WEIGHTS_HELP}")
@@ -185,7 +185,7 @@ def _check_flags(arguments: list[str]) -> tuple[dict[str, Any], TrainConfig]:
 
 
 def _learns_noise() -> bool:
-    """Whether the model of --weights, if its noise is uniform, goes on with learned noise."""
+    """Whether learned noise is asked for; with --weights, a model of uniform noise is then fine-tuned with it."""
     return FLAGS.dequantization == "variational"
 
 

@@ -245,7 +245,7 @@ def test_other_settings_are_refused_and_fresh_moves_the_run_aside(folder):
     assert found == pytest.approx([4e-3 / 6, 2e-3 / 3, 1e-3 / 3])
     assert full[0] == 2
     assert "cannot write to /proc/self" in full[2]
-    # The model of that run went on with learned noise, and the new run was resumed.
+    # The model of that run was fine-tuned with learned noise, and the new run was resumed.
     assert noise[0] == more_noise[0] == 0, (noise, more_noise)
     assert "learned/checkpoints/state/ckpt-1, step 1\n" in more_noise[2]
     config = Glow.load(folder / "learned").config

@@ -121,7 +121,7 @@ def test_no_images():
     assert glow.bits_per_dim(none).shape == in_graph(none).shape == (0,)
 
 
-def test_a_model_goes_on_with_learned_noise(images):
+def test_a_model_of_uniform_noise_can_be_fine_tuned(images):
     uniform = make_glow(**KIND | {"dequantization": "uniform"})
     glow = uniform.with_learned_noise(images)
     assert glow.config.dequantization == "variational"
