@@ -108,7 +108,7 @@ def replace_parts(parts):
 
         def initialize(self, batches):
             weights = self.prepared()["conv1x1"]["weight"].numpy().astype(np.float64)
-            weights[0] = plus._whitening(batches)
+            weights[0] = plus.whitening(batches)
             for name, factor in plu_decompose(weights).items():
                 variable = self.parameters["conv1x1"][name]
                 variable.assign(tf.cast(factor, variable.dtype))
