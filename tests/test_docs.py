@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from glow_tf import pretrained
 
@@ -36,7 +37,10 @@ def test_code_blocks(place, two_replicas, monkeypatch, document):
         exec(compile(block, f"{document}, block {number}", "exec"), names)
 
 
-DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("glow_tf/pretrained/*.md")]
+)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -53,6 +57,18 @@ def test_flags_exist(document):
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_files_exist(document):
     text = (ROOT / document).read_text()
-    linked = [(ROOT / document).parent / name for name in re.findall(r"\]\(([^):#]+)\)", text)]
+    linked = [(ROOT / document).parent / name for name in re.findall(r"(?:\]\(|src=\")([^):#\"]+)[)\"]", text)]
     named = [ROOT / name for name in re.findall(r"\b((?:tests|benchmarks)/[\w/]+\.py)\b", text)]
     assert [path for path in linked + named if not path.exists()] == []
+    for path in linked:
+        if path.suffix == ".png":
+            Image.open(path).verify()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_sections_exist(document):
+    for file, section in re.findall(r"\]\(([^):]*)#([^)]+)\)", (ROOT / document).read_text()):
+        linked = (ROOT / document).parent / file if file else ROOT / document
+        headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+        names = [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+        assert section in names, f"{document} links to {file}#{section}"

@@ -83,7 +83,7 @@ def test_source_archive_can_be_built_and_tested(archives):
     with tarfile.open(archives[1]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "main.py", "requirements.txt", "check.sh"} <= names
-    assert {"glow_tf/py.typed", "glow_tf/pretrained/digits.h5", "docs/results.md", "docs/digits.png"} <= names
+    assert {"glow_tf/py.typed", "glow_tf/pretrained/digits.h5", "docs/results.md", "docs/fashion_mnist.png"} <= names
     assert {"tests/conftest.py", "tests/helpers.py", "tests/bijectors/test_contract.py"} <= names
     assert not any("__pycache__" in name for name in names)
 
