@@ -4,7 +4,14 @@ import difflib
 import importlib
 import sys
 
-COMMANDS = ("train", "sample", "evaluate", "convert", "inspect", "explore")
+COMMANDS = {
+    "train": "trains a model",
+    "sample": "samples images, and edits images through their latents",
+    "evaluate": "prints the bits/dim of a test split, or scores images",
+    "convert": "converts weights from and to the formats of other programs",
+    "inspect": "describes a weights file",
+    "explore": "serves a page to explore a model in the browser",
+}
 
 USAGE = f"usage: python3 -m glow_tf {{{','.join(COMMANDS)}}} [flags]; --help after a command shows its flags"
 
@@ -13,7 +20,7 @@ def run() -> None:
     """Runs the command that the first argument names; does not return."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("--help", "-h", "help"):
-        print(USAGE)
+        print(USAGE, *(f"    {name:10}{text}" for name, text in COMMANDS.items()), sep="\n")
         sys.exit(0)
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)

@@ -220,7 +220,7 @@ class TrainConfig:
 
     batch_size: int = _option(64, "Images per step, over all devices.", *_COUNT, is_fixed=True)
     epochs: int = _option(100, "Passes over the training images, those before a resume included.", *_COUNT)
-    steps: int | None = _option(None, "Stop after this many steps, wherever the epoch is.", *_COUNT)
+    steps: int | None = _option(None, "Stop after this many steps in all, even within an epoch.", *_COUNT)
     learning_rate: float = _option(
         1e-3,
         "Learning rate between warm-up and cool-down.",
@@ -230,7 +230,7 @@ class TrainConfig:
     )
     warmup_epochs: float = _option(1.0, "Epochs over which the learning rate rises from 0.", *_EPOCHS, is_fixed=True)
     cooldown_epochs: float = _option(
-        0.0, "Last epochs, over which the learning rate falls to 0; at most half of the run.", *_EPOCHS
+        0.0, "Number of last epochs over which the learning rate falls to 0; at most half of the run.", *_EPOCHS
     )
     optimizer: str = _option("adamax", "Update rule; muon learns fastest.", choices=OPTIMIZERS, is_fixed=True)
     beta_2: float = _option(
@@ -249,20 +249,22 @@ class TrainConfig:
     )
     weight_y: float = _option(
         0.0,
-        "Weight of the classifier's loss (bits per image) beside the bits/dim; 0.01 is usual, 0 leaves it out.",
+        "Weight of the classifier's loss (bits per image) beside the bits/dim; 0.01 is usual, 0 means no classifier.",
         "a number from 0 to 1e30, 0.01 is usual",
         lambda v: 0 <= v <= 1e30,
         is_fixed=True,
     )
     backprop: str = _option(
-        "stored", "Backward pass: recompute needs less memory, reversible least.", choices=BACKPROPS
+        "stored",
+        "How the backward pass gets activations; recompute and reversible save memory.",
+        choices=BACKPROPS,
     )
     mixed_precision: bool | str = _option(
         False,
         "Compute the coupling networks in bfloat16 during training; auto: only if that is faster here.",
         choices=(AUTO,),
     )
-    jit_compile: bool = _option(False, "Compile the training step with XLA; for GPUs.")
+    jit_compile: bool = _option(False, "Compile the training step with XLA; for GPUs only.")
     flip: bool = _option(False, "Mirror training images at random; for natural images only.", is_fixed=True)
     seed: int = _option(0, "Seed for weights, noise and data order.", *_FROM_ZERO, is_fixed=True)
     evaluate_every: int = _option(1, "Epochs between evaluations, each with pictures and weights.", *_COUNT)
@@ -273,7 +275,7 @@ class TrainConfig:
         *_COUNT,
         is_fixed=True,
     )
-    keep: int = _option(0, "Epoch snapshots of the weights to keep.", *_FROM_ZERO)
+    keep: int = _option(0, "Number of epoch snapshots of the weights to keep.", *_FROM_ZERO)
 
     def __post_init__(self) -> None:
         _make_plain(self)

@@ -37,8 +37,8 @@ flags.DEFINE_bool("debug", False, "Show tracebacks and the messages of TensorFlo
 # Help texts of flags that several commands define.
 WEIGHTS_HELP = f"A weights file, a run's folder, or the name of bundled weights ({', '.join(pretrained.BUNDLED)})."
 NEWEST_WEIGHTS_HELP = f"{WEIGHTS_HELP} Default: the newest run under runs/, or else bundled weights."
-DATA_DIR_HELP = "The folder of prepared TFDS data sets. Default: TFDS's own."
-DOWNLOAD_HELP = "Download a TFDS data set that is not prepared yet."
+DATA_DIR_HELP = "Folder of prepared TensorFlow Datasets (TFDS). Default: TFDS's own."
+DOWNLOAD_HELP = "Download the TFDS data set that --dataset names if it is not prepared."
 
 # The modules in this folder that define flags, and how their commands are called.
 COMMANDS = {
@@ -227,7 +227,8 @@ def _help_of(main: Callable) -> str:
     entries = []
     for flag in [*sorted(_flags_of(main), key=lambda flag: flag.name), FLAGS["help"], FLAGS["debug"]]:
         name = f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}"
-        text = flag.help if flag.default in (None, False, []) else f"{flag.help} Default: {flag.default}."
+        text = flag.help.removesuffix(";\n    repeat this option to specify a list of values")
+        text += "" if flag.default in (None, []) or flag.default is False else f" Default: {str(flag.default).lower()}."
         entries.append(name + "\n" + textwrap.fill(text, HELP_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
     return "\n".join(entries)
 

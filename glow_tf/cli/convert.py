@@ -1,10 +1,10 @@
 """Converts weights of other programs to weights.h5, and weights.h5 to their formats.
 
-python3 convert.py --from openai PREFIX --img_size 32 --out weights.h5
-python3 convert.py --from glow-tf2 FILE --out weights.h5
-python3 convert.py --from rosinality FILE.pt --img_size 64 --n_bits 5 --out weights.h5
-python3 convert.py --to openai weights.h5 --out PREFIX
-python3 convert.py --to saved-model weights.h5 --out FOLDER     runs without this package
+    python3 convert.py --from openai PREFIX --img_size 32 --out weights.h5
+    python3 convert.py --from glow-tf2 FILE --out weights.h5
+    python3 convert.py --from rosinality FILE.pt --img_size 64 --n_bits 5 --out weights.h5
+    python3 convert.py --to openai weights.h5 --out PREFIX
+    python3 convert.py --to saved-model weights.h5 --out FOLDER     for programs with TensorFlow only
 
 With --to, weights.h5 can also be a run's folder or the name of bundled weights. Files of other programs have no
 checksum, so damage cannot be detected: convert only files from people you trust.
@@ -27,12 +27,14 @@ FLAGS = flags.FLAGS
 
 PROGRAMS = ("openai", "glow-tf2", "rosinality")
 
-flags.DEFINE_enum("from", None, PROGRAMS, "Program that wrote the weights: openai/glow, GLOW-tf2 or rosinality's.")
-flags.DEFINE_enum("to", None, ["openai", "saved-model"], "Format to write a weights.h5 in.")
-flags.DEFINE_string("weights", None, "The file to read; the same as the argument.")
+flags.DEFINE_enum(
+    "from", None, PROGRAMS, "Program that wrote the file: openai/glow, GLOW-tf2 or rosinality/glow-pytorch."
+)
+flags.DEFINE_enum("to", None, ["openai", "saved-model"], "Format to convert a weights.h5 to.")
+flags.DEFINE_string("weights", None, "The file to read, in place of the argument.")
 flags.DEFINE_string("out", None, "The weights.h5 to write; with --to, the checkpoint's prefix or the folder.")
-flags.DEFINE_integer("img_size", None, "Side of the images, which openai and rosinality do not store.", lower_bound=1)
-flags.DEFINE_integer("n_bits", 8, "Bits per channel, which openai and rosinality do not store.", 1, 8)
+flags.DEFINE_integer("img_size", None, "Side of the images, which files of openai and rosinality lack.", lower_bound=1)
+flags.DEFINE_integer("n_bits", 8, "Bits per channel, which files of openai and rosinality lack.", 1, 8)
 flags.DEFINE_bool("ema", False, "Read the moving average of the weights from an OpenAI checkpoint.")
 
 

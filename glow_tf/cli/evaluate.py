@@ -11,10 +11,9 @@ argmax p(image | class). Weights that main.py wrote are averages over the last s
 For your own images, one line each: log-likelihood in nats, bits/dim, bits/dim minus those of a lossless PNG or
 WebP of the same image (the corrected score), and a two-sided p-value among the training images (typicality).
 
-A high likelihood alone is poor evidence that an image is like the training images: smooth and simple images (a
-blurred photograph, a grey wall) get a higher likelihood than the training images themselves, because a likelihood
-rewards pixels that are easy to predict from their neighbours, whatever they show. Use the corrected score instead
-(high means unlike the training images); typicality detects images that are too likely, but not those that happen
+A high likelihood alone is poor evidence that an image is like the training images: simple and smooth images (a
+grey wall, a blurred photograph) are more likely than the training images themselves. Use the corrected score instead:
+a high one means unlike the training images. Typicality detects images that are too likely, but not those that happen
 to be as likely.
 """
 
@@ -32,7 +31,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("weights", None, app.NEWEST_WEIGHTS_HELP)
 flags.DEFINE_string("dataset", None, "Data set or folder of images. Default: the data set the weights were trained on.")
 flags.DEFINE_string("data_dir", None, app.DATA_DIR_HELP)
-flags.DEFINE_bool("download", False, "Download the TFDS data set that --dataset names if it is not prepared.")
+flags.DEFINE_bool("download", False, app.DOWNLOAD_HELP)
 flags.DEFINE_integer("batch_size", 64, "Images per batch.", lower_bound=1)
 flags.DEFINE_integer("eval_images", None, "Number of test images, chosen at random. Default: all.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed for the dequantisation noise.", lower_bound=0, upper_bound=2**31 - 1)

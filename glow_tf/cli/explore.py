@@ -4,9 +4,9 @@
     python3 -m glow_tf explore --weights weights.h5 --port 8000
     python3 -m glow_tf explore --direction smile=smile.npy  a file of sample.py --save_direction; may be repeated
 
-It prints its address and runs until Ctrl-C. It needs Gradio: pip install 'glow_tf[explore]'. The server listens on
-127.0.0.1 only, and no request can name a file. Nothing is downloaded: test images and class directions need the data
-set of the weights to be on this machine.
+It prints its address and runs until Ctrl-C. It needs Gradio: pip install -e '.[explore]' in the checkout. The server
+listens on 127.0.0.1 only, and no request can name a file. Nothing is downloaded: test images and class directions need
+the data set of the weights to be on this machine.
 """
 
 import importlib.util
@@ -33,7 +33,9 @@ HOST = "127.0.0.1"  # this machine only
 
 flags.DEFINE_string("weights", None, app.NEWEST_WEIGHTS_HELP)
 flags.DEFINE_integer("port", None, "The port. Default: the first free one from 7860.", lower_bound=1, upper_bound=65535)
-flags.DEFINE_multi_string("direction", [], "NAME=FILE, a direction that sample.py saved; may be repeated.")
+flags.DEFINE_multi_string(
+    "direction", [], "NAME=FILE, a direction that sample.py --save_direction wrote; may be repeated."
+)
 flags.DEFINE_string(
     "dataset", None, "The data set of the test images and classes. Default: the one the weights were trained on."
 )
@@ -51,9 +53,7 @@ def main(arguments: list[str]) -> None:
         registry.check_data_set(FLAGS.dataset, FLAGS.data_dir)
     weights = app.find_weights(FLAGS.weights, needs_data=True)
     if importlib.util.find_spec("gradio") is None:
-        raise InputError(
-            "the page needs Gradio: pip install 'glow_tf[explore]', in a checkout pip install -e '.[explore]'"
-        )
+        raise InputError("the page needs Gradio: run pip install -e '.[explore]' in the checkout of glow_tf")
     app.import_tensorflow()
     from glow_tf.demo import page
     from glow_tf.demo.explorer import Explorer

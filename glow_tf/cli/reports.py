@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from glow_tf._files import printable
+from glow_tf._files import counted, printable
 from glow_tf.cli import images as named_images
 from glow_tf.data import image_data, registry
 from glow_tf.data.dataset import ArrayDataset, StreamingDataset
@@ -56,8 +56,8 @@ def evaluate_split(glow: Glow, weights: str) -> int:
     print_classes(result, data.class_names)
     print_levels(glow, result.level_bits_per_dim.mean(axis=0), split)
     print(
-        f"decode(encode(image)) changes {result.num_wrong_bytes:,} of {result.num_bytes:,} bytes of {len(bits):,} "
-        f"images; largest error {result.round_trip_error:.2g} of a bin"
+        f"decode(encode(image)) changes {result.num_wrong_bytes:,} of {result.num_bytes:,} bytes of "
+        f"{counted(len(bits), 'image')}; largest error {result.round_trip_error:.2g} of a bin"
     )
     if not math.isfinite(result.round_trip_error):
         print(
@@ -130,7 +130,7 @@ def print_levels(glow: Glow, bits: np.ndarray, split: ArrayDataset | StreamingDa
             f"{level:>5}  {sizes[level]:>7}  {bits[level]:8.4f}  {bits[level] / bits.sum():5.0%}  {n.mean:9.3f}  "
             f"{n.variance:8.3f}  {n.skewness:8.3f}  {n.kurtosis:8.3f}  {n.ks_statistic:20.4f}"
         )
-    print(f"(z of {len(images)} images; the distance is the Kolmogorov-Smirnov statistic)")
+    print(f"(z of {counted(len(images), 'image')}; the distance is the Kolmogorov-Smirnov statistic)")
 
 
 def check_classes(glow: Glow, data: image_data.ImageData) -> None:

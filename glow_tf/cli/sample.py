@@ -43,7 +43,9 @@ MODES = {
 
 flags.DEFINE_enum("mode", "samples", [*MODES], "The picture to draw.")
 flags.DEFINE_string("weights", None, app.NEWEST_WEIGHTS_HELP)
-flags.DEFINE_float("temp", defaults.TEMPERATURE, "Temperature: 0 draws the mode, 1 samples the model itself.")
+flags.DEFINE_float(
+    "temp", defaults.TEMPERATURE, "Temperature: 0 draws the mode, 1 samples the model's own distribution."
+)
 flags.DEFINE_integer(
     "n", None, "The number of images, or of pairs. Default: as many as fit.", lower_bound=1, upper_bound=10_000
 )
@@ -52,30 +54,36 @@ flags.DEFINE_integer("seed", None, "Seed for the noise. Default: a new one every
 flags.DEFINE_string("out", None, "The file to write: PNG, JPEG or WebP by its ending. Default: <mode>.png.")
 flags.DEFINE_bool("gif", False, "Also write an animation that runs through the columns, beside the picture.")
 flags.DEFINE_multi_string("images", None, f"{images.HELP} Default: the first images of the test split.")
-flags.DEFINE_string("dataset", None, "The data set of test: and class:. Default: the one the weights were trained on.")
+flags.DEFINE_string(
+    "dataset", None, "The data set of test: and class:NAME. Default: the one the weights were trained on."
+)
 flags.DEFINE_string("data_dir", None, app.DATA_DIR_HELP)
 flags.DEFINE_bool("download", False, app.DOWNLOAD_HELP)
 flags.DEFINE_integer(
     "columns", 9, "The number of columns; attribute and pca use the next odd number.", lower_bound=2, upper_bound=1000
 )
 flags.DEFINE_alias("steps", "columns")
-flags.DEFINE_bool("spherical", False, "interpolate: Follow a great circle instead of a straight line.")
+flags.DEFINE_bool("spherical", False, "For --mode interpolate: follow a great circle instead of a straight line.")
 flags.DEFINE_string(
-    "positive", None, "attribute: A folder of images with the attribute, or class:NAME of the data set."
+    "positive",
+    None,
+    "For --mode attribute: a folder of images with the attribute, or class:NAME of the data set.",
 )
-flags.DEFINE_string("negative", None, "attribute: The same for images without the attribute.")
-flags.DEFINE_string("csv", None, "attribute: A table whose first column names image files, instead of two folders.")
+flags.DEFINE_string("negative", None, "For --mode attribute: the same for images without the attribute.")
+flags.DEFINE_string("csv", None, "For --mode attribute: a table whose first column names image files.")
 flags.DEFINE_string(
     "attribute",
     None,
-    "attribute: The column of the table that holds 1, or 0 or -1. Without --csv, a feature of the TFDS data set.",
+    "For --mode attribute: a feature of the TFDS data set, or the column of the --csv table that holds 1, or 0 or -1.",
 )
-flags.DEFINE_string("direction", None, "attribute: A file that --save_direction wrote.")
-flags.DEFINE_string("save_direction", None, "attribute: The file to save the direction in.")
+flags.DEFINE_string("direction", None, "For --mode attribute: a file that --save_direction wrote.")
+flags.DEFINE_string("save_direction", None, "For --mode attribute: the file to save the direction in.")
 flags.DEFINE_float(
-    "strength", 1.0, "attribute: Rows go from minus to plus this strength; pca: three standard deviations times this."
+    "strength",
+    1.0,
+    "Rows go from minus to plus this strength; for --mode pca its unit is three standard deviations.",
 )
-flags.DEFINE_integer("components", 4, "pca: The number of components.", lower_bound=2, upper_bound=1000)
+flags.DEFINE_integer("components", 4, "For --mode pca: the number of components.", lower_bound=2, upper_bound=1000)
 
 HIGH_TEMPERATURE = 1.5  # above this, few samples look like the data
 

@@ -59,28 +59,33 @@ flags.DEFINE_float("max_bad", 0.05, "Largest fraction of unreadable files in a f
 flags.DEFINE_integer("k_glow", None, "K, flow steps per level. Default: see the table.")
 flags.DEFINE_integer("l_glow", None, "L, levels. Default: see the table.")
 flags.DEFINE_integer("width", None, "Hidden channels of the coupling networks. Default: see the table.")
-flags.DEFINE_enum("coupling", None, COUPLINGS, "Coupling layers. Default: see the table.")
+flags.DEFINE_enum("coupling", None, COUPLINGS, "Type of the coupling layers. Default: see the table.")
 flags.DEFINE_enum("permutation", None, PERMUTATIONS, "Channel permutation between couplings. Default: conv1x1.")
 flags.DEFINE_enum(
-    "architecture", None, ["openai", "plus"], "The paper's, or plus, which learns faster. Default: openai."
+    "architecture",
+    None,
+    ["openai", "plus"],
+    "Networks and scales: the paper's, or plus, which learns faster. Default: see the table.",
 )
 flags.DEFINE_integer("n_bits", None, "Bits per channel, 1 to 8. Default: see the table.")
 flags.DEFINE_enum(
-    "pixels", None, PIXELS, "Transform of the pixels: none (the paper's) or RealNVP's logit. Default: scale."
+    "pixels", None, PIXELS, "Model the pixels as they are (the paper's), or RealNVP's logit of them. Default: scale."
 )
 flags.DEFINE_enum(
     "dequantization",
     None,
     DEQUANTIZATIONS,
-    "Noise within the bins: the paper's, or learned; may be added to the model of --weights. Default: uniform.",
+    "Noise within the bins: the paper's, or learned, which may be added to the model of --weights. Default: uniform.",
 )
 flags.DEFINE_bool("conditional", None, "Learn one Gaussian per class; the images need labels or class folders.")
 flags.DEFINE_string("weights", None, f"Start from these weights, which also define the model. {app.WEIGHTS_HELP}")
-flags.DEFINE_enum("preset", None, [*defaults.PRESETS], "Settings of a known run.")
+flags.DEFINE_enum("preset", None, [*defaults.PRESETS], "Settings of a known run; see the table.")
 flags.DEFINE_enum(
     "strategy", "mirrored", ["mirrored", "multi_worker"], "Train on this machine's devices, or in several processes."
 )
-flags.DEFINE_enum("communication", "auto", ["auto", "ring", "nccl"], "Protocol between the workers of multi_worker.")
+flags.DEFINE_enum(
+    "communication", "auto", ["auto", "ring", "nccl"], "How the workers of --strategy multi_worker sum gradients."
+)
 flags.DEFINE_string("run_dir", None, "Folder of the run. Default: runs/<preset or data set>.")
 flags.DEFINE_bool("fresh", False, "Start over; an earlier run in the same folder is archived.")
 
@@ -96,7 +101,7 @@ def _define_options() -> None:
         text = field.metadata["doc"]
         if name in options.OVERRIDDEN:
             text += " Default: see the table."
-        elif field.default not in (None, False):
+        elif field.default is not None and field.default is not False:
             text += f" Default: {field.default}."
         if isinstance(field.default, bool) and field.metadata["choices"]:
             flags.DEFINE_flag(options.AutoFlag(name, None, text))

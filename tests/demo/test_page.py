@@ -290,7 +290,7 @@ def test_wrong_flags_are_one_line(started, arguments, message):
 def test_without_gradio_one_line_says_how_to_get_it(started):
     done = started()
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "pip install 'glow_tf[explore]'" in done.stderr
+    assert "pip install -e '.[explore]'" in done.stderr
 
 
 def test_a_port_that_is_taken_is_refused(started):
