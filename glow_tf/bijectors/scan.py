@@ -42,7 +42,7 @@ class Scan(ImageBijector):
             for K times the residuals, even if no gradient is taken. First derivatives only.
             "recompute": each step's input, which is as large as the image (`recompute`). A third more
             arithmetic; derivatives of any order.
-            "reversible": nothing but the result (`reversible`), from which the backward pass reconstructs each
+            "reversible": only the result (`reversible`), from which the backward pass reconstructs each
             step's input, with the rounding error of the round trip. This is for `inverse`; in `forward` it means
             "recompute". First derivatives only.
 

@@ -105,7 +105,7 @@ class Trainer:
         return self.workers.index, self.workers.count
 
     def initialize(self, images: Array) -> None:
-        """Runs `Glow.initialize` on uint8 images [N, H, W, C], OpenAI's code on 256, once, before the first step.
+        """Runs `Glow.initialize` on uint8 images [N, H, W, C], once, before the first step. OpenAI's code takes 256.
 
         Raises:
             InputError: after a step, whose result it would undo.
@@ -129,7 +129,7 @@ class Trainer:
             {"class_bits" (the classifier's loss per image), "class_accuracy"}.
 
         Raises:
-            InputError: for an invalid batch, before the model is initialised, and inside of a `tf.function`.
+            InputError: for an invalid batch, before the model is initialised, and inside a `tf.function`.
         """
         if not self.glow.is_initialized:
             raise InputError("the actnorms are not initialised; call initialize(images) before train_step")
