@@ -1,16 +1,6 @@
-"""One process of the tests of several workers: trains a small model and writes what it saw.
-
-    python3 worker.py OUTPUT.npz DEVICES
-
-With TF_CONFIG in the environment it is one of several workers, else it has DEVICES logical CPUs of its own.
-"""
+"""One process of the tests of several workers: trains a small model and tells what it saw."""
 
 import os
-import sys
-
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
@@ -24,19 +14,18 @@ from glow_tf.training.schedule import Schedule
 from glow_tf.training.trainer import Trainer
 
 BATCH = 16
-
-
 STEPS = 20
 
 
-def main(output, devices):
+def train_on(devices):
+    """With TF_CONFIG in the environment this is one of several workers, else it has logical CPUs of its own."""
     if "TF_CONFIG" in os.environ:
         strategy = distributed.multi_worker_strategy("ring")
     else:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(devices))
         strategy = default_strategy()
-    np.savez(output, **train(strategy))
+    return train(strategy)
 
 
 def train(strategy):
@@ -55,7 +44,3 @@ def train(strategy):
     assert all(np.array_equal(copy.numpy(), first.numpy()) for first, *rest in copies for copy in rest)
     weights = np.concatenate([np.ravel(first.numpy()) for first, *_ in copies]).astype(np.float64)
     return {"bits": bits, "weights": weights, "replicas": trainer.num_replicas, "shard": trainer.shard}
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import worker
+from forked import call_all
 
 from glow_tf.errors import InputError
 from glow_tf.training import distributed
@@ -59,18 +60,12 @@ def finish(*processes):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs():
     """{name: what worker.py found}: this process, one of four devices, and two workers of a device each."""
-    folder = tmp_path_factory.mktemp("runs")
-    script = ROOT / "tests" / "worker.py"
-    processes = [
-        start(script, folder / f"worker{index}.npz", 1, environment=environment)
-        for index, environment in enumerate(cluster_environments(2))
-    ]
+    workers = [(worker.train_on, (1,), environment) for environment in cluster_environments(2)]
+    worker0, worker1, four = call_all(*workers, (worker.train_on, (4,), dict(os.environ)))
     one = worker.train(tf.distribute.get_strategy())
-    answers = finish(*processes, start(script, folder / "four.npz", 4))
-    assert [status for status, _ in answers] == [0] * 3, "\n".join(output for _, output in answers)
-    return {"one": one} | {name: np.load(folder / f"{name}.npz") for name in ("four", "worker0", "worker1")}
+    return {"one": one, "four": four, "worker0": worker0, "worker1": worker1}
 
 
 def test_two_workers_compute_what_one_process_does(runs):
