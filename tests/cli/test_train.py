@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -111,21 +112,15 @@ def test_wrong_input_is_one_line_and_nothing_is_written(tmp_path, wrong, imports
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where the tests below start the command, one after the other on the same run."""
-    return tmp_path_factory.mktemp("working folder")
-
-
-@pytest.fixture
-def begin(folder):
-    """Starts the command in that folder; what a test leaves running is killed."""
+def begin():
+    """Starts the command; what is left running is killed."""
     processes = []
 
-    def start_here(*arguments, **options):
-        processes.append(start("main", *arguments, cwd=folder, **options))
+    def start_it(*arguments, **options):
+        processes.append(start("main", *arguments, **options))
         return processes[-1]
 
-    yield start_here
+    yield start_it
     for process in processes:
         process.kill()
         process.wait()
@@ -168,31 +163,47 @@ def wait_for(condition, process):
         time.sleep(0.05)
 
 
-def test_sigterm_saves_wherever_it_runs(folder, begin):
-    """No HOME, no letters beyond ASCII, no temporary folder, no TensorBoard, and nobody who reads the output."""
+@pytest.fixture(scope="module")
+def stopped(begin, tmp_path_factory):
+    """(folder, exit status, error output) of the run "my run" in a hostile surrounding, stopped by SIGTERM.
+
+    No HOME, no letters beyond ASCII, no temporary folder, no TensorBoard, and nobody who reads the output.
+    """
+    folder = tmp_path_factory.mktemp("working folder")
     (folder / "hidden" / "tensorboard").mkdir(parents=True)
     (folder / "hidden" / "tensorboard" / "__init__.py").write_text("raise ImportError('not here')")
     hostile = environment(HOME=None, LC_ALL="C", TMPDIR="/missing")
     hostile["PYTHONPATH"] = f"{folder / 'hidden'}:{hostile['PYTHONPATH']}"
-    process = begin(*TINY, "--epochs", "100000", "--run_dir", "my run", env=hostile, stdout=closed_pipe())
-    run = RunDirectory(folder / "my run")
-    wait_for(run.weights.exists, process)
+    process = begin(*TINY, "--epochs", "100000", "--run_dir", "my run", cwd=folder, env=hostile, stdout=closed_pipe())
+    wait_for(RunDirectory(folder / "my run").weights.exists, process)
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 143
+    return folder, process.returncode, errors
+
+
+@pytest.fixture
+def folder(stopped, tmp_path):
+    """A working folder with a copy of that run."""
+    shutil.copytree(stopped[0] / "my run", tmp_path / "my run")
+    return tmp_path
+
+
+def test_sigterm_saves_wherever_it_runs(stopped):
+    folder, status, errors = stopped
+    assert status == 143
     assert "TensorBoard is not installed" in errors
     assert "SIGTERM: finishing this step, then saving" in errors
     assert "Traceback" not in errors
-    assert list(run.state.glob("ckpt-*.sha256"))
+    assert list(RunDirectory(folder / "my run").state.glob("ckpt-*.sha256"))
 
 
 def test_ctrl_c_prints_the_command_that_resumes_and_a_second_one_ends_at_once(folder, begin):
     arguments = [*TINY, "--epochs", "100000", "--run_dir", "my run"]
-    process = begin(*arguments)
+    process = begin(*arguments, cwd=folder)
     run = RunDirectory(folder / "my run")
     states = set(run.state.glob("ckpt-*.sha256"))
     wait_for(lambda: set(run.state.glob("ckpt-*.sha256")) - states, process)
-    second = begin(*arguments)
+    second = begin(*arguments, cwd=folder)
     output, error = second.communicate(timeout=60)
     assert (second.returncode, output) == (2, "")
     assert error == f"error: the run directory my run is in use by pid {process.pid}; name another one\n"
