@@ -15,9 +15,11 @@ import pytest
 # The files that take longest, the longest first; two processes that share the files end at about the same time if
 # these come first.
 LONG_FILES = (
-    *("training/test_loop", "test_glow", "test_faults", "cli/test_train", "integrations/test_keras", "test_tfp"),
-    *("bijectors/test_edges", "test_docs", "training/test_trainer", "training/test_distributed", "cli/test_sample"),
-    *("bijectors/test_scan", "bijectors/test_contract", "cli/test_evaluate"),
+    *("test_glow", "training/test_loop", "cli/test_train", "test_tfp", "bijectors/test_scan", "test_faults"),
+    *("test_weights", "bijectors/test_contract", "integrations/test_keras", "cli/test_sample", "bijectors/test_edges"),
+    *("importers/test_openai", "integrations/test_import_order", "test_docs", "training/test_distributed"),
+    *("importers/test_glow_tf2", "test_conditional", "cli/test_evaluate", "integrations/test_saved_model"),
+    *("training/test_trainer", "nn/test_plus", "training/test_options", "cli/test_app", "training/test_hardware"),
 )
 
 # Objects that are made between two collections of garbage. TensorFlow keeps most of what it makes while it traces.
@@ -80,6 +82,14 @@ def undrawn(monkeypatch):
     from glow_tf.training import curves
 
     monkeypatch.setattr(curves, "draw", lambda *_: b"png")
+
+
+@pytest.fixture
+def glance(monkeypatch):
+    """Leaves out the closer look at the model, most of the time of a short evaluation."""
+    from glow_tf.training import evaluator
+
+    monkeypatch.setattr(evaluator.Evaluator, "_look_closer", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

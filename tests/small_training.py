@@ -36,21 +36,21 @@ class BreakableTrainer(Trainer):
         return [variable.numpy() for variable in self.variables()]
 
 
-def make_trainer(strategy=None, **options):
+def make_trainer(strategy=None, num_levels=2, **options):
     with (strategy or tf.distribute.get_strategy()).scope():
-        glow = Glow(GlowConfig(**CONFIG))
+        glow = Glow(GlowConfig(**CONFIG | {"num_levels": num_levels}))
     return BreakableTrainer(glow, batch_size=BATCH, schedule=Schedule(warmup_steps=4), **options)
 
 
 @functools.cache
-def _traced(strategy):
-    trainer = make_trainer(strategy)
+def _traced(strategy, num_levels):
+    trainer = make_trainer(strategy, num_levels)
     return trainer, trainer.values()
 
 
-def trainer_at_start(strategy=None):
-    """The shared trainer as a new process would make it; one for each strategy."""
-    trainer, values = _traced(strategy)
+def trainer_at_start(strategy=None, num_levels=2):
+    """The shared trainer as a new process would make it; one for each strategy and number of levels."""
+    trainer, values = _traced(strategy, num_levels)
     for variable, value in zip(trainer.variables(), values, strict=True):
         variable.assign(value)
     trainer.state.step_count = 0

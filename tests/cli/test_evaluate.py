@@ -57,8 +57,9 @@ LOSSY = "--weights lossy.h5 --dataset digits --eval_images 9"
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
-    make_glow(image_shape=(8, 8, 1), dtype="float32", num_bits=4).save_weights(folder / "weights.h5")
-    size = {"image_shape": (8, 8, 1), "dtype": "float32", "num_bits": 4}
+    two_levels = {"image_shape": (8, 8, 1), "dtype": "float32", "num_bits": 4}
+    size = two_levels | {"num_levels": 1}
+    make_glow(**two_levels).save_weights(folder / "weights.h5")
     summary = {"count": 500, "mean": 8.0, "quantiles": [7.0, 8.0, 20.0]}
     make_glow(**size, num_classes=10).save_weights(
         folder / "classes.h5", dataset="digits", class_names=[*"0123456789"], train_bits_per_dim=summary
@@ -67,10 +68,10 @@ def answers(tmp_path_factory):
     make_glow(**size).save_weights(folder / "seen.h5", dataset="folder")
     make_glow(**size).save_weights(folder / "root.h5", dataset="/")
     make_glow(**size).save_weights(folder / "mnist.h5", dataset="mnist")
-    make_glow(image_shape=(16, 16, 3), dtype="float32").save_weights(folder / "colour.h5")
+    make_glow(image_shape=(16, 16, 3), dtype="float32", num_levels=1).save_weights(folder / "colour.h5")
     (folder / "run" / "checkpoints").mkdir(parents=True)
     make_glow(**size).save_weights(folder / "run" / "checkpoints" / "weights.h5")
-    broken = make_glow(**size)
+    broken = make_glow(**two_levels)
     broken.named_variables()["level1/actnorm/log_scale"].assign_add(tf.fill([2, 8], 1e3))
     broken.save_weights(folder / "broken.h5")
     lossy = make_glow(**size)

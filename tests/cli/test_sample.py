@@ -96,7 +96,7 @@ MODES = {
         "the direction: 4 images with the attribute, 8 without",
         "f.png",
     ),
-    "--mode levels --n 1 --columns 3 --out l.png": ("The role of each level: its latents", "l.png"),
+    "--weights levels.h5 --mode levels --n 1 --columns 3 --out l.png": ("The role of each level: its", "l.png"),
     "--mode pca --components 2 --columns 3 --out pca.png": ("2 principal components", "pca-scatter.png"),
     "--weights plain.h5 --mode pca --images more --out two.png": ("1 principal component of", "two.png"),
 }
@@ -154,9 +154,10 @@ WRONG_MODES = {
 @pytest.fixture(scope="module")
 def modes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("modes")
-    size = {"image_shape": (8, 8, 1), "dtype": "float32", "num_bits": 4}
+    size = {"image_shape": (8, 8, 1), "dtype": "float32", "num_bits": 4, "num_levels": 1}
     known = {"dataset": "digits", "class_names": [str(digit) for digit in range(10)]}
     make_glow(**size, num_classes=10).save_weights(folder / "classes.h5", **known)
+    make_glow(**size | {"num_levels": 2}).save_weights(folder / "levels.h5", **known)
     make_glow(**size).save_weights(folder / "plain.h5")
     overflowing = make_glow(**size)
     overflowing.named_variables()["level0/actnorm/log_scale"].assign(tf.fill([2, 4], -40.0))

@@ -5,14 +5,24 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import make_glow
+from helpers import make_glow, values_of
 
 from glow_tf.training import diagnostics
 
 
+@pytest.fixture(scope="module")
+def traced():
+    glow = make_glow(dtype="float32", num_bits=5)
+    return glow, values_of(glow)
+
+
 @pytest.fixture
-def glow():
-    return make_glow(dtype="float32", num_bits=5)
+def glow(traced):
+    """Always the same model, with its first values."""
+    glow, values = traced
+    for name, variable in glow.named_variables().items():
+        variable.assign(values[name])
+    return glow
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_gpus_count_before_the_processor(monkeypatch, tmp_path, capability, is_f
     assert hardware.has_fast_bfloat16(tmp_path / "missing") == is_fast
 
 
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn", "glance")
 @pytest.mark.parametrize(("first", "dtype"), [(True, "bfloat16"), (False, "float32")])
 def test_a_run_keeps_what_auto_chose_where_it_began(tmp_path, monkeypatch, capfd, first, dtype):
     run = RunDirectory(tmp_path)

@@ -33,10 +33,9 @@ def _closer_look():
 
 
 @pytest.fixture(autouse=True)
-def only_a_glance(request, monkeypatch):
-    """Leaves out the closer look in all other tests, most of the time of a short evaluation."""
+def only_a_glance(request):
     if "closer_look" not in request.fixturenames:
-        monkeypatch.setattr(evaluator.Evaluator, "_look_closer", lambda *_: None)
+        request.getfixturevalue("glance")
 
 
 class Killed(BaseException):
@@ -74,11 +73,16 @@ def undisturbed_alone(closer_look, tmp_path_factory):
 
 def _run_undisturbed(strategy, tmp_path_factory):
     if strategy not in _undisturbed:
-        trainer = trainer_at_start(strategy)
+        trainer = trainer_of(strategy)
         path = tmp_path_factory.mktemp("undisturbed") / "run"
         assert fit(trainer, path).is_saved
         _undisturbed[strategy] = ends(trainer, path)
     return _undisturbed[strategy]
+
+
+def trainer_of(strategy):
+    """Two replicas have one level, since their tracing takes twice as long as that of one."""
+    return trainer_at_start(strategy, num_levels=1 if strategy else 2)
 
 
 def ends(trainer, path):
@@ -103,7 +107,7 @@ def metadata(file):
 
 
 def test_the_same_seed_gives_the_same_bytes(strategy, undisturbed, path):
-    trainer = trainer_at_start(strategy)
+    trainer = trainer_of(strategy)
     fit(trainer, path)
     assert ends(trainer, path) == undisturbed
 
@@ -111,7 +115,7 @@ def test_the_same_seed_gives_the_same_bytes(strategy, undisturbed, path):
 def test_evaluated_every_second_epoch_it_trains_the_same(strategy, undisturbed, path):
     """Killed in the evaluation of the second epoch, it is made at the next start; the last epoch has one, too."""
     for dies in (True, False):
-        trainer = trainer_at_start(strategy)
+        trainer = trainer_of(strategy)
         with pytest.MonkeyPatch.context() as patch:
             if dies:
                 patch.setattr(metrics, "bits_per_dim", die)
@@ -142,14 +146,14 @@ DEATHS = [
 
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(undisturbed, strategy, path):
     for death in DEATHS:
-        trainer = trainer_at_start(strategy)
+        trainer = trainer_of(strategy)
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             if death[0] == "step":
                 after_step(trainer, death[1], die)
             else:
                 patch.setattr(death[0], death[1], deadly(*death))
             fit(trainer, path)
-    trainer = trainer_at_start(strategy)
+    trainer = trainer_of(strategy)
     fit(trainer, path)
     assert ends(trainer, path) == undisturbed
 

@@ -49,7 +49,7 @@ def test_muon_on_two_replicas(two_replicas):
     """The same as on one; a step without a finite gradient changes nothing, the usual norm included."""
     found = []
     for strategy in (None, two_replicas):
-        trainer = make_trainer(strategy, optimizer="muon")
+        trainer = make_trainer(strategy, num_levels=1, optimizer="muon")
         trainer.initialize(images()[0].images)
         found.append(bits_of_steps(trainer, 5))
         before = trainer.values()
@@ -115,7 +115,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(trainer):
 
 @pytest.mark.parametrize("backprop", ["recompute", "reversible"])
 def test_every_backprop_leaves_a_nan_step_out(backprop):
-    trainer = make_trainer(backprop=backprop)
+    trainer = make_trainer(num_levels=1, backprop=backprop)
     trainer.initialize(images()[0].images)
     before = trainer.values()
     trainer.nan_to.assign(1)
