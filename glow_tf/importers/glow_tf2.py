@@ -3,19 +3,6 @@
 The numbers in Keras' layer names depend on the layers that the process built before, so arrays are identified by
 their order and checked by their shape: 15 per flow step, level by level; 2 per split; and 1 at the end.
 
-| GLOW-tf2's array, in order                | our name                                                      |
-|-------------------------------------------|---------------------------------------------------------------|
-| actnorm s, b: y = s x + b                 | level<i>/actnorm/shift = b / s, log_scale = log|s| / 3        |
-| W_1_1: y_j = sum_i x_i W[i, j]            | level<i>/conv1x1/*, with the signs of s                       |
-| 4x4 convolution's kernel, bias            | level<i>/coupling/conv1_kernel, conv1_bias                    |
-| inner actnorm s, b                        | level<i>/coupling/actnorm1_scale, actnorm1_bias               |
-| 1x1 convolution's kernel, bias            | level<i>/coupling/conv2_kernel, conv2_bias                    |
-| inner actnorm s, b                        | level<i>/coupling/actnorm2_scale, actnorm2_bias               |
-| 4x4 scale convolution's kernel, bias      | level<i>/coupling/conv3_kernel, conv3_bias: first half        |
-| 4x4 shift convolution's kernel, bias      | level<i>/coupling/conv3_kernel, conv3_bias: second half       |
-| 1x1 convolution of a split: kernel, bias  | split<i>/kernel, bias                                         |
-| mean and log sd of the deepest, [1,h,w,2C]| top/mean, log_scale                                           |
-
 The import swaps the halves of a level's channels (see `nn.glow_tf2`): the columns of every 1x1 matrix, and the rows
 and the actnorm of every step except a level's first. Log-densities follow GLOW-tf2's formulas except for one term:
 GLOW-tf2 adds 1e-7 to |det W| before taking the logarithm.
@@ -24,7 +11,7 @@ References: https://github.com/samuelmat19/GLOW-tf2, `model.py`.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -44,7 +31,7 @@ PIXEL_RANGE = (0.05 - _STEP / 2, 0.05 - _STEP / 2 + 256 * _STEP)
 # The image sizes of its data sets, MNIST, CIFAR-10 and CIFAR-100.
 _KNOWN_SIDES = (28, 32)
 
-_STEP_ARRAYS = 15
+_STEP_ARRAYS = 15  # see `_step_shapes`
 
 Pairs = list[tuple[str, np.ndarray]]
 
@@ -75,12 +62,10 @@ def read(path: str | os.PathLike, image_size: int | None = None) -> Glow:
     values: Arrays = {}
     for level, (_, _, channels) in enumerate(config.squeezed_shapes()):
         mine = steps[level * config.num_steps : (level + 1) * config.num_steps]
-        for step in mine:
-            _check_shapes(name, step, _step_shapes(channels, config.width))
-        values |= prefixed(f"level{level}/", _level_values(name, mine))
+        values |= prefixed(f"level{level}/", _level_values(name, mine, channels, config.width))
         if level < len(splits):
-            _check_shapes(name, splits[level], [(1, 1, channels // 2, channels), (channels,)])
-            values |= prefixed(f"split{level}/", dict(zip(("kernel", "bias"), _plain(splits[level]), strict=True)))
+            shapes = {"kernel": (1, 1, channels // 2, channels), "bias": (channels,)}
+            values |= prefixed(f"split{level}/", _named(name, splits[level], shapes))
     mean, log_scale = np.split(top[0][1][0], 2, axis=-1)
     values |= {"top/mean": mean, "top/log_scale": log_scale}
     return glow_from(config, values, "glow-tf2")
@@ -152,61 +137,50 @@ def _check_uncropped(path: str, height: int, width: int, num_levels: int, image_
             )
 
 
-def _step_shapes(channels: int, width: int) -> list[tuple[int, ...]]:
+def _step_shapes(channels: int, width: int) -> Mapping[str, tuple[int, ...]]:
+    """{name: shape} of the arrays of a flow step in their order; those of the coupling network have our names."""
     side, half = KERNEL_SIDE, channels // 2
-    inner = [(1, 1, 1, width)] * 2
-    head = [(side, side, width, half), (half,)]
-    return [
-        (1, 1, 1, channels),
-        (1, 1, 1, channels),
-        (channels, channels),
-        (side, side, half, width),
-        (width,),
-        *inner,
-        (1, 1, width, width),
-        (width,),
-        *inner,
-        *head,
-        *head,
-    ]
+    return {
+        "scale": (1, 1, 1, channels),  # of the actnorm, y = scale * x + bias
+        "bias": (1, 1, 1, channels),
+        "weight": (channels, channels),  # y_j = sum_i x_i weight[i, j]
+        "conv1_kernel": (side, side, half, width),
+        "conv1_bias": (width,),
+        "actnorm1_scale": (1, 1, 1, width),
+        "actnorm1_bias": (1, 1, 1, width),
+        "conv2_kernel": (1, 1, width, width),
+        "conv2_bias": (width,),
+        "actnorm2_scale": (1, 1, 1, width),
+        "actnorm2_bias": (1, 1, 1, width),
+        "scale_kernel": (side, side, width, half),  # of two last convolutions, which are one here
+        "scale_bias": (half,),
+        "shift_kernel": (side, side, width, half),
+        "shift_bias": (half,),
+    }
 
 
-def _check_shapes(path: str, pairs: Pairs, shapes: Sequence[tuple[int, ...]]) -> None:
-    for (name, array), shape in zip(pairs, shapes, strict=True):
+def _named(path: str, pairs: Pairs, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+    """{name: array in float64} for the names of `shapes`, if the arrays have these shapes."""
+    for (name, array), shape in zip(pairs, shapes.values(), strict=True):
         if array.shape != shape:
             raise InputError(f"{path} has {name} of shape {array.shape} where GLOW-tf2 has {shape}")
+    return {name: array.astype(np.float64) for name, (_, array) in zip(shapes, pairs, strict=True)}
 
 
-def _level_values(path: str, steps: list[Pairs]) -> Arrays:
+def _level_values(path: str, steps: list[Pairs], channels: int, width: int) -> Arrays:
     """{our name: array} of the K steps of a level."""
-    weights_1x1, ours = [], []
-    for k, step in enumerate(steps):
-        one, weight = _step_values(path, step, exchanged=k > 0)
-        ours.append(one)
-        weights_1x1.append(weight)
-    return stacked(ours) | conv1x1_values(path, [step[2][0] for step in steps], weights_1x1)
-
-
-def _step_values(path: str, step: Pairs, exchanged: bool) -> tuple[Arrays, np.ndarray]:
-    """({our name: array}, the 1x1 matrix) of one step; `exchanged`: whether the halves of its input are swapped."""
-    s, b, weight, *coupling = _plain(step)
-    s, b = s.reshape(-1), b.reshape(-1)
-    sign, log_abs = sign_and_log_abs(path, step[0][0], s)
-    halves = exchanged_halves(len(s))
-    rows = halves if exchanged else np.arange(len(s))
-    values = {
-        "actnorm/shift": (b / s)[rows],
-        "actnorm/log_scale": log_abs[rows] / LOG_SCALE_FACTOR,
-    }
-    names = ["conv1_kernel", "conv1_bias", "actnorm1_scale", "actnorm1_bias"]
-    names += ["conv2_kernel", "conv2_bias", "actnorm2_scale", "actnorm2_bias"]
-    scale_kernel, scale_bias, shift_kernel, shift_bias = coupling[len(names) :]
-    for name, array in zip(names, coupling, strict=False):
-        values[f"coupling/{name}"] = array.reshape(-1) if name.startswith("actnorm") else array
-    values["coupling/conv3_kernel"] = np.concatenate([scale_kernel, shift_kernel], axis=-1)
-    values["coupling/conv3_bias"] = np.concatenate([scale_bias, shift_bias])
-    return values, (sign[:, np.newaxis] * weight)[rows][:, halves]
-
-
-def _plain(pairs: Pairs) -> list[np.ndarray]:
-    return [array.astype(np.float64) for _, array in pairs]
+    named = [_named(path, step, _step_shapes(channels, width)) for step in steps]
+    ours, weights_1x1 = [], []
+    halves = exchanged_halves(channels)
+    for k, (pairs, arrays) in enumerate(zip(steps, named, strict=True)):
+        rows = halves if k > 0 else np.arange(channels)  # the halves of all inputs but the first are swapped
+        scale, bias, weight = (arrays.pop(name) for name in ("scale", "bias", "weight"))
+        sign, log_abs = sign_and_log_abs(path, pairs[0][0], scale.reshape(-1))
+        for part in ("kernel", "bias"):
+            last = [arrays.pop(f"{head}_{part}") for head in ("scale", "shift")]
+            arrays[f"conv3_{part}"] = np.concatenate(last, axis=-1)
+        coupling = {key: value.reshape(-1) if "actnorm" in key else value for key, value in arrays.items()}
+        actnorm = {"shift": (bias / scale).reshape(-1)[rows], "log_scale": log_abs[rows] / LOG_SCALE_FACTOR}
+        ours.append(prefixed("actnorm/", actnorm) | prefixed("coupling/", coupling))
+        weights_1x1.append((sign[:, np.newaxis] * weight)[rows][:, halves])
+    return stacked(ours) | conv1x1_values(path, [pairs[2][0] for pairs in steps], weights_1x1)

@@ -6,7 +6,6 @@
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -26,7 +25,6 @@ from glow_tf.importers.common import (
     glow_from,
     inferred_config,
     prefixed,
-    stacked,
     without_prefix,
 )
 from glow_tf.importers.openai_layout import AVERAGED, expected_shapes
@@ -56,7 +54,7 @@ def read(prefix: str | os.PathLike, image_size: int, num_bits: int, averaged: bo
     if averaged:
         sources |= _averaged_names(checkpoint.prefix, found, shapes)
     arrays = _read_arrays(checkpoint, sources)
-    glow = glow_from(config, _values(checkpoint.prefix, config, arrays), "openai")
+    glow = glow_from(config, _values(checkpoint.prefix, config, lu, arrays), "openai")
     glow.metadata["averaged"] = bool(averaged)
     return glow
 
@@ -97,18 +95,20 @@ def export(glow: Glow, lu: bool = False) -> Arrays:
     """
     config = glow.config
     _check_exportable(config, lu)
-    variables = values_of(glow)
-    variables |= {name: layout.interleave(v) for name, v in variables.items() if layout.is_interleaved(name, config)}
+    values = values_of(glow)
+    values |= {name: layout.interleave(v) for name, v in values.items() if layout.is_interleaved(name, config)}
     arrays: Arrays = {}
     for level in range(config.num_levels):
-        steps = without_prefix(variables, f"level{level}/")
-        permutations = _exported_permutations(config, steps, lu)
-        for k in range(config.num_steps):
-            one = {name: value[k] for name, value in steps.items()}
-            arrays |= prefixed(f"model/{level}/{k}/", _exported(layout.STEP, one) | permutations[k])
-    for theirs, table, ours in layout.parts(config):
-        arrays |= prefixed(theirs, _exported(table, without_prefix(variables, ours)))
-    return {name: _as_stored(arrays[name]).reshape(shape) for name, shape in expected_shapes(config, lu).items()}
+        for k, permutation in enumerate(_exported_permutations(config, without_prefix(values, f"level{level}/"), lu)):
+            arrays |= prefixed(f"model/{level}/{k}/", permutation)
+    for name, ours, shape, step in layout.variables(config, lu):
+        if ours:
+            parts = [None if each is None else values[each] if step is None else values[each][step] for each in ours]
+            arrays[name] = _exported(*parts)
+        stored = arrays.pop(name)  # in the order of OpenAI's code
+        is_index = np.issubdtype(stored.dtype, np.integer)
+        arrays[name] = (stored if is_index else stored.astype(np.float32)).reshape(shape)
+    return arrays
 
 
 # ------------------------------------------------------------------------------------------- reading
@@ -170,64 +170,61 @@ def _read_arrays(checkpoint: Checkpoint, sources: Mapping[str, str]) -> Arrays:
     return arrays
 
 
-def _values(prefix: str, config: GlowConfig, arrays: Arrays) -> Arrays:
+def _values(prefix: str, config: GlowConfig, lu: bool, arrays: Arrays) -> Arrays:
     """{our name: array} from OpenAI's arrays."""
-    values: Arrays = {}
+    found: dict[str, list[np.ndarray]] = {}
+    for variable in layout.variables(config, lu):
+        for name, part in zip(variable.ours, _imported(variable, arrays[variable.name]), strict=True):
+            if name is not None:
+                found.setdefault(name, []).append(part)
+    values = {name: np.stack(steps) if name.startswith("level") else steps[0] for name, steps in found.items()}
     for level in range(config.num_levels):
         steps = [without_prefix(arrays, f"model/{level}/{k}/") for k in range(config.num_steps)]
-        ours = stacked([_imported(layout.STEP, step) for step in steps])
-        ours |= _permutation_values(prefix, config, steps, level)
-        values |= prefixed(f"level{level}/", ours)
-    for theirs, table, name in layout.parts(config):
-        values |= prefixed(name, _imported(table, without_prefix(arrays, theirs)))
+        values |= prefixed(f"level{level}/", _permutation_values(prefix, config, steps, level))
     return values | {name: layout.deinterleave(v) for name, v in values.items() if layout.is_interleaved(name, config)}
 
 
-def _imported(table: Mapping[str, Any], arrays: Arrays) -> Arrays:
-    """One part's arrays under our names."""
-    values: dict[str | None, np.ndarray] = {}
-    for theirs, ours in table.items():
-        array = arrays[theirs]
-        if isinstance(ours, tuple):
-            values |= {ours[0]: array[:, :, :-1], ours[1]: array[:, :, -1]}
-        else:
-            # Axes of length one are for broadcasting, or belong to a 1x1 kernel.
-            values[ours] = array.reshape(array.shape[-2:] if theirs.endswith("W") else array.shape[-1:])
-    return {name: value for name, value in values.items() if name is not None}
+def _imported(variable: layout.Variable, array: np.ndarray) -> list[np.ndarray]:
+    """The arrays of the variables `variable.ours`."""
+    if len(variable.ours) == 2:
+        return [array[:, :, :-1], array[:, :, -1]]
+    # Axes of length one are for broadcasting, or belong to a 1x1 kernel.
+    axes = 2 if variable.name.endswith(("W", "L", "U")) else 1
+    return [array.reshape(array.shape[-axes:])] if variable.ours else []
 
 
 def _permutation_values(prefix: str, config: GlowConfig, steps: list[Arrays], level: int) -> Arrays:
+    """Those variables of a level's permutations that correspond to none of OpenAI's alone."""
     names = [f"model/{level}/{k}/" for k in range(config.num_steps)]
     if config.permutation == "reverse":
         channels = steps[0]["actnorm_center/b"].shape[-1]
         return {"permutation/indices": np.tile(np.arange(channels)[::-1], [len(steps), 1])}
     if config.permutation == "shuffle":
         for name, step in zip(names, steps, strict=True):
-            _check_order(prefix, name, step["shuffle/indices"], step["shuffle/indices_inverse"])
-        return {"permutation/indices": np.stack([step["shuffle/indices"] for step in steps])}
+            order, inverse = step["shuffle/indices"], step["shuffle/indices_inverse"]
+            if not _is_order(order) or not np.array_equal(order[inverse % len(order)], np.arange(len(order))):
+                problem = "shuffle/indices that is not a permutation, or whose inverse differs"
+                raise InputError(f"{printable(prefix)} has {name}{problem}")
+        return {}
     if "invconv/W" in steps[0]:
         return conv1x1_values(prefix, [name + "invconv/W" for name in names], [step["invconv/W"] for step in steps])
-    return stacked([_lu_values(prefix, name, step) for name, step in zip(names, steps, strict=True)])
+    orders = [_checked_order(prefix, name, step) for name, step in zip(names, steps, strict=True)]
+    return {"conv1x1/permutation": np.stack(orders)}
 
 
-def _lu_values(prefix: str, name: str, step: Arrays) -> Arrays:
-    """The factors of one 1x1 convolution, unchanged."""
+def _checked_order(prefix: str, name: str, step: Arrays) -> np.ndarray:
+    """The column of the one in each row of P, the permutation matrix of one 1x1 convolution."""
     matrix = step["invconv/P"]
     ones = np.argmax(matrix, axis=1)
-    if not np.array_equal(np.sort(ones), np.arange(len(ones))) or not np.array_equal(matrix, np.eye(len(ones))[ones]):
+    if not _is_order(ones) or not np.array_equal(matrix, np.eye(len(ones))[ones]):
         raise InputError(f"{printable(prefix)} has {name}invconv/P, which is not a permutation matrix")
     if not (np.abs(step["invconv/sign_S"]) == 1).all():
         raise InputError(f"{printable(prefix)} has {name}invconv/sign_S with values other than 1 and -1")
-    parts = [ones, *(step[f"invconv/{part}"] for part in ("L", "log_S", "sign_S", "U"))]
-    return {f"conv1x1/{key}": part for key, part in zip(PLU_NAMES, parts, strict=True)}
+    return ones
 
 
-def _check_order(prefix: str, name: str, indices: np.ndarray, inverse: np.ndarray) -> None:
-    whole = np.arange(len(indices))
-    if not np.array_equal(np.sort(indices), whole) or not np.array_equal(indices[inverse % len(whole)], whole):
-        raise InputError(
-            f"{printable(prefix)} has {name}shuffle/indices that is not a permutation, or whose inverse differs"
-        )
+def _is_order(indices: np.ndarray) -> bool:
+    return np.array_equal(np.sort(indices), np.arange(len(indices)))
 
 
 # ------------------------------------------------------------------------------------------- writing
@@ -246,36 +243,24 @@ def _check_exportable(config: GlowConfig, lu: bool) -> None:
         raise InputError(f"the LU form needs 1x1 convolutions; this model's permutation is {config.permutation}")
 
 
-def _exported(table: Mapping[str, Any], values: Arrays) -> Arrays:
-    """One part's values under OpenAI's names, not yet in their shapes."""
-    arrays: Arrays = {}
-    for theirs, ours in table.items():
-        if isinstance(ours, tuple):
-            edge = values[ours[1]][:, :, np.newaxis]
-            # The top prior's other input channels, as many as its output channels, see zeros only.
-            kernel = np.zeros([3, 3, edge.shape[-1], edge.shape[-1]]) if ours[0] is None else values[ours[0]]
-            arrays[theirs] = np.concatenate([kernel, edge], axis=2)
-        else:
-            arrays[theirs] = values[ours]
-    return arrays
+def _exported(kernel: np.ndarray | None, edge: np.ndarray | None = None) -> np.ndarray | None:
+    """The inverse of `_imported`, not yet in OpenAI's shape."""
+    if edge is None:
+        return kernel
+    edge = edge[:, :, np.newaxis]
+    if kernel is None:  # the top prior's other input channels, as many as its output channels, see zeros only
+        kernel = np.zeros([3, 3, edge.shape[-1], edge.shape[-1]])
+    return np.concatenate([kernel, edge], axis=2)
 
 
 def _exported_permutations(config: GlowConfig, steps: Arrays, lu: bool) -> list[Arrays]:
-    """[{name: array}, ...], one per step of a level."""
+    """[{name: array}, ...], one per step of a level, of the variables that correspond to none of ours alone."""
     if config.permutation == "reverse":
         return [{}] * config.num_steps
     if config.permutation == "shuffle":
-        return [
-            {"shuffle/indices": order, "shuffle/indices_inverse": np.argsort(order).astype(np.int32)}
-            for order in steps["permutation/indices"]
-        ]
-    factors = [steps[f"conv1x1/{name}"] for name in PLU_NAMES]
-    if not lu:
-        return [{"invconv/W": weight} for weight in plu_weight(*map(tf.constant, factors)).numpy()]
-    names = ("invconv/P", "invconv/L", "invconv/log_S", "invconv/sign_S", "invconv/U")
-    factors[0] = np.stack([np.eye(len(order))[order] for order in factors[0]])
-    return [dict(zip(names, one, strict=True)) for one in zip(*factors, strict=True)]
-
-
-def _as_stored(array: np.ndarray) -> np.ndarray:
-    return array if np.issubdtype(array.dtype, np.integer) else array.astype(np.float32)
+        orders = steps["permutation/indices"]
+        return [{"shuffle/indices_inverse": np.argsort(order).astype(np.int32)} for order in orders]
+    if lu:
+        return [{"invconv/P": np.eye(len(order))[order]} for order in steps["conv1x1/permutation"]]
+    weights = plu_weight(*(tf.constant(steps[f"conv1x1/{name}"]) for name in PLU_NAMES))
+    return [{"invconv/W": weight} for weight in weights.numpy()]

@@ -2,20 +2,6 @@
 
 The model differs from OpenAI's only in ways that the values of our variables can express.
 
-Names of a block's flow begin with `blocks.i.flows.k.`; ours begin with `level<i>/`, stacked over k.
-
-| glow-pytorch's name               | our name                                                              |
-|-----------------------------------|-----------------------------------------------------------------------|
-| actnorm.loc, scale: scale (x+loc) | actnorm/shift, log_scale = log|scale| / 3                             |
-| invconv.w_p, w_l, w_u, w_s, s_sign| conv1x1/*: their matrix transposed, with the signs of scale           |
-| or invconv.weight                 | the same                                                              |
-| coupling.net.0.weight, bias       | coupling/conv1_kernel, actnorm1_shift; conv1_edge, actnorm1_log_scale = 0 |
-| coupling.net.2.weight, bias       | coupling/conv2_kernel, actnorm2_shift; actnorm2_log_scale = 0         |
-| coupling.net.4.conv.weight        | coupling/conv3_kernel, conv3_edge                                     |
-| coupling.net.4.conv.bias, scale   | coupling/conv3_bias, conv3_log_scale                                  |
-| blocks.i.prior.conv.weight        | split<i>/kernel, edge; in the last block top/edge                     |
-| blocks.i.prior.conv.bias, scale   | split<i>/bias, log_scale; in the last block top/bias, log_scale       |
-
 coupling.net.4 and prior pad every channel of their input with ones. This equals zero padding with an edge channel
 whose kernel is the sum over the input channels. The output of an affine coupling holds the raw scale first and the
 shift second in glow-pytorch, and the shift first here.

@@ -122,7 +122,7 @@ def made_up_file(path, side, num_levels=2, num_steps=1, width=4, image_channels=
         channels = image_channels * 2 ** (level + 2)
         for _ in range(num_steps):
             shapes = glow_tf2._step_shapes(channels, width)
-            arrays = [0.1 * rng.standard_normal(shape) for shape in shapes]
+            arrays = [0.1 * rng.standard_normal(shape) for shape in shapes.values()]
             arrays[0] = np.sign(arrays[0]) * (0.5 + np.abs(arrays[0]))
             arrays[2] += np.eye(channels)
             layers.append([f"flow_step_{len(layers)}", arrays])
