@@ -5,6 +5,7 @@ import difflib
 import errno
 import io
 import itertools
+import math
 import os
 import re
 import stat
@@ -23,6 +24,8 @@ MAX_FILE_BYTES = 4_400_000_000  # 1e9 parameters in float32 plus 10 % for tables
 
 # The first characters of formulas, in East Asian width, too.
 _FORMULA = r"=+\-@\uff1d\uff0b\uff0d\uff20"
+
+_GLOB = set("*?[]\\")  # the special characters of patterns
 
 MAX_PRINTED = 300  # characters of untrusted text in a message
 
@@ -61,15 +64,16 @@ def write_atomically(path: str | os.PathLike, data: bytes | memoryview) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: str | os.PathLike) -> None:
+    """Makes a file, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # not supported by some file systems: FUSE, CIFS
+        if error.errno != errno.EINVAL:  # some file systems do not support it for folders: FUSE, CIFS
             raise
     finally:
         os.close(descriptor)
@@ -150,10 +154,8 @@ def load_npy(path: str | os.PathLike, what: str = "NumPy file (.npy)") -> np.nda
             shape, is_fortran, dtype = reader[version](file)
         except Exception as error:  # the header is a Python literal, and parsing it can raise nearly anything
             raise InputError(f"{printable(path)} is not a {what}") from error
-        count, left = 1, size - file.tell()
-        for side in shape:
-            count *= side
-        if dtype.kind not in "fiu" or min(shape, default=0) < 0 or count * dtype.itemsize != left:
+        left = size - file.tell()
+        if dtype.kind not in "fiu" or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != left:
             raise InputError(
                 f"{printable(path)} is damaged: its header says {printable(dtype)} of shape {printable(shape)}, "
                 f"and {left:,} bytes follow"
@@ -168,10 +170,11 @@ def unambiguous_prefix(prefix: str, endings: Iterable[str]) -> Iterator[str]:
 
     `endings` are the rest of each file's name.
     """
-    if not set(prefix) & set("*?[]\\"):
+    if not _GLOB & set(prefix):
         yield prefix
         return
-    with tempfile.TemporaryDirectory() as folder:
+    parent = next(folder for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp") if not _GLOB & set(folder))
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
         for ending in endings:
             os.symlink(os.path.abspath(prefix + ending), os.path.join(folder, "link" + ending))
         yield os.path.join(folder, "link")
@@ -249,15 +252,15 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def format_names(names: Iterable[object]) -> str:
-    """Lists up to 3 names in a printable form, and counts the rest.
+def format_names(names: Iterable[object], count: int = 3) -> str:
+    """Lists up to `count` names in a printable form, and counts the rest.
 
     >>> format_names("abcde")
     'a, b, c and 2 more'
     """
     listed = list(names)
-    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
-    return ", ".join(printable(name, 80) for name in listed[:3]) + more
+    more = f" and {len(listed) - count} more" if len(listed) > count else ""
+    return ", ".join(printable(name, 80) for name in listed[:count]) + more
 
 
 def spreadsheet_safe(text: str) -> str:

@@ -155,9 +155,8 @@ def _array(data_set: h5py.h5d.DatasetID) -> tuple[int, str, tuple[int, ...]] | s
     dtype = next((code for code, known in TYPES.items() if kind.equal(known)), None)
     if dtype is None or space.get_simple_extent_type() == h5py.h5s.NULL:
         return "not made of little-endian floats or integers"
-    shape, count = space.get_simple_extent_dims(), kind.get_size()
-    for side in shape:
-        count *= side
+    shape = space.get_simple_extent_dims()
+    count = kind.get_size() * math.prod(shape)
     if count != data_set.get_storage_size() or (count and data_set.get_offset() is None):
         return f"of shape {shape}, but {data_set.get_storage_size()} bytes are stored"
     return data_set.get_offset() or 0, dtype, shape

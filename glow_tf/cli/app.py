@@ -24,7 +24,7 @@ from absl import flags
 from glow_tf import _progress, pretrained
 from glow_tf._files import printable
 from glow_tf._gc import importing
-from glow_tf.cli import defaults, streams
+from glow_tf.cli import COMMANDS, defaults, streams
 from glow_tf.config import AUTO, GlowConfig, TrainConfig
 from glow_tf.errors import InputError, TrainingFailure
 from glow_tf.weights import open_weights
@@ -39,16 +39,6 @@ WEIGHTS_HELP = f"A weights file, a run's folder, or the name of bundled weights 
 NEWEST_WEIGHTS_HELP = f"{WEIGHTS_HELP} Default: the newest run under runs/, or else bundled weights."
 DATA_DIR_HELP = "Folder of prepared TensorFlow Datasets (TFDS). Default: TFDS's own."
 DOWNLOAD_HELP = "Download the TFDS data set that --dataset names if it is not prepared."
-
-# The modules in this folder that define flags, and how their commands are called.
-COMMANDS = {
-    "train": "main.py",
-    "sample": "sample.py",
-    "evaluate": "evaluate.py",
-    "convert": "convert.py",
-    "inspect": "python3 -m glow_tf inspect",
-    "explore": "python3 -m glow_tf explore",
-}
 
 # Flags whose name differs from that of the setting in the code.
 FLAG_NAMES = {"num_levels": "l_glow", "num_steps": "k_glow", "num_bits": "n_bits", "image_shape": "img_size"}
@@ -106,12 +96,10 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
         if FLAGS.debug or message is None:
             raise
         _fail(message, error.exit_status if isinstance(error, TrainingFailure) else 2)
-    if status is not None and status > 128:
-        # Stopped by a signal: TensorFlow would take seconds to shut down.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
     sys.stdout.flush()
+    if status is not None and status > 128:
+        sys.stderr.flush()
+        os._exit(status)  # stopped by a signal: TensorFlow would take seconds to shut down
     sys.exit(status or streams.status_of_output())
 
 
@@ -282,8 +270,9 @@ def _fail(message: str, status: int = 2) -> NoReturn:
 
 
 def _one_line(text: str) -> str:
-    """The text on one line, without control characters and of bounded length."""
-    return printable(" ".join(text.split()), MAX_MESSAGE)
+    """The text on one line, without control characters; of a long one the middle is left out."""
+    line, half = " ".join(text.split()), MAX_MESSAGE // 2
+    return printable(line if len(line) <= MAX_MESSAGE else f"{line[:half]} ... {line[-half:]}", MAX_MESSAGE + 5)
 
 
 def _quoted(word: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from glow_tf import _progress, metadata
-from glow_tf._files import check_file, printable, read_text
+from glow_tf._files import check_file, format_names, printable, read_text
 from glow_tf.cli import images as named_images
 from glow_tf.data import listing, registry
 from glow_tf.errors import InputError
@@ -117,7 +117,7 @@ def _examples(glow: "Glow") -> tuple[np.ndarray, np.ndarray, tuple[str, str]]:
         )
     elif FLAGS.attribute is not None:
         positive, negative = image_data.load_attribute(
-            image_data.name_for(glow, FLAGS.dataset, FLAGS.data_dir),
+            named_images.data_set_of(glow),
             FLAGS.attribute,
             MAX_IMAGES,
             data_dir=FLAGS.data_dir,
@@ -173,10 +173,8 @@ def index_of_class(name: str, names: Sequence[str], flag: str) -> int:
         raise InputError(f"{flag} is {printable(name)!r}, but the images have no classes")
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {printable(near[0])}? The" if near else "the"
-    shown = ", ".join(map(printable, names[:12])) + (", ..." if len(names) > 12 else "")
-    raise InputError(
-        f"{flag} is {printable(name)!r}; {hint} classes are {shown}, or an index from 0 to {len(names) - 1}"
-    )
+    shown = f"classes are {format_names(names, 12)}, or an index from 0 to {len(names) - 1}"
+    raise InputError(f"{flag} is {printable(name)!r}; {hint} {shown}")
 
 
 def read_table(path: str | os.PathLike, attribute: str) -> tuple[list[str], list[str]]:
@@ -192,7 +190,7 @@ def read_table(path: str | os.PathLike, attribute: str) -> tuple[list[str], list
         rows = csv.reader(io.StringIO(text))
         titles = [title.strip() for title in next(rows, [])]
         if attribute not in titles[1:]:
-            columns = ", ".join(map(printable, titles[1:][:10])) or "none"
+            columns = format_names(titles[1:], 10) or "none"
             raise InputError(f"{printable(path)} has no column {attribute!r}; it has {columns}")
         column, folder = titles.index(attribute, 1), os.path.dirname(os.path.abspath(path))
         for row in rows:

@@ -10,8 +10,9 @@ With --to, weights.h5 can also be a run's folder or the name of bundled weights.
 checksum, so damage cannot be detected: convert only files from people you trust.
 """
 
+import functools
 import os
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -119,6 +120,4 @@ def _write(glow: "Glow", target: str | None) -> str:
     return f"{FLAGS.out}: {inspect.model_of(config)}; {inspect.kind_of(config)}; {glow.num_parameters:,} parameters"
 
 
-def run() -> NoReturn:
-    """Runs the command with the arguments of the command line; does not return."""
-    app.run(main, __doc__)
+run = functools.partial(app.run, main, __doc__ or "")

@@ -24,6 +24,7 @@ FLAGS = flags.FLAGS
 TEMPERATURES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 COLUMNS = 8
 MAX_ROWS = 32
+MAX_COLUMNS = 16
 MAX_NAME_LENGTH = 12  # characters of an image's name over its column
 
 
@@ -166,17 +167,9 @@ def save(drawing: Drawing, weights: app.Weights) -> list[str]:
     steps = weights.metadata.get("step")
     model = f"Model: {weights.title}" + ("" if steps is None else f", trained {steps:,} steps")
     caption = f"{drawing.title}\n{'; '.join(filter(None, [model, drawing.notes]))}"
-    picture = visualization.labelled_grid(
-        drawing.images.reshape(-1, *drawing.images.shape[-3:]),
-        caption=caption,
-        row_labels=drawing.row_labels,
-        column_labels=drawing.column_labels,
-        columns=drawing.images.shape[1] if drawing.images.ndim == 5 else None,
-        marked_column=drawing.marked_column,
-    )
     out = FLAGS.out or f"{FLAGS.mode}.png"
     stem, ending = os.path.splitext(out)
-    visualization.save_image(out, picture)
+    visualization.save_image(out, picture_of(drawing, caption))
     written = [f"{out}: {drawing.title} ({weights.note})"]
     if drawing.scatter:
         visualization.save_image(f"{stem}-scatter{ending}", drawing.scatter(model))
@@ -185,6 +178,31 @@ def save(drawing: Drawing, weights: app.Weights) -> list[str]:
         visualization.save_gif(f"{stem}.gif", frames_of(drawing, caption))
         written.append(f"{stem}.gif: the animation")
     return written
+
+
+def picture_of(drawing: Drawing, caption: str) -> np.ndarray:
+    """The picture; more than MAX_COLUMNS columns are wrapped into blocks below one another."""
+    images = drawing.images
+    if images.ndim == 4:
+        return visualization.labelled_grid(images, caption=caption)
+    count, marked = images.shape[1], drawing.marked_column
+    size = math.ceil(count / math.ceil(count / MAX_COLUMNS))
+    blocks: list[np.ndarray] = []
+    for start in range(0, count, size):
+        block = images[:, start : start + size]
+        blocks.append(
+            visualization.labelled_grid(
+                block.reshape(-1, *block.shape[2:]),
+                caption="" if blocks else caption,
+                row_labels=drawing.row_labels,
+                column_labels=drawing.column_labels[start : start + size],
+                columns=block.shape[1],
+                marked_column=marked - start if marked is not None and 0 <= marked - start < size else None,
+            )
+        )
+    width = max(block.shape[1] for block in blocks)
+    white = [np.pad(block, [(0, 0), (0, width - block.shape[1]), (0, 0)], constant_values=255) for block in blocks]
+    return np.concatenate(white)
 
 
 def frames_of(drawing: Drawing, caption: str) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ a high one means unlike the training images. Typicality detects images that are 
 to be as likely.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 
@@ -75,6 +76,4 @@ def check_flags(arguments: Sequence[str]) -> None:
     named_images.check_data_flags(named_images.reads_data_set())
 
 
-def run() -> None:
-    """Runs the command with the arguments of the command line; does not return."""
-    app.run(main, __doc__ or "")
+run = functools.partial(app.run, main, __doc__ or "")

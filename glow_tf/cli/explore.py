@@ -9,6 +9,7 @@ listens on 127.0.0.1 only, and no request can name a file. Nothing is downloaded
 the data set of the weights to be on this machine.
 """
 
+import functools
 import importlib.util
 import socket
 import threading
@@ -107,6 +108,4 @@ def data_of(glow: "Glow") -> "ImageData | None":
         return None
 
 
-def run() -> None:
-    """Runs the command with the arguments of the command line; does not return."""
-    app.run(main, __doc__ or "")
+run = functools.partial(app.run, main, __doc__ or "")

@@ -70,8 +70,12 @@ def check_data_flags(reads_data: bool) -> None:
 
 def check_data(model: "app.Weights") -> None:
     """Raises InputError if the data set of `data_of` is missing, without importing TensorFlow."""
-    name = FLAGS.dataset or registry.check_recorded(model.metadata.get("dataset"), FLAGS.data_dir)
-    registry.check_data_set(name, FLAGS.data_dir, FLAGS.download and FLAGS.dataset is not None)
+    registry.check_data_set(data_set_of(model), FLAGS.data_dir, FLAGS.download and FLAGS.dataset is not None)
+
+
+def data_set_of(model: "app.Weights | Glow") -> str:
+    """The name of the data set of --dataset, or of the one that a model was trained on."""
+    return FLAGS.dataset or registry.check_recorded(model.metadata.get("dataset"), FLAGS.data_dir)
 
 
 def data_of(glow: "Glow") -> "ImageData":

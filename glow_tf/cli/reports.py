@@ -95,6 +95,13 @@ def explain_not_finite(glow: Glow, bits: np.ndarray, split: ArrayDataset | Strea
     """Prints an error and returns True if some bits/dim of a split are not finite."""
     bad = np.flatnonzero(~np.isfinite(bits))
     if not len(bad):
+        far = int((bits > metrics.FAR).sum())
+        if far:
+            print(
+                f"warning: {far:,} of {len(bits):,} images have more than {metrics.FAR:,.0f} bits/dim, which float32 "
+                "rounds coarsely: they are unlike anything that the model knows",
+                file=sys.stderr,
+            )
         return False
     images, labels = image_data.pick(split, [int(bad[0])])
     values = glow.dequantize(images, FLAGS.seed)
@@ -156,7 +163,7 @@ def score_images(glow: Glow, weights: str) -> int:
         ood.write_html(FLAGS.html, scores, read.images, f"{', '.join(FLAGS.images)}, scored by {weights}")
     bits, corrected = scores.columns["bits_per_dim"], scores.columns["corrected_bits_per_dim"]
     summary = metrics.describe(bits.mean(), metrics.standard_error(bits), len(bits), "image")
-    print(f"{summary}, {corrected.mean():+.4f} against PNG or WebP ({weights})")
+    print(f"{summary}, {metrics.shown(corrected.mean(), '+')} against PNG or WebP ({weights})")
     report_conversions(glow, read.names)
     if any(registry.is_same_folder(glow.metadata.get("dataset"), folder) for folder in FLAGS.images):
         print("this model was trained on most of these images: new images of the same type would score worse")
@@ -194,7 +201,7 @@ def print_scores(scores: ood.Scores) -> None:
     print(*titles, "file", sep="  ")
     for name, *values in list(zip(scores.names, *scores.columns.values(), strict=True))[:MAX_ROWS]:
         cells = (
-            f"{value:>{len(title)}}" if isinstance(value, str) else f"{value:{len(title)}.4f}"
+            f"{value if isinstance(value, str) else metrics.shown(value):>{len(title)}}"
             for title, value in zip(titles, values, strict=True)
         )
         print(*cells, printable(name), sep="  ")

@@ -14,6 +14,7 @@
 Each mode writes a picture; docs/pictures.md shows one of each.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -159,6 +160,4 @@ def reads_data_set() -> bool:
     return images.reads_data_set() or (FLAGS.mode == "attribute" and attribute.reads_data_set())
 
 
-def run() -> None:
-    """Runs the command with the arguments of the command line; does not return."""
-    app.run(main, __doc__ or "")
+run = functools.partial(app.run, main, __doc__ or "")

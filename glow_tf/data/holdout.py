@@ -95,7 +95,9 @@ def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str
 
 def _moves(old: Mapping[str, Any], new: Mapping[str, Any], kind: str) -> tuple[int, int, int]:
     """How many images were added, were removed, and left the training images for the test images."""
-    (old_train, old_test), (new_train, new_test) = _sets_of_codes(old, kind), _sets_of_codes(new, kind)
+    old_train, old_test, new_train, new_test = (
+        codes_in(of[f"{split}_{kind}"]) for of in (old, new) for split in ("train", "test")
+    )
     # A training and a test folder may hold files of the same name, so each split is compared with itself.
     came = {"train": new_train - old_train, "test": new_test - old_test}
     left = {"train": old_train - new_train, "test": old_test - new_test}
@@ -118,9 +120,6 @@ def _codes(values: Iterable[bytes]) -> str:
     return "".join(sorted(base64.urlsafe_b64encode(digest[-_CODE_BYTES:]).decode() for digest in digests))
 
 
-def _sets_of_codes(of: Mapping[str, Any], kind: str) -> tuple[set[str], set[str]]:
-    train, test = (
-        {text[at : at + _CODE_LENGTH] for at in range(0, len(text), _CODE_LENGTH)}
-        for text in (of[f"train_{kind}"], of[f"test_{kind}"])
-    )
-    return train, test
+def codes_in(text: str) -> set[str]:
+    """The codes of single images in a fingerprint's text."""
+    return {text[at : at + _CODE_LENGTH] for at in range(0, len(text), _CODE_LENGTH)}

@@ -17,12 +17,8 @@ from absl import logging
 from glow_tf.data import image_folder, listing, registry
 from glow_tf.data.dataset import ArrayDataset, StreamingDataset
 from glow_tf.data.digits import CLASS_NAMES, load_digits
-from glow_tf.data.holdout import describe_change, fingerprint, validation_mask
+from glow_tf.data.holdout import fingerprint, validation_mask
 from glow_tf.errors import InputError
-
-__all__ = ["ImageData", "describe_change", "load", "load_attribute", "name_for", "of_model", "pick"]
-
-MAX_IMAGE_SIDE = image_folder.MAX_IMAGE_SIDE
 
 _MIRRORING_CHANGES_CONTENT = ("digits", "mnist", "omniglot", "svhn", "binary_alpha_digits", "cmaterdb")
 
@@ -40,13 +36,8 @@ class ImageData:
     train_names: tuple[str, ...] = ()  # the path of each image of a folder, relative to the folder of its split
     test_names: tuple[str, ...] = ()
 
-    @property
-    def num_images(self) -> int:
-        """Number of training and test images."""
-        return self.train.num_images + self.test.num_images
-
     def fingerprint(self) -> dict[str, Any]:
-        """JSON values that a run records; `describe_change` compares them with those of a later start."""
+        """JSON values that a run records; `holdout.describe_change` compares them with those of a later start."""
         train, test = self.train, self.test
         images = (train.images, test.images) if self.train_names else ((), ())  # type: ignore[union-attr]  # a folder
         return fingerprint(train.num_images, test.num_images, self.train_names, self.test_names, *images)
@@ -164,21 +155,16 @@ def load_attribute(
     return positive, negative
 
 
-def name_for(glow: Any, name: str | None = None, data_dir: str | os.PathLike | None = None) -> str:
-    """Returns `name`, or else the data set that a Glow was trained on; InputError if that is unknown or a folder."""
-    return name or registry.check_recorded(glow.metadata.get("dataset"), data_dir)
-
-
 def of_model(
     glow: Any, name: str | None = None, *, data_dir: str | os.PathLike | None = None, download: bool = False
 ) -> ImageData:
     """Loads `name`, or the data set that a Glow was trained on, which is never downloaded, in the size of its images.
 
-    Raises InputError as `load` and `name_for`.
+    Raises InputError as `load`, and if that data set is unknown or a folder.
     """
     height, width, channels = glow.config.image_shape
     return load(
-        name_for(glow, name, data_dir),
+        name or registry.check_recorded(glow.metadata.get("dataset"), data_dir),
         data_dir=data_dir,
         image_size=(height, width),
         channels=channels,
@@ -202,8 +188,9 @@ def _checked_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] |
     if image_size is None:
         return None
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if not (1 <= height <= MAX_IMAGE_SIDE and 1 <= width <= MAX_IMAGE_SIDE):
-        raise InputError(f"image size is {height}x{width}; each side can be 1 to {MAX_IMAGE_SIDE} pixels")
+    largest = image_folder.MAX_IMAGE_SIDE
+    if not (1 <= height <= largest and 1 <= width <= largest):
+        raise InputError(f"image size is {height}x{width}; each side can be 1 to {largest} pixels")
     return int(height), int(width)
 
 

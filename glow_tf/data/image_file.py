@@ -86,7 +86,9 @@ def decode(
             with _budget.take(num_pixels):
                 is_deep = ";16" in str(image.tile)
                 image.load()
-                _check_exif(_exif_of(image))  # only now: in a PNG it can follow the pixels
+                profile = image.info.get("Raw profile type exif")  # text of a PNG: name, size, lines of hexadecimals
+                exif = image.info.get("exif") or (bytes.fromhex("".join(profile.split("\n")[3:])) if profile else b"")
+                _check_exif(exif)  # only now: in a PNG it can follow the pixels
                 ImageOps.exif_transpose(image, in_place=True)
                 upright = to_mode(image, channels, notes, is_deep)
                 if image_size is not None:
@@ -199,11 +201,6 @@ def _check_header(image: Image.Image) -> int:
         more = " of an animation" if num_pixels > width * height else ""  # libwebp holds two frames
         raise ValueError(f"{width}x{height} pixels{more} are more than the limit of {MAX_PIXELS}")
     return num_pixels
-
-
-def _exif_of(image: Image.Image) -> bytes:
-    profile = image.info.get("Raw profile type exif")  # text of a PNG: a name and a size, then hexadecimal lines
-    return image.info.get("exif") or (bytes.fromhex("".join(profile.split("\n")[3:])) if profile else b"")
 
 
 def _check_exif(block: bytes) -> None:

@@ -1,6 +1,5 @@
 """Reads a folder of images into one uint8 array; files that cannot be read are reported, and never stop a run."""
 
-import collections
 import concurrent.futures
 import dataclasses
 import math
@@ -132,17 +131,8 @@ def _map_in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[
     num_threads = max(2, os.cpu_count() or 2)
     # Pillow releases the interpreter lock while it decodes, so threads are enough.
     with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
-        pending: collections.deque[concurrent.futures.Future[R]] = collections.deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) == 8 * num_threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+        for start in range(0, len(items), 16 * num_threads):
+            yield from pool.map(function, items[start : start + 16 * num_threads])
 
 
 def _allocate(root: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Lists the image files under a folder, and finds its training and test folders and its classes."""
 
-import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 
@@ -47,30 +46,46 @@ def find_splits(root: str) -> tuple[str, str | None]:
     A reading that leaves images out, or in which a training or test folder is not taken for one, is reported by a
     warning. Folders without images do not count.
     """
-    content = _Content.of(root)
-    while len(content.folders) == 1 and not content.files and not content.first(TRAIN_NAMES + TEST_NAMES):
-        content = _Content.of(content.path(content.folders[0]))
-    train, test = content.first(TRAIN_NAMES), content.first(TEST_NAMES)
+    folder, (folders, files) = root, _with_images(root)
+    while len(folders) == 1 and not files and not _first(folders, TRAIN_NAMES + TEST_NAMES):
+        folder = os.path.join(folder, folders[0])
+        folders, files = _with_images(folder)
+    train, test = _first(folders, TRAIN_NAMES), _first(folders, TEST_NAMES)
     if train is None and test is None:
         return root, None
-    others = [name for name in content.folders if name not in (train, test) and content.has_images(name)]
-    others += content.files
-    shown = repr(content.root)
+    others = [name for name in folders if name not in (train, test)] + files
     if train is not None and test is not None:
-        if others or content.root != root:
+        if others or folder != root:
             rest = f"; not used: {format_names(others)}" if others else ""
-            logging.warning("%s: training images are read from %r, test images from %r%s", shown, train, test, rest)
-        return content.path(train), content.path(test)
+            logging.warning("%r: training images are read from %r, test images from %r%s", folder, train, test, rest)
+        return os.path.join(folder, train), os.path.join(folder, test)
     if train is not None and not others:
-        if content.empty(TEST_NAMES):
-            logging.warning("%s: the test folder holds no images; some of %r are held out instead", shown, train)
-        return content.path(train), None
+        if any(name.lower() in TEST_NAMES and os.path.isdir(os.path.join(folder, name)) for name in os.listdir(folder)):
+            logging.warning("%r: the test folder holds no images; some of %r are held out instead", folder, train)
+        return os.path.join(folder, train), None
     if others:
         logging.warning(
-            "%s: %r is read together with what is beside it (%s), because there is no folder of %s images",
-            shown, train or test, format_names(others), "test" if train else "training",
+            "%r: %r is read together with what is beside it (%s), because there is no folder of %s images",
+            folder, train or test, format_names(others), "test" if train else "training",
         )  # fmt: skip
-    return content.root, None
+    return folder, None
+
+
+def _with_images(root: str) -> tuple[list[str], list[str]]:
+    """The sorted names of the folders in `root` that hold images, at any depth, and of the image files beside them."""
+    folders, files = set(), set()
+    for path, refusal in _walk(root):
+        name, is_inside, _ = path.partition(os.sep)
+        if is_inside:
+            folders.add(name)
+        elif not refusal:
+            files.add(name)
+    return sorted(folders), sorted(files)
+
+
+def _first(folders: Sequence[str], names: Sequence[str]) -> str | None:
+    """The folder that is called by the first possible one of these names; case does not matter."""
+    return next((folder for name in names for folder in folders if folder.lower() == name), None)
 
 
 def classes(paths: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -98,41 +113,6 @@ def warn_of_mixed_splits(root: str, paths: Sequence[str]) -> None:
             "%r: the images in folders %r and %r are read as one set; to keep them apart, name the folder that"
             " holds these two and no other images", root, train[0], test[0],
         )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class _Content:
-    """The sorted names of the folders and of the image files directly inside a folder."""
-
-    root: str
-    folders: list[str]
-    files: list[str]
-
-    @classmethod
-    def of(cls, root: str) -> "_Content":
-        try:
-            with os.scandir(root) as listed:
-                entries = sorted(listed, key=lambda entry: entry.name)
-        except OSError as error:
-            raise InputError(f"cannot list the folder {root!r}: {error.strerror}") from error
-        folders = [entry.name for entry in entries if _is_folder(entry)]
-        others = [entry for entry in entries if not _is_folder(entry)]
-        return cls(root, folders, [entry.name for entry in others if not _is_ignored(entry) and not _refusal(entry)])
-
-    def path(self, name: str) -> str:
-        return os.path.join(self.root, name)
-
-    def has_images(self, name: str) -> bool:
-        return next(_walk(self.path(name)), None) is not None
-
-    def first(self, names: Sequence[str]) -> str | None:
-        """The first of these names that is a folder with images."""
-        named = [name for each in names for name in self.folders if name.lower() == each]
-        return next(filter(self.has_images, named), None)
-
-    def empty(self, names: Sequence[str]) -> bool:
-        """Whether a folder of one of these names holds no images."""
-        return any(name.lower() in names and not self.has_images(name) for name in self.folders)
 
 
 def _walk(root: str) -> Iterator[tuple[str, str]]:

@@ -56,7 +56,9 @@ def check_data_set(
         if _is_prepared(name, data_dir):
             return "tfds"
         if _is_of_tfds(name):
-            if not download and not _has_archives(data_dir):
+            # From archives in this folder TFDS prepares a data set without a network.
+            archives = [os.path.join(glob.escape(place), "downloads", "manual", "*") for place in _data_dirs(data_dir)]
+            if not download and not any(map(glob.glob, archives)):
                 raise missing_data_set(
                     name, _data_dirs(data_dir)[0], f"downloading it needs --dataset {name} --download"
                 )
@@ -154,13 +156,6 @@ def _is_prepared(name: str, data_dir: str | os.PathLike | None) -> bool:
         os.path.join(folder, *stars, "dataset_info.json") for folder in folders for stars in (["*"], ["*", "*"])
     )
     return any("://" in pattern or next(glob.iglob(pattern), None) is not None for pattern in patterns)
-
-
-def _has_archives(data_dir: str | os.PathLike | None) -> bool:
-    """Whether there are archives from which TFDS can prepare a data set without a network."""
-    return any(
-        glob.glob(os.path.join(glob.escape(place), "downloads", "manual", "*")) for place in _data_dirs(data_dir)
-    )
 
 
 def _unknown_data_set(name: str) -> InputError:

@@ -21,23 +21,10 @@ def resize_image(image: np.ndarray, image_size: tuple[int, int], channels: int) 
             image = np.asarray(Image.fromarray(image).convert("L"))[..., np.newaxis]
     down, right = image_size[0] - image.shape[-3], image_size[1] - image.shape[-2]
     if down >= 0 and right >= 0:
-        return _pad_with_minimum(image, image_size) if down or right else image
+        sides = [(0, 0)] * (image.ndim - 3) + [(side // 2, side - side // 2) for side in (down, right)] + [(0, 0)]
+        return np.pad(image, sides, mode="minimum") if down or right else image
     picture = Image.fromarray(image[..., 0] if channels == 1 else image)
     return np.asarray(crop_and_resize(picture, image_size)).reshape(*image_size, channels)
-
-
-def _pad_with_minimum(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """What numpy.pad(mode="minimum") returns, ten times faster."""
-    (height, width), (image_height, image_width) = image_size, image.shape[-3:-1]
-    top, left = (height - image_height) // 2, (width - image_width) // 2
-    padded = np.empty([*image.shape[:-3], height, width, image.shape[-1]], image.dtype)
-    centre = padded[..., left : left + image_width, :]
-    centre[:] = image.min(axis=-3, keepdims=True)
-    centre[..., top : top + image_height, :, :] = image
-    edge = centre.min(axis=-2, keepdims=True)
-    padded[..., :left, :] = edge
-    padded[..., left + image_width :, :] = edge
-    return padded
 
 
 def crop_and_resize(image: Image.Image, image_size: tuple[int, int]) -> Image.Image:

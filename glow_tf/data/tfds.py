@@ -199,8 +199,7 @@ def attribute_path(source: TfdsSource, attribute: str) -> tuple[str, ...]:
         path for path in known if path.rsplit("/", 1)[-1] == attribute
     ]
     if len(matches) != 1:
-        shown = ", ".join((matches or known)[:10]) + (", ..." if len(matches or known) > 10 else "")
-        count = "more than one" if matches else "no"
+        count, shown = "more than one" if matches else "no", format_names(matches or known, 10)
         raise InputError(f"{source.name!r} has {count} attribute {attribute!r}; it has {shown}")
     return tuple(matches[0].split("/"))
 
@@ -303,20 +302,16 @@ def _prepare(name: str, builder: Any, download: bool) -> None:
     if not urls or not all(os.path.isfile(os.path.join(archives_at, info.filename)) for info in urls.values()):
         if not download:
             raise registry.missing_data_set(name, root, f"downloading it needs --dataset {name} --download")
-        _check_reachable(name, root, next(iter(urls), None))
+        # TFDS itself would try for minutes.
+        try:
+            for url in list(urls)[:1]:
+                urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_NETWORK_SECONDS).close()
+        except urllib.error.HTTPError:
+            pass  # a refusal is an answer
+        except (OSError, ValueError) as error:
+            raise registry.missing_data_set(name, root, "its server cannot be reached") from error
     config = tfds.download.DownloadConfig(manual_dir=archives_at, try_download_gcs=False)
     builder.download_and_prepare(download_config=config)
-
-
-def _check_reachable(name: str, root: str, url: str | None) -> None:
-    """InputError within seconds if the server of a data set does not answer; TFDS itself tries for minutes."""
-    try:
-        if url is not None:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_NETWORK_SECONDS).close()
-    except urllib.error.HTTPError:
-        pass  # a refusal is an answer
-    except (OSError, ValueError) as error:
-        raise registry.missing_data_set(name, root, "its server cannot be reached") from error
 
 
 def _first_words(error: Exception, length: int) -> str:

@@ -20,6 +20,9 @@ from glow_tf.inputs import Array, Labels
 # Distance between the seeds of two noise samples of one batch; batches use consecutive seeds.
 SAMPLE_STRIDE = 1_000_003
 
+# Bits/dim beyond which float32 rounds log-densities to hundreds of nats; only images far from the data reach it.
+FAR = 1e6
+
 # Points of a distribution's summary: the quantiles 0, 1/64, ..., 1.
 NUM_QUANTILES = 65
 
@@ -172,8 +175,17 @@ def describe(bits: float, error: float | None, count: int, noun: str = "test ima
     '3.3500 bits/dim on 1 test image (no standard error)'
     """
     if error is None:
-        return f"{bits:.4f} bits/dim on {counted(count, noun)} (no standard error)"
-    return f"{bits:.4f} ± {error:.4f} bits/dim on {counted(count, noun)}"
+        return f"{shown(bits)} bits/dim on {counted(count, noun)} (no standard error)"
+    return f"{shown(bits)} ± {shown(error)} bits/dim on {counted(count, noun)}"
+
+
+def shown(score: float, sign: str = "") -> str:
+    """A score in four decimals, or in three digits if it is huge; `sign` "+" also marks positive ones.
+
+    >>> shown(3.35, "+"), shown(-1.25e28)
+    ('+3.3500', '-1.25e+28')
+    """
+    return f"{score:{sign}.4f}" if abs(score) < 1e9 else f"{score:{sign}.3g}"
 
 
 def distribution_summary(values: np.ndarray) -> dict[str, Any]:

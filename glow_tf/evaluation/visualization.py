@@ -170,20 +170,11 @@ def _shortened(label: str) -> str:
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """The text with line breaks, between words where possible, so that it fits the width."""
-    lines = []
-    for paragraph in text.split("\n"):
-        line = ""
-        for word in printable(paragraph).split(" "):
-            longer = f"{line} {word}" if line else word
-            if line and font.getlength(longer) > width:
-                lines.append(line)
-                longer = word
-            while font.getlength(longer) > width:
-                fitting = max(1, int(len(longer) * width / font.getlength(longer)))
-                lines.append(longer[:fitting])
-                longer = longer[fitting:]
-            line = longer
-        lines.append(line)
+    paragraphs = [printable(paragraph) for paragraph in text.split("\n")]
+    for length in range(max(map(len, paragraphs)) or 1, 0, -1):
+        lines = [line for each in paragraphs for line in textwrap.wrap(each, length, break_on_hyphens=False) or [""]]
+        if max(map(font.getlength, lines)) <= width:
+            break
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -243,7 +244,7 @@ def _check_exportable(config: GlowConfig, lu: bool) -> None:
         raise InputError(f"the LU form needs 1x1 convolutions; this model's permutation is {config.permutation}")
 
 
-def _exported(kernel: np.ndarray | None, edge: np.ndarray | None = None) -> np.ndarray | None:
+def _exported(kernel: Any, edge: np.ndarray | None = None) -> np.ndarray:
     """The inverse of `_imported`, not yet in OpenAI's shape."""
     if edge is None:
         return kernel

@@ -102,8 +102,13 @@ def _load(path: str | os.PathLike) -> Arrays:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{printable(path)} does not hold a state_dict, which maps names to tensors")
     for name, value in state.items():
-        problem = _problem(value, torch)
-        if problem:
+        problems = {
+            "a meta tensor without values": value.is_meta,
+            "sparse": value.layout != torch.strided,
+            "quantized": value.is_quantized,
+            "complex": value.is_complex(),
+        }
+        for problem in (problem for problem, is_found in problems.items() if is_found):
             raise InputError(f"{printable(path)} has {printable(name)}, which is {problem}: plain tensors are read")
     needed = sum(value.numel() * value.element_size() for value in state.values())
     if needed > size:  # tensors that repeat a small storage
@@ -149,17 +154,6 @@ def _check_pickle(path: str | os.PathLike, pickle: Any) -> None:
             raise InputError(
                 f"{printable(path)} is damaged or not a state_dict saved by torch: it needs {printable(argument, 60)}"
             )
-
-
-def _problem(value: Any, torch: Any) -> str:
-    """Why a tensor is not a plain dense one, or an empty string."""
-    problems = {
-        "a meta tensor without values": value.is_meta,
-        "sparse": value.layout != torch.strided,
-        "quantized": value.is_quantized,
-        "complex": value.is_complex(),
-    }
-    return next((problem for problem, is_found in problems.items() if is_found), "")
 
 
 def _infer(path: str | os.PathLike, found: Shapes, image_size: int, num_bits: int) -> tuple[GlowConfig, set[int]]:

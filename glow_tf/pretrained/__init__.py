@@ -73,15 +73,7 @@ def find(
 def newest_weights(root: str | os.PathLike = "runs") -> pathlib.Path | None:
     """The most recently written weights.h5 of all runs in a folder; None if there is none."""
     times: dict[pathlib.Path, int] = {}
-    for run in _runs(root):
-        weights = run / RUN_WEIGHTS
-        with contextlib.suppress(OSError):  # no weights yet, not a folder, or just removed
+    for weights in sorted(pathlib.Path(root).glob(f"*/{RUN_WEIGHTS}")):
+        with contextlib.suppress(OSError):  # just removed
             times[weights] = weights.stat().st_mtime_ns
     return max(times, key=times.__getitem__, default=None)
-
-
-def _runs(root: str | os.PathLike) -> list[pathlib.Path]:
-    try:
-        return sorted(pathlib.Path(root).iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []

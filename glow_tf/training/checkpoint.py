@@ -20,7 +20,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from glow_tf._files import MAX_FILE_BYTES, open_regular, unambiguous_prefix, write_atomically
+from glow_tf._files import MAX_FILE_BYTES, open_regular, sync, unambiguous_prefix, write_atomically
 from glow_tf.errors import InputError
 from glow_tf.training.state import RunRecord, TrainState
 
@@ -37,46 +37,32 @@ _DTYPES = {bool: tf.bool, int: tf.int64, float: tf.float64, str: tf.string}
 _ERRORS = (tf.errors.OpError, AssertionError, IndexError, ValueError, RuntimeError, OSError)
 
 
+@dataclasses.dataclass(eq=False)
 class Checkpointer:
-    """Saves and restores the states of a run.
+    """Saves and restores the states of a run."""
 
-    Args:
-        folder: where the states are.
-        check: called before every write; raises if this process may no longer write there.
-
-    Attributes:
-        saved_step: step count of the state that was last saved or restored; None before the first.
-    """
-
-    def __init__(
-        self,
-        state: TrainState,
-        record: RunRecord,
-        folder: str | os.PathLike,
-        num_replicas: int = 1,
-        check: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._state, self._record = state, record
-        self._folder = Path(folder)
-        self._num_replicas = num_replicas
-        self._check = check
-        self.saved_step: int | None = None
+    state: TrainState
+    record: RunRecord
+    folder: Path
+    num_replicas: int = 1
+    check: Callable[[], None] = lambda: None  # called before every write; raises if this process may not write there
+    saved_step: int | None = None  # step count of the state that was last saved or restored
 
     def save(self) -> None:
         """Saves the current state, unless it is the one that was last saved; after an OSError the older ones remain."""
-        step = self._state.step_count
+        step = self.state.step_count
         if step == self.saved_step:
             return
-        self._check()
-        self._record.num_replicas = self._num_replicas
-        self._record.count_time()
+        self.check()
+        self.record.num_replicas = self.num_replicas
+        self.record.count_time()
         self._remove(step)  # a damaged state of the same step
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            checkpoint = tf.train.Checkpoint(**self._state.variables(), **_variables(self._values()))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            checkpoint = tf.train.Checkpoint(**self.state.variables(), **_variables(self._values()))
             checkpoint.write(str(self._prefix(step)))
         except tf.errors.OpError as error:
-            raise OSError(f"the state could not be written to {self._folder}: {_first_line(error)}") from None
+            raise OSError(f"the state could not be written to {self.folder}: {_first_line(error)}") from None
         self._write_checksum(step)
         self.saved_step = step
         complete = [number for number, files in self._states().items() if "sha256" in files]
@@ -97,15 +83,21 @@ class Checkpointer:
             except _ERRORS as error:
                 logging.warning("state %s is skipped: %s", self._prefix(number), _first_line(error))
                 continue
-            self._state.step_count = self.saved_step = values.pop("step_count")
+            self.state.step_count = self.saved_step = values.pop("step_count")
             for name, value in values.items():
-                setattr(self._record, name, value)
-            self._warn_of_other_devices()
+                setattr(self.record, name, value)
+            if self.record.num_replicas != self.num_replicas:
+                logging.warning(
+                    "the run was on %d devices and resumes on %d: the batches are the same, but sums are rounded "
+                    "differently, so the result is not bit for bit that of an undisturbed run",
+                    self.record.num_replicas,
+                    self.num_replicas,
+                )
             self._remove_unfinished(set(states) - set(complete))
             return str(self._prefix(number))
         if complete or len(states) > 1:
             raise InputError(
-                f"none of the {len(states)} states in {self._folder} can be restored; use another run directory, or "
+                f"none of the {len(states)} states in {self.folder} can be restored; use another run directory, or "
                 f"--fresh to archive this run and start over"
             )
         self._remove_unfinished(set(states))
@@ -124,7 +116,7 @@ class Checkpointer:
 
     def _values(self) -> dict[str, Any]:
         """The step count and the record, which become variables only for a checkpoint."""
-        return {"step_count": self._state.step_count, **dataclasses.asdict(self._record)}
+        return {"step_count": self.state.step_count, **dataclasses.asdict(self.record)}
 
     def _read(self, number: int) -> dict[str, Any]:
         """Assigns a state's variables; returns its step count and the fields of its record, except for the run_id.
@@ -145,9 +137,9 @@ class Checkpointer:
         values = {k: v for k, v in _variables(self._values()).items() if reader.has_tensor(f"{k}{_VALUE}")}
         if "run_id" in values:
             run_id = reader.get_tensor(f"run_id{_VALUE}").decode(errors="replace")
-            if run_id != self._record.run_id and self._record.run_id:
-                raise ValueError(f"it belongs to another run, {run_id!r}; this is run {self._record.run_id!r}")
-        checkpoint = tf.train.Checkpoint(**self._state.variables(), **values)
+            if run_id != self.record.run_id and self.record.run_id:
+                raise ValueError(f"it belongs to another run, {run_id!r}; this is run {self.record.run_id!r}")
+        checkpoint = tf.train.Checkpoint(**self.state.variables(), **values)
         # They also used a CheckpointManager, which adds a counter.
         read = checkpoint.restore if reader.has_tensor(f"save_counter{_VALUE}") else checkpoint.read
         # expect_partial silences TensorFlow's log, a line per variable; the assertions below raise one error.
@@ -156,27 +148,17 @@ class Checkpointer:
         status.assert_consumed()
         return {name: variable.numpy().item() for name, variable in values.items() if name != "run_id"}
 
-    def _warn_of_other_devices(self) -> None:
-        before = self._record.num_replicas
-        if before != self._num_replicas:
-            logging.warning(
-                "the run was on %d devices and resumes on %d: the batches are the same, but sums are rounded "
-                "differently, so the result is not bit for bit that of an undisturbed run",
-                before,
-                self._num_replicas,
-            )
-
     def _prefix(self, number: int) -> Path:
-        return self._folder / f"ckpt-{number}"
+        return self.folder / f"ckpt-{number}"
 
     def _checksum_file(self, number: int) -> Path:
-        return self._folder / f"ckpt-{number}.sha256"
+        return self.folder / f"ckpt-{number}.sha256"
 
     def _states(self) -> dict[int, list[str]]:
         """{number: suffixes of its files} of all states, complete or not: even a state without its index is listed."""
         states: dict[int, list[str]] = {}
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            for name in sorted(os.listdir(self._folder)):
+            for name in sorted(os.listdir(self.folder)):
                 match = _STATE_FILE.fullmatch(name)
                 if match and f"ckpt-{int(match[1])}.{match[2]}" == name:
                     states.setdefault(int(match[1]), []).append(match[2])
@@ -184,7 +166,7 @@ class Checkpointer:
 
     def _data_files(self, number: int) -> list[Path]:
         endings = self._states().get(number, [])
-        return [self._folder / f"ckpt-{number}.{ending}" for ending in endings if ending != "sha256"]
+        return [self.folder / f"ckpt-{number}.{ending}" for ending in endings if ending != "sha256"]
 
     def _remove(self, number: int) -> None:
         """Removes a state, its checksum first, so that a partly removed state counts as unfinished."""
@@ -200,11 +182,7 @@ class Checkpointer:
     def _write_checksum(self, number: int) -> None:
         """Makes a state's files durable and marks it complete."""
         for file in self._data_files(number):
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync(file)
         write_atomically(self._checksum_file(number), self._checksums(number))
 
     def _checksums(self, number: int) -> bytes:

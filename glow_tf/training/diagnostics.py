@@ -5,7 +5,7 @@ A healthy model stays inside `RANGES`; outside of one, the float32 inverse is ab
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -95,34 +95,23 @@ def first_not_finite(glow: Glow, values: Array, labels: Labels | None = None) ->
     """Returns the first layer, from continuous pixels on, whose result is not finite, in words; None if all are."""
     if not _is_finite(values):
         return "the pixels" if glow.flow.noise is None else "the pixels or their learned noise"
-    for layer in _layers(glow, values):
-        if not (_is_finite(layer.output) and _is_finite(layer.log_det)):
-            return f"level {layer.level}, step {layer.step}, {layer.name}"
+    for _, place, *_, output, log_det in _layers(glow, values):
+        if not (_is_finite(output) and _is_finite(log_det)):
+            return place
     if not _is_finite(glow.log_prob(values, labels)):
         return "the Gaussians of the latents"
     return None
 
 
-class _Layer(NamedTuple):
-    """A layer of the flow, and its input and results for some images."""
-
-    level: int
-    step: int
-    name: str
-    bijector: Any
-    input: tf.Tensor
-    output: tf.Tensor
-    log_det: tf.Tensor
-
-
-def _layers(glow: Glow, values: Array) -> Iterator[_Layer]:
+def _layers(glow: Glow, values: Array) -> Iterator[tuple[int, str, Any, tf.Tensor, tf.Tensor, tf.Tensor]]:
+    """(level, place, bijector, input, output, log-det) of each layer of the flow for some images."""
     images = glow.flow.preprocess(values)[0]
     for level, steps in enumerate(glow.flow.steps):
         images = Squeeze(dtype=images.dtype).inverse_and_log_det(images)[0]
         for k, step in enumerate(steps.each_step()):
             for name, bijector in zip(("actnorm", "permutation", "coupling"), step.layers, strict=True):
                 output, log_det = bijector.inverse_and_log_det(images)
-                yield _Layer(level, k, name, bijector, images, output, log_det)
+                yield level, f"level {level}, step {k}, {name}", bijector, images, output, log_det
                 images = output
         if level < len(glow.flow.steps) - 1:
             images = halves(images)[0]
@@ -131,10 +120,10 @@ def _layers(glow: Glow, values: Array) -> Iterator[_Layer]:
 def _coupling_scales(glow: Glow, values: Array) -> dict[int, list[float]]:
     """{level: smallest and largest scales of its affine couplings}; empty for additive ones."""
     scales: dict[int, list[float]] = {}
-    for layer in _layers(glow, values):
-        if isinstance(layer.bijector, AffineCoupling):
-            _, log_scale = layer.bijector.conditioner(halves(layer.input)[0])
-            scales.setdefault(layer.level, []).extend(np.exp([np.min(log_scale), np.max(log_scale)]))
+    for level, _, bijector, images, *_ in _layers(glow, values):
+        if isinstance(bijector, AffineCoupling):
+            _, log_scale = bijector.conditioner(halves(images)[0])
+            scales.setdefault(level, []).extend(np.exp([np.min(log_scale), np.max(log_scale)]))
     return scales
 
 

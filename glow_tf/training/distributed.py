@@ -10,6 +10,7 @@ need no shared folder.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -126,27 +127,25 @@ def _overwrite_with_chiefs(variables: Iterable[tf.Variable]) -> None:
         tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tf.cast(total, variable.dtype))
 
 
+@dataclasses.dataclass(eq=False)
 class Chief:
     """The chief's side of a run: tells the other workers what comes next. Alone it does nothing."""
 
-    def __init__(self, trainer: "Trainer") -> None:
-        self._trainer = trainer
-        self._workers = trainer.workers
-        self._others_agree = False
+    trainer: "Trainer"
+    others_agree: bool = False  # whether the other workers have the chief's variables
 
-    def values_changed(self) -> None:
-        """Notes that the chief's variables were changed by something else than a step."""
-        self._others_agree = False
+    def __post_init__(self) -> None:
+        self._workers = self.trainer.workers
 
     def announce_step(self) -> None:
         """Must come before each step. A signal that another worker received is sent to this process, too."""
         if self._workers.count == 1:
             return
-        if not self._others_agree:
+        if not self.others_agree:
             self._workers.exchange(_TAKE_VALUES)
-            self._trainer.broadcast_variables()
-            self._others_agree = True
-        received = self._workers.exchange(_STEP, self._trainer.step_count)[2:].max()
+            self.trainer.broadcast_variables()
+            self.others_agree = True
+        received = self._workers.exchange(_STEP, self.trainer.step_count)[2:].max()
         if received:
             os.kill(os.getpid(), int(received))
 
@@ -190,14 +189,17 @@ def follow(trainer: "Trainer", batches: "TrainingBatches") -> int | None:
                 raise TrainingFailure("the chief ended with an error, which its own output names")
 
 
+@dataclasses.dataclass(eq=False)
 class TrainingBatches:
-    """This worker's part of the training batches, by their number over all epochs; for `shard` see `Trainer.shard`."""
+    """This worker's part of the training batches, by their number over all epochs."""
 
-    def __init__(
-        self, train: ArrayDataset | StreamingDataset, config: TrainConfig, shard: tuple[int, int], has_labels: bool
-    ) -> None:
-        self.train, self._config, self._shard, self._has_labels = train, config, shard, has_labels
-        self.per_epoch = train.steps_per_epoch(config.batch_size)
+    train: ArrayDataset | StreamingDataset
+    config: TrainConfig
+    shard: tuple[int, int]  # see `Trainer.shard`
+    has_labels: bool
+
+    def __post_init__(self) -> None:
+        self.per_epoch = self.train.steps_per_epoch(self.config.batch_size)
         self._next: int | None = None
         self._iterator: Iterator = iter(())
 
@@ -205,15 +207,13 @@ class TrainingBatches:
         """(images, labels or None); consecutive batches share an iterator."""
         epoch, done = divmod(number, self.per_epoch)
         if number != self._next or not done:
-            config = self._config
+            size, seed, flip = self.config.batch_size, self.config.seed, self.config.flip
             self._iterator = iter(
-                self.train.training_batches(
-                    config.batch_size, config.seed, epoch, flip=config.flip, skip=done, shard=self._shard
-                )
+                self.train.training_batches(size, seed, epoch, flip=flip, skip=done, shard=self.shard)
             )
         self._next = number + 1
         images, labels = next(self._iterator)
-        return images, labels if self._has_labels else None
+        return images, labels if self.has_labels else None
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ Scoring takes at most a tenth of an epoch's time (see `num_evaluated`), all else
 """
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -129,12 +130,13 @@ class Evaluator:
             if not self._is_traced:
                 self._trace(glow)
             start = time.monotonic()
-            bits, error, count = best_bits, *_ = self._score(glow, self._limit)
+            score = functools.partial(metrics.bits_per_dim, glow, self.test, check=self.check)
+            bits, error, count = best_bits, *_ = score(limit=self._limit)
             if count < self.test.num_images:
                 pace, factor = self.reporter.pace, self.test.num_images / count
                 pace.last_extra_seconds = factor * (time.monotonic() - start)
                 if is_last:  # the best weights are chosen by the same images each time
-                    bits, error, count = self._score(glow, None)
+                    bits, error, count = score()
             self._report(glow, bits, error, count)
             start = time.monotonic()
             if is_last or start - self._last_look > self._look_seconds / LOOK_SHARE:
@@ -158,9 +160,6 @@ class Evaluator:
 
     def _conditions(self, labels: np.ndarray) -> np.ndarray | None:
         return labels if self.trainer.glow.config.num_classes else None
-
-    def _score(self, glow: Glow, limit: int | None) -> tuple[float, float | None, int]:
-        return metrics.bits_per_dim(glow, self.test, limit=limit, check=self.check)
 
     @property
     def _epoch(self) -> int:

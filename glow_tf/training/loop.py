@@ -113,7 +113,8 @@ def fit(
     run = run_directory if isinstance(run_directory, RunDirectory) else RunDirectory(run_directory)
     chief = Chief(trainer)
     with chief.announcing_failure(), run.lock(), _oom_as_input_error(trainer):
-        run.check_writable(2 * _state_bytes(trainer))
+        weights = sum(math.prod(v.shape) * v.dtype.size for v in trainer.glow.trainable_variables)
+        run.check_writable(2 * 5 * weights)  # at most 5 times the weights for a save of the state and the weights
         run.remove_stale_files()
         _decide_precision(trainer, config, run, metadata, settings)
         loop = _Loop(trainer, batches, test, config, run, chief, metadata, settings)
@@ -245,7 +246,7 @@ class _Loop:
             self._is_first_step = False
             self._report_step(metrics)
             if self._recovery.after_step(metrics["is_finite"], images, labels):
-                self.chief.values_changed()
+                self.chief.others_agree = False
             self._signals.check()
             if trainer.step_count >= self._total or trainer.step_count % self.batches.per_epoch == 0:
                 return
@@ -288,11 +289,6 @@ def _decide_precision(
         metadata["mixed_precision"] = True
         if not run.has_saved():  # a resume does not compare it, since a flag may change it
             settings["mixed_precision"] = True
-
-
-def _state_bytes(trainer: "Trainer") -> int:
-    """Upper bound of the bytes that one save of the state and the weights needs."""
-    return 5 * sum(math.prod(v.shape) * v.dtype.size for v in trainer.glow.trainable_variables)
 
 
 @contextlib.contextmanager

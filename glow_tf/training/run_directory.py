@@ -77,11 +77,19 @@ class RunDirectory:
         Raises:
             InputError: at once if another trainer is running, in this process or another.
         """
-        self._held = descriptor = self._open_lock()
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / ".lock", flags, 0o644)
+        except OSError as error:
+            raise InputError(f"the run directory {self.path} cannot be used: {error.strerror}") from error
+        try:
+            self._acquire(descriptor)
+            self._held = descriptor
             yield
         finally:
-            self._held = None
+            if self._held == descriptor:
+                self._held = None
             os.close(descriptor)  # the file stays: removing it would let two trainers lock two files
 
     def check_unused(self) -> None:
@@ -110,20 +118,6 @@ class RunDirectory:
                 f"the run directory {self.path} was moved, removed or replaced while its trainer was running; nothing "
                 f"more is written there. Resume with --run_dir and its new path"
             )
-
-    def _open_lock(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / ".lock", flags, 0o644)
-        except OSError as error:
-            raise InputError(f"the run directory {self.path} cannot be used: {error.strerror}") from error
-        try:
-            self._acquire(descriptor)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor
 
     def _acquire(self, descriptor: int) -> None:
         """Locks an open lock file and writes this process's id into it."""
@@ -193,8 +187,8 @@ class RunDirectory:
         self.check_movable()
         path = _absolute(self.path)
         with self.lock():
-            numbers = itertools.count(1)
-            target = next(p for n in numbers if not os.path.lexists(p := path.with_name(f"{path.name}.old-{n}")))
+            targets = (path.with_name(f"{path.name}.old-{number}") for number in itertools.count(1))
+            target = next(target for target in targets if not os.path.lexists(target))
             try:
                 path.rename(target)
             except OSError as error:
@@ -214,7 +208,7 @@ class RunDirectory:
 
         Nothing is left behind, and folders are not created.
         """
-        for folder in dict.fromkeys(_nearest_existing(folder) for folder in self._folders):
+        for folder in {next(filter(os.path.lexists, (each, *_absolute(each).parents))) for each in self._folders}:
             try:
                 status = os.statvfs(folder)
                 with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
@@ -232,10 +226,6 @@ def _entries(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _nearest_existing(folder: Path) -> Path:
-    return next(parent for parent in (folder, *_absolute(folder).parents) if os.path.lexists(parent))
 
 
 def _absolute(path: Path) -> Path:

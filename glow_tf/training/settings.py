@@ -10,7 +10,7 @@ from absl import logging
 
 from glow_tf._files import printable
 from glow_tf.config import GlowConfig, TrainConfig
-from glow_tf.data.holdout import describe_change
+from glow_tf.data.holdout import codes_in, describe_change
 from glow_tf.errors import InputError
 from glow_tf.training.run_directory import RunDirectory
 
@@ -77,12 +77,10 @@ def _check_images(run: RunDirectory, before: dict[str, Any], now: Mapping[str, A
         # All images that were ever trained on, so that the next change is compared with them, too.
         images = dict(now)
         for key in ("train_codes", "train_pixels"):
-            texts = (old.get(key, ""), now.get(key, ""))
-            images[key] = "".join(sorted({text[i : i + 8] for text in texts for i in range(0, len(text), 8)}))
+            images[key] = "".join(sorted(codes_in(old.get(key, "")) | codes_in(now.get(key, ""))))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(f"{run.settings} is damaged: its images are not a fingerprint of a data set") from None
-    records_pixels = bool(now.get("train_pixels")) and not old.get("train_pixels")  # earlier versions did not
-    if not change and not records_pixels:
+    if not change:
         return
     num_train = now["num_images"] - now["num_test_images"]
     if num_train < batch_size <= num_train_before:
@@ -92,8 +90,7 @@ def _check_images(run: RunDirectory, before: dict[str, Any], now: Mapping[str, A
         raise InputError(
             f"{run.path} cannot be resumed on these images: {change}; restore the images, or start another run"
         )
-    if change:
-        logging.warning("%s", change)
+    logging.warning("%s", change)
     run.write_json(run.settings, before | {"images": images})
 
 

@@ -144,7 +144,8 @@ def test_messages_use_the_names_of_flags():
 
 def test_names_from_outside_cannot_control_a_terminal():
     assert run("raise InputError('a\\x1b[31m\\udcff\\u0e01')")[2] == "error: a\\x1b[31m\\udcff\u0e01\n"
-    assert len(run("raise InputError('long' * 10000)")[2]) < 1100
+    error = run("raise InputError('long' * 10000 + ' and its end')")[2]
+    assert len(error) < 1100 and error.endswith("long and its end\n")
     warning = inside_package("logging.warning('a\\nb \\x1b[31m')")
     assert run(warning)[2] == "warning: a b \\x1b[31m\n"
 

@@ -11,6 +11,8 @@ from commands import run_many
 from helpers import make_glow
 from PIL import Image
 
+from glow_tf.cli import reports
+
 WRONG = {
     "--weights missing.h5": "missing.h5",
     "--weights weights.h5": "do not say what they were trained on; name the data with --dataset",
@@ -183,3 +185,8 @@ def test_images_that_were_trained_on_are_named_so(answers):
     status, output, error = answers[SEEN]
     assert status == 0, error
     assert "this model was trained on most of these images" in output
+
+
+def test_bits_per_dim_beyond_float32_are_named(capsys):
+    assert not reports.explain_not_finite(None, np.array([1e28, 3.0]), None)
+    assert "warning: 1 of 2 images have more than 1,000,000 bits/dim" in capsys.readouterr().err

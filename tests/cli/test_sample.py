@@ -10,6 +10,8 @@ from helpers import make_glow
 from PIL import Image
 from prepared import pictures, prepare
 
+from glow_tf.cli import drawings
+
 WRONG = {
     "--temp -1": "--temp is -1.0; it must be from 0 to 100, 0.7 is usual",
     "--temp nan": "--temp is nan",
@@ -218,3 +220,15 @@ def test_a_picture_without_a_finite_pixel_is_an_error(modes):
     status, _, error = modes[1][OVERFLOWING]
     assert status == 1
     assert "\nerror: no image has finite pixels, so the picture is black or white; lower --temp\n" in error
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(16, 1), (70, 5)])
+def test_many_columns_are_wrapped(columns, rows):
+    images = np.full((2, columns, 8, 8, 1), 7, np.uint8)
+    names = [f"test:{index}" for index in range(columns)]
+    drawing = drawings.Drawing(images, "Many", "", ("original", "reconstruction"), names)
+    picture = drawings.picture_of(drawing, "Many")
+    cells = (picture == 7).all(axis=-1)
+    assert picture.shape[1] < 3000
+    assert (np.diff(cells.any(axis=1).astype(int)) == 1).sum() == 2 * rows
+    assert (np.diff(cells.any(axis=0).astype(int)) == 1).sum() == -(-columns // rows)

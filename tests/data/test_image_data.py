@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from prepared import keys, pictures
 
-from glow_tf.data import image_data
+from glow_tf.data import holdout, image_data
 from glow_tf.errors import InputError
 
 PHOTOGRAPHS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "cifar10_jpeg.tar.xz"
@@ -89,10 +89,10 @@ def test_a_flat_folder_is_divided_by_the_names_of_its_images(tmp_path):
 
 def test_a_folder_that_grew_is_told_apart_and_its_test_images_stay(tmp_path):
     before = image_data.load(str(fill(tmp_path, 100)))
-    assert image_data.describe_change(before.fingerprint(), image_data.load(str(tmp_path)).fingerprint()) == ("", False)
+    assert holdout.describe_change(before.fingerprint(), image_data.load(str(tmp_path)).fingerprint()) == ("", False)
     after = image_data.load(str(fill(tmp_path, 104)))
     assert set(before.train_names) <= set(after.train_names) and set(before.test_names) <= set(after.test_names)
-    message, is_fatal = image_data.describe_change(before.fingerprint(), after.fingerprint())
+    message, is_fatal = holdout.describe_change(before.fingerprint(), after.fingerprint())
     assert "4 images were added and 0 images were removed" in message and not is_fatal
 
 
@@ -197,7 +197,7 @@ def test_a_folder_is_read_only_if_the_user_names_it(tmp_path, monkeypatch):
     for recorded in (folder, "/", "."):
         with pytest.raises(InputError, match="if that is a folder, add --dataset"):
             image_data.of_model(Trained(recorded))
-    assert image_data.of_model(Trained(folder), folder).num_images == 3
+    assert image_data.of_model(Trained(folder), folder).train.num_images == 2
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="trained on 'photos'; if that is a folder, add --dataset photos"):
         image_data.of_model(Trained("photos"))

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 
 import numpy as np
@@ -213,7 +214,9 @@ def test_another_number_of_devices_goes_on_with_a_warning(folder, two_replicas, 
 
 
 @pytest.mark.parametrize("name", ["only[pq] 1", "a[!x]", "back\\slash", "*?"])
-def test_a_run_whose_path_looks_like_a_pattern_is_resumed(trainer, tmp_path, name):
+def test_a_run_whose_path_looks_like_a_pattern_is_resumed(trainer, tmp_path, name, monkeypatch):
+    (tmp_path / "tmp[pq]").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp[pq]"))  # TMPDIR may look like one, too
     folder = tmp_path / name / "state"
     states = checkpointer(trainer, folder)
     fill(trainer, 10)

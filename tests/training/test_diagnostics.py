@@ -61,9 +61,9 @@ def test_smallest_coupling_scale_is_that_of_the_log_dets(images):
     glow = make_glow(num_levels=1, num_steps=1)
     findings = diagnostics.examine(glow, images)
     values = glow.dequantize(images)
-    parts = {layer.name: layer for layer in diagnostics._layers(glow, values)}
-    x, z = (tf.split(values, 2, axis=-1)[1] for values in (parts["coupling"].input, parts["coupling"].output))
-    shift = parts["coupling"].bijector.conditioner(tf.split(parts["coupling"].input, 2, axis=-1)[0])[0]
+    *_, (_, _, coupling, inputs, outputs, _) = diagnostics._layers(glow, values)
+    x, z = (tf.split(values, 2, axis=-1)[1] for values in (inputs, outputs))
+    shift = coupling.conditioner(tf.split(inputs, 2, axis=-1)[0])[0]
     assert findings["diagnostics/level0/smallest_coupling_scale"] == pytest.approx(float(np.min(z / (x + shift))))
     assert findings["diagnostics/level0/largest_coupling_scale"] == pytest.approx(float(np.max(z / (x + shift))))
     additive = diagnostics.examine(make_glow(coupling="additive"), images)
