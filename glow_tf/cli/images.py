@@ -132,12 +132,7 @@ def read_file(path: str | os.PathLike, config: "GlowConfig") -> np.ndarray:
     from glow_tf.data import image_file
 
     check_file(path, "image file")
-    height, width, channels = config.image_shape
-    try:
-        return image_file.decode(path, image_size=(height, width), channels=channels)
-    except Exception as error:  # Pillow's plug-ins raise nearly anything on damaged bytes
-        reason = getattr(error, "strerror", None) or image_file.reason(error)
-        raise InputError(f"the image {printable(path)} cannot be read: {reason}") from error
+    return image_file.read(path, config.image_shape, f"the image {printable(path)}")
 
 
 def indices(value: str) -> list[int]:

@@ -107,12 +107,9 @@ def _define_options() -> None:
             flags.DEFINE_flag(options.AutoFlag(name, None, text))
         elif field.metadata["choices"]:
             flags.DEFINE_enum(name, None, field.metadata["choices"], text)
-        elif field.type is bool:
-            flags.DEFINE_bool(name, None, text)
-        elif field.type is float:
-            flags.DEFINE_float(name, None, text)
         else:
-            flags.DEFINE_integer(name, None, text)
+            kinds: dict[Any, Any] = {bool: flags.DEFINE_bool, float: flags.DEFINE_float}
+            kinds.get(field.type, flags.DEFINE_integer)(name, None, text)
 
 
 _define_options()

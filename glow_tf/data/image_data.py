@@ -36,6 +36,11 @@ class ImageData:
     train_names: tuple[str, ...] = ()  # the path of each image of a folder, relative to the folder of its split
     test_names: tuple[str, ...] = ()
 
+    @property
+    def num_images(self) -> int:
+        """Number of training and test images."""
+        return self.train.num_images + self.test.num_images
+
     def fingerprint(self) -> dict[str, Any]:
         """JSON values that a run records; `holdout.describe_change` compares them with those of a later start."""
         train, test = self.train, self.test

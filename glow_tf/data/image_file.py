@@ -14,8 +14,10 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from glow_tf._files import printable
 from glow_tf.data.listing import FORMATS
 from glow_tf.data.resize import crop_and_resize
+from glow_tf.errors import InputError
 
 MAX_FILE_BYTES = 2**28
 MAX_PIXELS = 64_000_000  # of an image by its header; Pillow itself draws the line at 178,956,970
@@ -94,6 +96,16 @@ def decode(
                 if image_size is not None:
                     upright = crop_and_resize(upright, image_size)
                 return np.array(upright, np.uint8).reshape(upright.height, upright.width, channels)
+
+
+def read(path: str | os.PathLike | BinaryIO, image_shape: tuple[int, int, int], name: str) -> np.ndarray:
+    """Decodes one image as uint8 of this shape; InputError, in which the image is called `name`, if that fails."""
+    height, width, channels = image_shape
+    try:
+        return decode(path, image_size=(height, width), channels=channels)
+    except Exception as error:  # Pillow's plug-ins raise nearly anything on damaged bytes
+        why = getattr(error, "strerror", None) or reason(error)
+        raise InputError(f"{name} cannot be read: {printable(why)}") from error
 
 
 def to_mode(image: Image.Image, channels: int, notes: set[str] | None = None, is_deep: bool = False) -> Image.Image:

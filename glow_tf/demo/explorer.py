@@ -116,11 +116,7 @@ class Explorer:
             file = io.BytesIO(base64.b64decode(text, validate=True))
         except binascii.Error as error:
             raise InputError("the upload is not base64") from error
-        height, width, channels = self.glow.config.image_shape
-        try:
-            return image_file.decode(file, image_size=(height, width), channels=channels)
-        except Exception as error:  # Pillow's plug-ins raise nearly anything on damaged bytes
-            raise InputError(f"the upload cannot be read: {printable(image_file.reason(error))}") from error
+        return image_file.read(file, self.glow.config.image_shape, "the upload")
 
     def mix(self, first: np.ndarray, second: np.ndarray, share: Any, spherical: bool = False) -> np.ndarray:
         """The image at `share`, from 0 to 1, of the way from the first image to the second through z.

@@ -136,7 +136,7 @@ class Evaluator:
                 pace, factor = self.reporter.pace, self.test.num_images / count
                 pace.last_extra_seconds = factor * (time.monotonic() - start)
                 if is_last:  # the best weights are chosen by the same images each time
-                    bits, error, count = score()
+                    bits, error, count = score(limit=None)
             self._report(glow, bits, error, count)
             start = time.monotonic()
             if is_last or start - self._last_look > self._look_seconds / LOOK_SHARE:

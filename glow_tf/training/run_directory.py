@@ -208,7 +208,8 @@ class RunDirectory:
 
         Nothing is left behind, and folders are not created.
         """
-        for folder in {next(filter(os.path.lexists, (each, *_absolute(each).parents))) for each in self._folders}:
+        existing = (next(filter(os.path.lexists, (each, *_absolute(each).parents))) for each in self._folders)
+        for folder in dict.fromkeys(existing):
             try:
                 status = os.statvfs(folder)
                 with tempfile.TemporaryFile(dir=folder, buffering=0) as file:

@@ -197,7 +197,7 @@ def test_a_folder_is_read_only_if_the_user_names_it(tmp_path, monkeypatch):
     for recorded in (folder, "/", "."):
         with pytest.raises(InputError, match="if that is a folder, add --dataset"):
             image_data.of_model(Trained(recorded))
-    assert image_data.of_model(Trained(folder), folder).train.num_images == 2
+    assert image_data.of_model(Trained(folder), folder).num_images == 3
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="trained on 'photos'; if that is a folder, add --dataset photos"):
         image_data.of_model(Trained("photos"))
