@@ -98,6 +98,7 @@ def replace_parts(parts):
     """Replaces parts of the architecture "plus" for this process."""
     import tensorflow as tf
 
+    from glow_tf.bijectors import actnorm_init
     from glow_tf.bijectors.invertible_conv import plu_decompose
     from glow_tf.nn import plus
     from glow_tf.nn.architectures import ARCHITECTURES
@@ -108,7 +109,7 @@ def replace_parts(parts):
 
         def initialize(self, batches):
             weights = self.prepared()["conv1x1"]["weight"].numpy().astype(np.float64)
-            weights[0] = plus.whitening(batches)
+            weights[0] = plus.whitening(batches, *actnorm_init(batches))
             for name, factor in plu_decompose(weights).items():
                 variable = self.parameters["conv1x1"][name]
                 variable.assign(tf.cast(factor, variable.dtype))

@@ -12,7 +12,7 @@ from tensorflow_probability.python.bijectors.chain import _Chain
 from tensorflow_probability.python.distributions.transformed_distribution import _TransformedDistribution
 
 from glow_tf import inputs
-from glow_tf.bijectors.base import EVENT_NDIMS
+from glow_tf.bijectors.shapes import EVENT_NDIMS
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 

@@ -9,8 +9,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from glow_tf.bijectors import Split, Squeeze
-from glow_tf.bijectors.base import EVENT_NDIMS, batch_shape, sum_except_batch
+from glow_tf.bijectors.base import sum_except_batch
 from glow_tf.bijectors.gaussian import standardize
+from glow_tf.bijectors.shapes import EVENT_NDIMS, batch_shape
 from glow_tf.config import GlowConfig
 from glow_tf.dequantization import Dequantizer
 from glow_tf.nn.architectures import ARCHITECTURES
@@ -129,7 +130,7 @@ class Flow(tf.Module):
             images, log_det_of_steps = steps.bijector().inverse_and_log_det(images)
             if level < len(self.splits):
                 images, x2 = tf.split(images, 2, axis=-1)
-                z, log_det_of_prior = standardize(x2, *self.splits[level](images))
+                z, log_det_of_prior = standardize(x2, self.splits[level](images))
             else:
                 top = self.top.bijector(labels)
                 z = top.inverse(images)

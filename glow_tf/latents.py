@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import halves
+from glow_tf.bijectors.shapes import halves
 from glow_tf.bijectors.squeeze import Squeeze
 from glow_tf.inputs import Array
 

@@ -11,9 +11,9 @@ Squeeze             z[h, w, 4c + 2i + j] = x[2h + i, 2w + j, c]
 Split               z = [deeper(x1), (x2 - mean) * exp(-log_scale)], where mean, log_scale = prior(x1)
 Gaussian            z = (x - mean) * exp(-log_scale)
 
-Reading order: `base` (what every layer defines), `actnorm`, `invertible_conv`, `permutation`, `coupling`, `flow_step`,
-`squeeze`, `gaussian`, `split`; last `residuals` and `scan`, which are about memory and not about the model, and with
-them the methods `inverse_vjp`, which only `Scan(backprop="reversible")` calls.
+Reading order: `base` and `shapes` (what the layers share), `actnorm`, `invertible_conv`, `permutation`, `coupling`,
+`flow_step`, `squeeze`, `gaussian`, `split`; last `residuals` and `scan`, which are about memory and not about the
+model, and with them the methods `inverse_vjp`, which only `Scan(backprop="reversible")` calls.
 """
 
 from glow_tf.bijectors.actnorm import ActNorm, actnorm_init

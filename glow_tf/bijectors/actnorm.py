@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.base import ImageBijector, as_parameters, log_det_of_scale
+from glow_tf.errors import InputError
 
 # OpenAI's initial scale is 1 / (std + this).
 STD_EPSILON = 1e-6
@@ -59,11 +60,20 @@ def actnorm_init(batches: Iterable[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         (shift [C], log_scale [C]): shift = -mean, log_scale = -log(std + 1e-6), so that
         (batch + shift) * exp(log_scale) has mean 0 and variance 1.
 
+    Raises:
+        InputError: if there are no images.
+        ValueError: if a batch has another type, shape or number of channels.
+
     References: Kingma & Dhariwal 2018, section 3.1; `actnorm` of OpenAI's `tfops.py`.
     """
     count, mean, squares = 0, np.zeros([]), np.zeros([])
     for batch in batches:
+        batch = tf.convert_to_tensor(batch)
+        if not batch.dtype.is_floating or batch.shape.rank < 2 or 0 in batch.shape:
+            raise ValueError(f"a batch is {batch.dtype.name} {tuple(batch.shape)}; floats [N, ..., C] are needed")
         batch_count, batch_mean, batch_squares = _moments(batch)
+        if count and batch_mean.shape != mean.shape:
+            raise ValueError(f"a batch has {len(batch_mean)} channels, and one before it has {len(mean)}")
         # Merged as in Chan, Golub & LeVeque 1979: no large sums cancel.
         total = count + batch_count
         difference = batch_mean - mean
@@ -71,6 +81,8 @@ def actnorm_init(batches: Iterable[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         squares = squares + batch_squares + difference * difference * count * batch_count / total
         count = total
         dtype = batch.dtype
+    if not count:
+        raise InputError("0 images were given to initialise from; 1 or more are needed")
     log_scale = -np.log(np.sqrt(squares / count) + STD_EPSILON)
     return tf.constant(-mean, dtype), tf.constant(log_scale, dtype)
 

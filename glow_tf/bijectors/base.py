@@ -4,7 +4,7 @@ The direction is TFP's: `forward` maps latents z to images x, `inverse` maps x t
 """
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -15,9 +15,7 @@ import tensorflow_probability as tfp
 from tensorflow_probability.python.internal import cache_util, dtype_util, tensor_util
 
 from glow_tf.bijectors.residuals import vjp
-
-# An image event: height, width, channels.
-EVENT_NDIMS = 3
+from glow_tf.bijectors.shapes import EVENT_NDIMS, batch_shape, event_shape, image_shape
 
 
 class ImageBijector(tfp.bijectors.Bijector, metaclass=abc.ABCMeta):
@@ -34,9 +32,7 @@ class ImageBijector(tfp.bijectors.Bijector, metaclass=abc.ABCMeta):
         name: name of the bijector, and prefix of its operations' names.
     """
 
-    _cache = cache_util.BijectorCacheWithGreedyAttrs(
-        forward_name="_augmented_forward", inverse_name="_augmented_inverse"
-    )
+    _cache = cache_util.BijectorCacheWithGreedyAttrs(forward_name="_forward_and_ildj", inverse_name="_inverse_and_ildj")
 
     def __init__(
         self,
@@ -46,6 +42,8 @@ class ImageBijector(tfp.bijectors.Bijector, metaclass=abc.ABCMeta):
         is_constant_jacobian: bool = False,
         name: str | None = None,
     ) -> None:
+        if isinstance(dtype, (int, float)):  # another argument at its position; TensorFlow numbers its types
+            raise ValueError(f"dtype is {dtype}; it must be a floating-point type such as tf.float32")
         super().__init__(
             forward_min_event_ndims=EVENT_NDIMS,
             is_constant_jacobian=is_constant_jacobian,
@@ -64,11 +62,16 @@ class ImageBijector(tfp.bijectors.Bijector, metaclass=abc.ABCMeta):
 
     def forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """(x, log|det dx/dz|) in one pass that neither reads nor writes TFP's cache."""
-        return self._forward_and_log_det(z)
+        return self._forward_and_log_det(self._as_images(z))
 
     def inverse_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """(z, log|det dz/dx|) in one pass that neither reads nor writes TFP's cache."""
-        return self._inverse_and_log_det(x)
+        return self._inverse_and_log_det(self._as_images(x))
+
+    def _as_images(self, values: Any) -> tf.Tensor:
+        values = tf.convert_to_tensor(values, self.dtype)
+        event_shape(values.shape)  # raises an error if there are fewer than three axes
+        return values
 
     def inverse_vjp(
         self, z: tf.Tensor, dz: tf.Tensor, dlog_det: tf.Tensor, parameters: Sequence[tf.Tensor]
@@ -104,38 +107,42 @@ class ImageBijector(tfp.bijectors.Bijector, metaclass=abc.ABCMeta):
         # been assigned to in between, so here an instance uses only its own.
         return id(self)
 
-    def _augmented_forward(self, z: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        x, log_det = self._forward_and_log_det(z)
+    # TFP's cache calls the first two, which give it the log-det with the value. The others compute what is not cached.
+
+    def _forward_and_ildj(self, z: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        x, log_det = self.forward_and_log_det(z)
         return x, {"ildj": -log_det}
 
-    def _augmented_inverse(self, x: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        z, log_det = self._inverse_and_log_det(x)
+    def _inverse_and_ildj(self, x: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        z, log_det = self.inverse_and_log_det(x)
         return z, {"ildj": log_det}
 
-    # TFP's cache calls the augmented methods. `_forward` and `_inverse` only tell TFP that both directions exist.
-    def _forward(self, z: tf.Tensor) -> tf.Tensor:
-        return self._augmented_forward(z)[0]
-
-    def _inverse(self, x: tf.Tensor) -> tf.Tensor:
-        return self._augmented_inverse(x)[0]
-
     def _forward_log_det_jacobian(self, z: tf.Tensor) -> tf.Tensor:
-        attributes = self._cache.forward_attributes(z)
-        if "ildj" not in attributes:
-            attributes.update(self._augmented_forward(z)[1])
-        return -attributes["ildj"]
+        return self.forward_and_log_det(z)[1]
 
     def _inverse_log_det_jacobian(self, x: tf.Tensor) -> tf.Tensor:
-        attributes = self._cache.inverse_attributes(x)
-        if "ildj" not in attributes:
-            attributes.update(self._augmented_inverse(x)[1])
-        return attributes["ildj"]
+        return self.inverse_and_log_det(x)[1]
 
 
 def as_parameters(*values: Any) -> tuple[Any, ...]:
-    """Converts numbers and arrays to tensors of one dtype, by default float32; variables and None stay as they are."""
+    """Converts numbers and arrays to tensors of one floating type, by default float32; variables stay as they are."""
     dtype = dtype_util.common_dtype(values, dtype_hint=tf.float32)
+    if not tf.as_dtype(dtype).is_floating:
+        raise ValueError(f"parameters are {tf.as_dtype(dtype).name}; floats are needed")
     return tuple(tensor_util.convert_nonref_to_tensor(value, dtype=dtype) for value in values)
+
+
+def as_pair(values: Any, source: str, names: str, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
+    """The two tensors that a function returned.
+
+    Raises:
+        ValueError: if it returned anything but two values; unpacking a tensor would cut it along its first axis.
+    """
+    if not isinstance(values, (tuple, list)) or len(values) != 2:
+        found = f"{len(values)} values" if isinstance(values, (tuple, list)) else f"one {type(values).__name__}"
+        raise ValueError(f"{source} returned {found}; it must return ({names})")
+    first, second = (tf.convert_to_tensor(value, dtype) for value in values)
+    return first, second
 
 
 def sum_except_batch(values: tf.Tensor) -> tf.Tensor:
@@ -171,43 +178,6 @@ def check_event(values: tf.Tensor, result: tf.Tensor) -> None:
         )
 
 
-def with_nonempty_batch(function: Callable[[tf.Tensor], Any], values: tf.Tensor) -> Any:
-    """function(values), where the function sees one image of zeros instead of an empty batch.
-
-    With oneDNN, TensorFlow's convolution of an empty float32 batch has the wrong shape. A batch whose size is known and
-    not 0 is passed on as it is. Where the size is unknown until a graph runs, the padding and the slices of a batch
-    with images copy nothing.
-
-    Args:
-        function: images [B, H, W, C] -> tensors [B, ...], in any nested structure.
-        values: [..., H, W, C].
-
-    Returns:
-        The results of the function, [..., ...].
-    """
-    batch = batch_shape(values)
-    if isinstance(batch, list) and 0 not in batch:
-        return function(values)
-    flat = values if values.shape.rank == EVENT_NDIMS + 1 else tf.reshape(values, [-1, *image_shape(values)])
-    size = tf.shape(flat)[0]
-    results = function(tf.pad(flat, [[0, tf.cast(size == 0, tf.int32)], [0, 0], [0, 0], [0, 0]]))
-
-    def restored(result: tf.Tensor) -> tf.Tensor:
-        result = result[:size]
-        return result if flat is values else tf.reshape(result, tf.concat([batch, tf.shape(result)[1:]], axis=0))
-
-    return tf.nest.map_structure(restored, results)
-
-
-def halves(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The first and the second half of the channels of values [..., H, W, C]."""
-    channels = values.shape[-1]
-    if channels is not None and channels % 2:
-        raise ValueError(f"{channels} channels cannot be split into halves")
-    first, second = tf.split(values, 2, axis=-1)
-    return first, second
-
-
 def constant_log_det(log_det_per_position: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """H * W times the log-det of one position, repeated to [...], the batch shape of values [..., H, W, C]."""
     height, width, _ = image_shape(values)
@@ -215,26 +185,3 @@ def constant_log_det(log_det_per_position: tf.Tensor, values: tf.Tensor) -> tf.T
     if tf.is_tensor(positions):
         positions = tf.cast(positions, values.dtype)
     return tf.fill(batch_shape(values), positions * log_det_per_position)
-
-
-def image_shape(values: tf.Tensor) -> tuple[Any, Any, Any]:
-    """(H, W, C) of values [..., H, W, C]: integers for sizes that are known, scalar tensors for the others."""
-    static = [None] * 3 if values.shape.rank is None else values.shape[-3:].as_list()
-    if None in static:
-        dynamic = tf.unstack(tf.shape(values)[-3:], num=3)
-        static = [dynamic[i] if size is None else size for i, size in enumerate(static)]
-    return tuple(static)
-
-
-def with_batch_shape(values: tf.Tensor, event: Sequence[Any]) -> Any:
-    """[..., *event]: the batch shape of values [..., H, W, C] followed by an event shape."""
-    batch = batch_shape(values)
-    if isinstance(batch, list) and not any(map(tf.is_tensor, event)):
-        return [*batch, *event]
-    return tf.concat([batch, tf.stack(event)], axis=0)
-
-
-def batch_shape(values: tf.Tensor) -> Any:
-    """The batch shape of values [..., H, W, C]: a list if all sizes are known (no operation is needed), or a tensor."""
-    static = values.shape[:-3]
-    return static.as_list() if static.is_fully_defined() else tf.shape(values)[:-3]

@@ -1,7 +1,4 @@
-"""Couplings: transform one half of the channels by parameters that a network computes from the other half.
-
-With a context, which the network receives as further channels, a coupling is conditional: p(x | context).
-"""
+"""Couplings: transform one half of the channels by parameters that a network computes from the other half."""
 
 import abc
 from collections.abc import Callable, Sequence
@@ -9,8 +6,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import ImageBijector, batch_shape, check_event, halves, log_det_of_scale
+from glow_tf.bijectors.base import ImageBijector, as_pair, check_event, log_det_of_scale
 from glow_tf.bijectors.residuals import require_gradient
+from glow_tf.bijectors.shapes import batch_shape, halves
 
 
 class _Coupling(ImageBijector):
@@ -18,29 +16,13 @@ class _Coupling(ImageBijector):
 
     Args:
         conditioner: x1 [..., H, W, C/2] -> the parameters of the subclass's transform of x2.
-        context: None, or [..., H, W, D], appended to the channels of x1 for the conditioner; missing batch axes
-            broadcast.
     """
 
     def __init__(
-        self,
-        conditioner: Callable[[tf.Tensor], Any],
-        dtype: tf.DType = tf.float32,
-        name: str | None = None,
-        context: tf.Tensor | None = None,
+        self, conditioner: Callable[[tf.Tensor], Any], dtype: tf.DType = tf.float32, name: str | None = None
     ) -> None:
         super().__init__(dtype=dtype, parameters=dict(locals()), name=name)
         self.conditioner = conditioner
-        self.context = context
-
-    def _conditioned(self, x1: tf.Tensor) -> Any:
-        if self.context is None:
-            return self.conditioner(x1)
-        shape = tf.concat([tf.shape(x1)[:-1], tf.shape(self.context)[-1:]], axis=0)
-        context = tf.broadcast_to(self.context, shape)
-        if x1.shape.rank is not None:
-            context = tf.ensure_shape(context, [*x1.shape[:-1], self.context.shape[-1]])
-        return self.conditioner(tf.concat([x1, context], axis=-1))
 
     @abc.abstractmethod
     def _transform(self, x2: tf.Tensor, parameters: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -52,12 +34,12 @@ class _Coupling(ImageBijector):
 
     def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x1, z2 = halves(z)
-        x2, log_det = self._inverse_transform(z2, self._conditioned(x1))
+        x2, log_det = self._inverse_transform(z2, self.conditioner(x1))
         return tf.concat([x1, x2], axis=-1), log_det
 
     def _inverse_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x1, x2 = halves(x)
-        z2, log_det = self._transform(x2, self._conditioned(x1))
+        z2, log_det = self._transform(x2, self.conditioner(x1))
         return tf.concat([x1, z2], axis=-1), log_det
 
     def inverse_vjp(
@@ -68,12 +50,12 @@ class _Coupling(ImageBijector):
         dz1, dz2 = halves(dz)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([x1, *parameters])
-            conditioned = self._conditioned(x1)
+            parameters_of_x2 = self.conditioner(x1)
             # Outside the tape: for the gradient, x2 is an input and not a function of z2 and x1.
             with tape.stop_recording():
-                x2, _ = self._inverse_transform(z2, conditioned)
+                x2, _ = self._inverse_transform(z2, parameters_of_x2)
             tape.watch(x2)
-            results = self._transform(x2, conditioned)
+            results = self._transform(x2, parameters_of_x2)
         dx1, dx2, *dparameters = tape.gradient(results, [x1, x2, *parameters], output_gradients=(dz2, dlog_det))
         require_gradient(dx2)
         dx1 = dz1 if dx1 is None else dx1 + dz1  # None if the conditioner ignores x1
@@ -89,7 +71,6 @@ class AffineCoupling(_Coupling):
 
     Args:
         conditioner: x1 [..., H, W, C/2] -> (shift, log_scale), which broadcast to x2 [..., H, W, C/2].
-        context: None, or [..., H, W, D], appended to the channels of x1 for the conditioner.
 
     References: Dinh et al. 2017, section 3.4; (x2 + shift) * scale is the order of OpenAI's code.
 
@@ -99,12 +80,12 @@ class AffineCoupling(_Coupling):
     """
 
     def _transform(self, x2: tf.Tensor, parameters: tuple[Any, Any]) -> tuple[tf.Tensor, tf.Tensor]:
-        shift, log_scale = (tf.convert_to_tensor(value, x2.dtype) for value in parameters)
+        shift, log_scale = as_pair(parameters, "the conditioner", "shift, log_scale", x2.dtype)
         z2 = (x2 + shift) * tf.exp(log_scale)
         return z2, log_det_of_scale(log_scale, x2, z2)
 
     def _inverse_transform(self, z2: tf.Tensor, parameters: tuple[Any, Any]) -> tuple[tf.Tensor, tf.Tensor]:
-        shift, log_scale = (tf.convert_to_tensor(value, z2.dtype) for value in parameters)
+        shift, log_scale = as_pair(parameters, "the conditioner", "shift, log_scale", z2.dtype)
         x2 = z2 * tf.exp(-log_scale) - shift
         return x2, -log_det_of_scale(log_scale, z2, x2)
 
@@ -117,24 +98,26 @@ class AdditiveCoupling(_Coupling):
 
     Args:
         conditioner: x1 [..., H, W, C/2] -> shift, which broadcasts to x2 [..., H, W, C/2].
-        context: None, or [..., H, W, D], appended to the channels of x1 for the conditioner.
 
     References: Dinh et al. 2015, section 3.2.
 
     >>> layer = AdditiveCoupling(lambda x1: 10 * x1)
     >>> layer.inverse(tf.constant([[[1.0, 2.0]]])).numpy().tolist()
     [[[1.0, 12.0]]]
-    >>> layer = AdditiveCoupling(lambda x1: x1[..., :1] * x1[..., 1:], context=tf.constant([[[7.0]]]))
-    >>> layer.inverse(tf.constant([[[1.0, 2.0]]])).numpy().tolist()
-    [[[1.0, 9.0]]]
     """
 
     def _transform(self, x2: tf.Tensor, parameters: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        z2 = x2 + parameters
+        z2 = x2 + _single(parameters)
         check_event(x2, z2)
         return z2, tf.zeros(batch_shape(z2), z2.dtype)
 
     def _inverse_transform(self, z2: tf.Tensor, parameters: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        x2 = z2 - parameters
+        x2 = z2 - _single(parameters)
         check_event(z2, x2)
         return x2, tf.zeros(batch_shape(x2), x2.dtype)
+
+
+def _single(shift: Any) -> Any:
+    if isinstance(shift, (tuple, list)):
+        raise ValueError(f"the conditioner returned {len(shift)} values; it must return the shift")
+    return shift

@@ -32,8 +32,12 @@ class FlowStep(ImageBijector):
     def __init__(
         self, actnorm: ImageBijector, permutation: ImageBijector, coupling: ImageBijector, name: str = "flow_step"
     ) -> None:
-        super().__init__(dtype=actnorm.dtype, parameters=dict(locals()), name=name)
+        parameters = dict(locals())
         self.layers = [actnorm, permutation, coupling]
+        for layer in self.layers:
+            if not isinstance(layer, ImageBijector):
+                raise ValueError(f"a layer is of type {type(layer).__name__}; it must be an ImageBijector")
+        super().__init__(dtype=actnorm.dtype, parameters=parameters, name=name)
 
     def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         total = 0.0

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import ImageBijector, log_det_of_scale
+from glow_tf.bijectors.base import ImageBijector, as_pair, log_det_of_scale
 
 
 class Gaussian(ImageBijector):
@@ -31,25 +31,27 @@ class Gaussian(ImageBijector):
     def __init__(
         self, mean_and_log_scale: Callable[[], tuple[Any, Any]], dtype: tf.DType = tf.float32, name: str = "gaussian"
     ) -> None:
+        if not callable(mean_and_log_scale):
+            raise ValueError("mean_and_log_scale must be a function () -> (mean, log_scale)")
         super().__init__(dtype=dtype, parameters=dict(locals()), is_constant_jacobian=True, name=name)
         self.mean_and_log_scale = mean_and_log_scale
 
     def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return unstandardize(z, *self.mean_and_log_scale())
+        return unstandardize(z, self.mean_and_log_scale())
 
     def _inverse_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return standardize(x, *self.mean_and_log_scale())
+        return standardize(x, self.mean_and_log_scale())
 
 
-def standardize(x: tf.Tensor, mean: Any, log_scale: Any) -> tuple[tf.Tensor, tf.Tensor]:
+def standardize(x: tf.Tensor, mean_and_log_scale: tuple[Any, Any]) -> tuple[tf.Tensor, tf.Tensor]:
     """(z, log-det [...]): z = (x - mean) * exp(-log_scale), for x [..., H, W, C]."""
-    mean, log_scale = (tf.convert_to_tensor(value, x.dtype) for value in (mean, log_scale))
+    mean, log_scale = as_pair(mean_and_log_scale, "the Gaussian's function", "mean, log_scale", x.dtype)
     z = (x - mean) * tf.exp(-log_scale)
     return z, -log_det_of_scale(log_scale, x, z)
 
 
-def unstandardize(z: tf.Tensor, mean: Any, log_scale: Any) -> tuple[tf.Tensor, tf.Tensor]:
+def unstandardize(z: tf.Tensor, mean_and_log_scale: tuple[Any, Any]) -> tuple[tf.Tensor, tf.Tensor]:
     """(x, log-det [...]): x = z * exp(log_scale) + mean, the inverse of `standardize`."""
-    mean, log_scale = (tf.convert_to_tensor(value, z.dtype) for value in (mean, log_scale))
+    mean, log_scale = as_pair(mean_and_log_scale, "the Gaussian's function", "mean, log_scale", z.dtype)
     x = z * tf.exp(log_scale) + mean
     return x, log_det_of_scale(log_scale, z, x)

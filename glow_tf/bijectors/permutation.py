@@ -31,7 +31,8 @@ class ChannelPermutation(ImageBijector):
         super().__init__(dtype=dtype, parameters=dict(locals()), is_constant_jacobian=True, name=name)
         self.indices = indices if isinstance(indices, tf.Variable) else tf.convert_to_tensor(indices)
         known = tf.get_static_value(self.indices)
-        if self.indices.shape.rank != 1 or (known is not None and sorted(known) != list(range(len(known)))):
+        is_vector = self.indices.dtype.is_integer and self.indices.shape.rank == 1
+        if not is_vector or (known is not None and sorted(known) != list(range(len(known)))):
             raise ValueError(f"indices {np.asarray(indices).tolist()} are not a permutation of 0, 1, ...")
 
     def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,21 +1,21 @@
 """Applies one bijector K times, each time with its own slice of stacked parameters, in one loop.
 
 The graph contains the step once, so that the time for tracing, compilation and start-up does not grow with K. The idea
-is that of `flax.linen.scan`. From top to bottom: `Scan`, the bijector; `recompute`, `stored` and `reversible`, which
-say what a step of the forward pass saves, and how the backward pass uses it; `scan`, with the loops of both passes.
+is that of `flax.linen.scan`. From top to bottom: `Scan`, the bijector; `_Recompute`, the loops of the forward and
+the backward pass; `_Stored` and `_Reversible`, which differ in what a step saves and how the backward pass uses it.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import ImageBijector, batch_shape, with_nonempty_batch
+from glow_tf.bijectors.base import ImageBijector
 from glow_tf.bijectors.residuals import Residuals, SaveResiduals, UseResiduals, vjp
+from glow_tf.bijectors.shapes import batch_shape, with_nonempty_batch
 
-BACKPROP_MODES = ("stored", "recompute", "reversible")  # the functions of these names below
+BACKPROP_MODES = ("stored", "recompute", "reversible")
 
 Parameters = Any  # a nested dictionary of tensors
 
@@ -38,13 +38,13 @@ class Scan(ImageBijector):
             loop, for computations that are cheaper for all K steps at once, such as a matrix from its factors.
             `directions` is a tuple of "forward" or "inverse" or both, those that the pass uses. Default: the identity.
         backprop: what the forward pass saves; values and gradients are equal.
-            "stored": each step's input and residuals (`stored`). Almost nothing is computed twice. Takes memory
-            for K times the residuals, even if no gradient is taken. First derivatives only.
-            "recompute": each step's input, which is as large as the image (`recompute`). A third more
-            arithmetic; derivatives of any order.
-            "reversible": only the result (`reversible`), from which the backward pass reconstructs each
-            step's input, with the rounding error of the round trip. This is for `inverse`; in `forward` it means
-            "recompute". First derivatives only.
+            "stored": each step's input and residuals. Almost nothing is computed twice. Takes memory for K times the
+            residuals, even if no gradient is taken. First derivatives only.
+            "recompute": each step's input, which is as large as the image. A third more arithmetic; derivatives of
+            any order.
+            "reversible": only the result, from which the backward pass reconstructs each step's input, with the
+            rounding error of the round trip. This is for `inverse`; in `forward` it means "recompute". First
+            derivatives only.
 
     Raises:
         ValueError: if `backprop` is not one of these, or a parameter's leading axis is not `num_steps` long.
@@ -69,10 +69,14 @@ class Scan(ImageBijector):
         arguments = dict(locals())
         if backprop not in BACKPROP_MODES:
             raise ValueError(f"backprop is {backprop!r}; it can be {', '.join(BACKPROP_MODES)}")
+        if not hasattr(num_steps, "__index__"):
+            raise ValueError(f"num_steps is {num_steps!r}; it must be an integer")
         for value in tf.nest.flatten(parameters):
             shape: Any = getattr(value, "shape", ())
             if len(shape) == 0 or shape[0] != num_steps:
                 raise ValueError(f"a parameter has shape {tuple(shape)}; its first axis must be {num_steps} long")
+            if tf.as_dtype(value.dtype).is_floating and value.dtype != tf.as_dtype(dtype):
+                raise ValueError(f"a parameter is {tf.as_dtype(value.dtype).name}; it must be of this bijector's dtype")
         super().__init__(dtype=dtype, parameters=arguments, name=name)
         self.step = step
         self.stacked_parameters = parameters
@@ -89,39 +93,48 @@ class Scan(ImageBijector):
     def _scan(self, values: tf.Tensor, inverse: bool) -> tuple[tf.Tensor, tf.Tensor]:
         # Variables are read here, once: inside the loop, each iteration would read all K slices.
         stacked = tf.nest.map_structure(tf.convert_to_tensor, self.stacked_parameters)
-        direction = "inverse" if inverse else "forward"
         backprop = "recompute" if self.backprop == "reversible" and not inverse else self.backprop
         if self.prepare is not None:
+            direction = "inverse" if inverse else "forward"
             stacked = self.prepare(stacked, ("inverse", "forward") if backprop == "reversible" else (direction,))
-        steps = _Steps(self.step, stacked, self.num_steps, inverse)
-        return with_nonempty_batch(functools.partial(scan, steps, backprop), values)
+        kind = {"stored": _Stored, "recompute": _Recompute, "reversible": _Reversible}[backprop]
+        return with_nonempty_batch(lambda x: kind(self.step, stacked, self.num_steps, inverse, x).run(), values)
 
 
-@dataclasses.dataclass
-class _Steps:
-    """The K steps of one pass, which are applied in order by `inverse` and in reverse order by `forward`."""
+@dataclasses.dataclass(eq=False)
+class _Recompute:
+    """One pass through the K steps, in order for `inverse` and in reverse order for `forward`, and its gradient.
 
-    make_bijector: Callable[[Parameters, Residuals], ImageBijector]
-    parameters: Parameters
+    Saves the input of every step; the backward pass runs each step a second time, under a tape. `stacked` are the
+    floating-point parameters [K, ...], which are differentiable, and `floats` one step's slices of them.
+    """
+
+    make_bijector: Callable[[Parameters, Residuals], ImageBijector]  # the argument `step` of `Scan`
+    parameters: Parameters  # nested dictionary of tensors [K, ...]
     num_steps: int
     inverse: bool
+    values: tf.Tensor  # the input of the first step
 
-    @property
-    def stacked(self) -> list[tf.Tensor]:
-        """The differentiable parameters: the floating-point tensors. `floats` below are one step's slices of them."""
-        return [t for t in tf.nest.flatten(self.parameters) if t.dtype.is_floating]
+    backprop = "recompute"
 
-    def index(self, i: tf.Tensor) -> tf.Tensor:
-        """The step of iteration i of the forward pass."""
-        return i if self.inverse else self.num_steps - 1 - i
+    def __post_init__(self) -> None:
+        self.stacked = [t for t in tf.nest.flatten(self.parameters) if t.dtype.is_floating]
 
-    def bijector(self, k: tf.Tensor, floats: Sequence[tf.Tensor], residuals: Residuals = None) -> ImageBijector:
-        """The bijector of step k, from its slices of `stacked`; the integer parameters are sliced here."""
-        remaining = iter(floats)
-        one_step = tf.nest.map_structure(
-            lambda t: next(remaining) if t.dtype.is_floating else slices([t], k)[0], self.parameters
-        )
-        return self.make_bijector(one_step, residuals)
+    def saved_specs(self) -> list[Any]:
+        """For each tensor that a step saves, a tf.TensorSpec or a tensor with its dtype and shape."""
+        return [self.values]
+
+    def step_forward(self, k: tf.Tensor, values: tf.Tensor, floats: list) -> tuple:
+        """((result, log-det), [tensors to save]) of step k."""
+        return self.apply(k, values, floats), [values]
+
+    def step_backward(self, k: tf.Tensor, result: tf.Tensor, saved: list, dresults: tuple, floats: list) -> tuple:
+        """(the input of step k, [its gradient, the gradients of `floats`]), from the step's result and what it saved.
+
+        `dresults` are the gradients of the result and of the log-det.
+        """
+        (values,) = saved
+        return values, vjp(lambda values, *floats: self.apply(k, values, floats), [values, *floats], dresults)
 
     def apply(
         self, k: tf.Tensor, values: tf.Tensor, floats: Sequence[tf.Tensor], residuals: Residuals = None
@@ -130,158 +143,139 @@ class _Steps:
         step = self.bijector(k, floats, residuals)
         return step.inverse_and_log_det(values) if self.inverse else step.forward_and_log_det(values)
 
+    def bijector(self, k: tf.Tensor, floats: Sequence[tf.Tensor], residuals: Residuals = None) -> ImageBijector:
+        """The bijector of step k; slices the integer parameters."""
+        remaining = iter(floats)
+        one_step = tf.nest.map_structure(
+            lambda t: next(remaining) if t.dtype.is_floating else _slices([t], k)[0], self.parameters
+        )
+        return self.make_bijector(one_step, residuals)
 
-class _Mode(NamedTuple):
-    """How one step goes forward and back.
+    def run(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """(result, log-det) of all steps, differentiable with respect to `values` and the parameters."""
 
-    Attributes:
-        forward: (k, values, floats) -> ((result, log-det), [tensors to save]).
-        saved_specs: for each tensor to save, a tf.TensorSpec or a tensor with its dtype and shape.
-        backward: (k, saved, carry, (gradients of the result and of the log-det), floats)
-            -> (carry, [gradient of the values, of the floats]).
-    """
+        @tf.custom_gradient
+        def differentiable(values: tf.Tensor, *stacked: tf.Tensor) -> tuple[Any, Callable]:
+            result, log_det, arrays = self._forward_loop(values, stacked)
+            was_eager = tf.executing_eagerly()
 
-    forward: Callable
-    saved_specs: Sequence[Any]
-    backward: Callable
+            def backward(dresult: tf.Tensor, dlog_det: tf.Tensor, result: tf.Tensor, *stacked: tf.Tensor) -> tuple:
+                return self._backward_loop(_readable(arrays, was_eager), result, dresult, dlog_det, stacked)
+
+            if self.backprop != "recompute":
+                backward = _first_derivatives_only(backward, self.backprop)
+            # Arguments, since the gradients depend on them: so that second derivatives by any of them are refused.
+            return (result, log_det), lambda *dresults: backward(*dresults, result, *stacked)
+
+        return differentiable(self.values, *self.stacked)
+
+    def _forward_loop(self, values: tf.Tensor, stacked: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, list]:
+        """(result, log-det, [a TensorArray of K elements for each tensor that a step saves])."""
+        # Not cleared after a read, because a persistent tape may run the backward pass more than once.
+        arrays = [
+            tf.TensorArray(spec.dtype, self.num_steps, element_shape=spec.shape, clear_after_read=False)
+            for spec in self.saved_specs()
+        ]
+
+        def iteration(i: tf.Tensor, values: tf.Tensor, log_det: tf.Tensor, arrays: list) -> tuple:
+            k = self._index(i)
+            (result, step_log_det), saved = self.step_forward(k, values, _slices(stacked, k))
+            result.set_shape(values.shape)
+            arrays = [array.write(k, tensor) for array, tensor in zip(arrays, saved, strict=True)]
+            return i + 1, result, log_det + step_log_det, arrays
+
+        _, result, log_det, arrays = tf.while_loop(
+            lambda *_: True,
+            iteration,
+            (tf.constant(0), values, tf.zeros(batch_shape(values), values.dtype), arrays),
+            maximum_iterations=self.num_steps,
+        )
+        log_det.set_shape(values.shape[:-3])
+        return result, log_det, arrays
+
+    def _backward_loop(
+        self,
+        arrays: list[tf.TensorArray],
+        result: tf.Tensor,
+        dresult: tf.Tensor,
+        dlog_det: tf.Tensor,
+        stacked: Sequence[tf.Tensor],
+    ) -> tuple[tf.Tensor, ...]:
+        """The gradients of the values and of every stacked tensor."""
+        # Written one slice at a time, so that no iteration touches a tensor of all K slices.
+        gradients = [tf.TensorArray(t.dtype, self.num_steps, element_shape=t.shape[1:]) for t in stacked]
+
+        def iteration(i: tf.Tensor, result: tf.Tensor, dresult: tf.Tensor, gradients: list) -> tuple:
+            k = self._index(i)
+            saved = [array.read(k) for array in arrays]
+            values, (dvalues, *dfloats) = self.step_backward(k, result, saved, (dresult, dlog_det), _slices(stacked, k))
+            values.set_shape(result.shape)
+            dvalues.set_shape(dresult.shape)
+            gradients = [
+                array.write(k, tf.zeros(t.shape[1:], t.dtype) if d is None else d)
+                for array, t, d in zip(gradients, stacked, dfloats, strict=True)
+            ]
+            return i - 1, values, dvalues, gradients
+
+        _, _, dvalues, gradients = tf.while_loop(
+            lambda *_: True,
+            iteration,
+            (tf.constant(self.num_steps - 1), result, dresult, gradients),
+            maximum_iterations=self.num_steps,
+        )
+        return dvalues, *(array.stack() for array in gradients)
+
+    def _index(self, i: tf.Tensor) -> tf.Tensor:
+        """The step of iteration i of the forward loop."""
+        return i if self.inverse else self.num_steps - 1 - i
 
 
-def recompute(steps: _Steps, values: tf.Tensor) -> _Mode:
-    """Saves the input of every step; the backward pass runs each step a second time, under a tape."""
-
-    def forward(k: tf.Tensor, values: tf.Tensor, floats: list) -> tuple:
-        return steps.apply(k, values, floats), [values]
-
-    def backward(k: tf.Tensor, saved: list, carry: tf.Tensor, dresults: tuple, floats: list) -> tuple:
-        return carry, vjp(lambda values, *floats: steps.apply(k, values, floats), [*saved, *floats], dresults)
-
-    return _Mode(forward, [values], backward)
-
-
-def stored(steps: _Steps, values: tf.Tensor) -> _Mode:
+class _Stored(_Recompute):
     """Saves the input and the residuals of every step; the backward pass reuses them and recomputes what is cheap."""
 
-    # Traced before the loop, which needs the residuals' shapes for its arrays.
-    def traced(k: tf.Tensor, values: tf.Tensor, *floats: tf.Tensor) -> tuple:
-        residuals = SaveResiduals()
-        return steps.apply(k, values, floats, residuals), residuals.saved
+    backprop = "stored"
 
-    specs = [tf.TensorSpec([], tf.int32), tf.TensorSpec(values.shape, values.dtype)]
-    specs += [tf.TensorSpec(t.shape[1:], t.dtype) for t in steps.stacked]
-    apply_and_save = tf.function(traced, autograph=False).get_concrete_function(*specs)
-    residual_specs = apply_and_save.structured_outputs[1]
+    def saved_specs(self) -> list[Any]:
+        def traced(k: tf.Tensor, values: tf.Tensor, *floats: tf.Tensor) -> tuple:
+            residuals = SaveResiduals()
+            return self.apply(k, values, floats, residuals), residuals.saved
 
-    def forward(k: tf.Tensor, values: tf.Tensor, floats: list) -> tuple:
+        # Traced before the loop, which needs the residuals' shapes for its arrays.
+        specs = [tf.TensorSpec([], tf.int32), tf.TensorSpec(self.values.shape, self.values.dtype)]
+        specs += [tf.TensorSpec(t.shape[1:], t.dtype) for t in self.stacked]
+        self._apply_and_save = tf.function(traced, autograph=False).get_concrete_function(*specs)
+        self._residual_specs = self._apply_and_save.structured_outputs[1]
+        return [self.values, *tf.nest.flatten(self._residual_specs)]
+
+    def step_forward(self, k: tf.Tensor, values: tf.Tensor, floats: list) -> tuple:
         # If its arguments were watched, TensorFlow would also trace the function's gradient, which is not used.
-        results, residuals = apply_and_save(k, values, *map(tf.stop_gradient, floats))
+        results, residuals = self._apply_and_save(k, values, *map(tf.stop_gradient, floats))
         return results, [values, *tf.nest.flatten(residuals)]
 
-    def backward(k: tf.Tensor, saved: list, carry: tf.Tensor, dresults: tuple, floats: list) -> tuple:
-        inputs, *flat = saved
-        residuals = UseResiduals(tf.nest.pack_sequence_as(residual_specs, flat))
-        return carry, vjp(
-            lambda values, *floats: steps.apply(k, values, floats, residuals), [inputs, *floats], dresults
-        )
-
-    return _Mode(forward, [values, *tf.nest.flatten(residual_specs)], backward)
+    def step_backward(self, k: tf.Tensor, result: tf.Tensor, saved: list, dresults: tuple, floats: list) -> tuple:
+        values, *flat = saved
+        residuals = UseResiduals(tf.nest.pack_sequence_as(self._residual_specs, flat))
+        return values, vjp(lambda x, *floats: self.apply(k, x, floats, residuals), [values, *floats], dresults)
 
 
-def reversible(steps: _Steps, values: tf.Tensor) -> _Mode:
-    """Saves nothing; the backward pass carries each step's result, from which it reconstructs the step's input."""
+class _Reversible(_Recompute):
+    """Saves nothing; the backward pass reconstructs each step's input from its result. For `inverse` only."""
 
-    def forward(k: tf.Tensor, values: tf.Tensor, floats: list) -> tuple:
-        return steps.apply(k, values, floats), []
+    backprop = "reversible"
 
-    def backward(k: tf.Tensor, saved: list, result: tf.Tensor, dresults: tuple, floats: list) -> tuple:
+    def saved_specs(self) -> list[Any]:
+        return []
+
+    def step_forward(self, k: tf.Tensor, values: tf.Tensor, floats: list) -> tuple:
+        return self.apply(k, values, floats), []
+
+    def step_backward(self, k: tf.Tensor, result: tf.Tensor, saved: list, dresults: tuple, floats: list) -> tuple:
         dresult, dlog_det = dresults
-        inputs, dinputs, dfloats = steps.bijector(k, floats).inverse_vjp(result, dresult, dlog_det, floats)
-        return inputs, [dinputs, *dfloats]
-
-    return _Mode(forward, [], backward)
+        values, dvalues, dfloats = self.bijector(k, floats).inverse_vjp(result, dresult, dlog_det, floats)
+        return values, [dvalues, *dfloats]
 
 
-def scan(steps: _Steps, backprop: str, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(result, log-det) of all steps, differentiable by values and `steps.stacked` in the way that `backprop` names."""
-    mode = {"stored": stored, "recompute": recompute, "reversible": reversible}[backprop](steps, values)
-    is_reversible = backprop == "reversible"
-
-    @tf.custom_gradient
-    def differentiable(values: tf.Tensor, *stacked: tf.Tensor) -> tuple[Any, Callable]:
-        result, log_det, arrays = _forward_pass(steps, mode, values, stacked)
-        was_eager = tf.executing_eagerly()
-
-        def backward(dresult: tf.Tensor, dlog_det: tf.Tensor, source: tf.Tensor, *stacked: tf.Tensor) -> tuple:
-            carry = source if is_reversible else tf.zeros([], values.dtype)
-            return _backward_pass(steps, mode, _readable(arrays, was_eager), carry, dresult, dlog_det, stacked)
-
-        differentiable_backward = backward if backprop == "recompute" else _first_derivatives_only(backward, backprop)
-        # Arguments, since the gradients depend on them: so that second derivatives by any of them are refused.
-        sources = (result if is_reversible else values, *stacked)
-        return (result, log_det), lambda *dresults: differentiable_backward(*dresults, *sources)
-
-    return differentiable(values, *steps.stacked)
-
-
-def _forward_pass(steps: _Steps, mode: _Mode, values: tf.Tensor, stacked: Sequence[tf.Tensor]) -> tuple[Any, Any, list]:
-    """All steps in order: (result, log-det, [a TensorArray of K elements for each tensor that a step saves])."""
-    # Not cleared after a read, because a persistent tape may run the backward pass more than once.
-    arrays = [
-        tf.TensorArray(spec.dtype, steps.num_steps, element_shape=spec.shape, clear_after_read=False)
-        for spec in mode.saved_specs
-    ]
-
-    def iteration(i: tf.Tensor, values: tf.Tensor, log_det: tf.Tensor, arrays: list) -> tuple:
-        k = steps.index(i)
-        (result, step_log_det), saved = mode.forward(k, values, slices(stacked, k))
-        result.set_shape(values.shape)
-        arrays = [array.write(k, tensor) for array, tensor in zip(arrays, saved, strict=True)]
-        return i + 1, result, log_det + step_log_det, arrays
-
-    _, result, log_det, arrays = tf.while_loop(
-        lambda *_: True,
-        iteration,
-        (tf.constant(0), values, tf.zeros(batch_shape(values), values.dtype), arrays),
-        maximum_iterations=steps.num_steps,
-    )
-    log_det.set_shape(values.shape[:-3])
-    return result, log_det, arrays
-
-
-def _backward_pass(
-    steps: _Steps,
-    mode: _Mode,
-    arrays: list[tf.TensorArray],
-    carry: tf.Tensor,
-    dresult: tf.Tensor,
-    dlog_det: tf.Tensor,
-    stacked: Sequence[tf.Tensor],
-) -> tuple[tf.Tensor, ...]:
-    """All steps in reverse order: the gradients of the values and of every stacked tensor."""
-    # Written one slice at a time, so that no iteration touches a tensor of all K slices.
-    gradients = [tf.TensorArray(t.dtype, steps.num_steps, element_shape=t.shape[1:]) for t in stacked]
-
-    def iteration(i: tf.Tensor, carry: tf.Tensor, dvalues: tf.Tensor, gradients: list) -> tuple:
-        k = steps.index(i)
-        saved = [array.read(k) for array in arrays]
-        new_carry, (new_dvalues, *dfloats) = mode.backward(k, saved, carry, (dvalues, dlog_det), slices(stacked, k))
-        new_carry.set_shape(carry.shape)
-        new_dvalues.set_shape(dvalues.shape)
-        gradients = [
-            array.write(k, tf.zeros(t.shape[1:], t.dtype) if d is None else d)
-            for array, t, d in zip(gradients, stacked, dfloats, strict=True)
-        ]
-        return i - 1, new_carry, new_dvalues, gradients
-
-    _, _, dvalues, gradients = tf.while_loop(
-        lambda *_: True,
-        iteration,
-        (tf.constant(steps.num_steps - 1), carry, dresult, gradients),
-        maximum_iterations=steps.num_steps,
-    )
-    return dvalues, *(array.stack() for array in gradients)
-
-
-def slices(stacked: Sequence[tf.Tensor], k: tf.Tensor) -> list[tf.Tensor]:
+def _slices(stacked: Sequence[tf.Tensor], k: tf.Tensor) -> list[tf.Tensor]:
     """[tensor[k] for each tensor], with shared bounds: separate ones would be a third of a loop's operations."""
     begin = tf.reshape(k, [1])
     end, strides = begin + 1, tf.ones([1], tf.int32)

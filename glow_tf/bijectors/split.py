@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+import tensorflow_probability as tfp
 
-from glow_tf.bijectors.base import EVENT_NDIMS, ImageBijector, halves
+from glow_tf.bijectors.base import ImageBijector
 from glow_tf.bijectors.gaussian import standardize, unstandardize
+from glow_tf.bijectors.shapes import EVENT_NDIMS, halves
 
 
 class Split(ImageBijector):
@@ -24,8 +26,10 @@ class Split(ImageBijector):
     """
 
     def __init__(
-        self, prior: Callable[[tf.Tensor], tuple[Any, Any]], deeper: ImageBijector, name: str = "split"
+        self, prior: Callable[[tf.Tensor], tuple[Any, Any]], deeper: tfp.bijectors.Bijector, name: str = "split"
     ) -> None:
+        if not isinstance(deeper, tfp.bijectors.Bijector):
+            raise ValueError(f"deeper is of type {type(deeper).__name__}; it must be a bijector")
         super().__init__(dtype=deeper.dtype, parameters=dict(locals()), name=name)
         self.prior = prior
         self.deeper = deeper
@@ -33,13 +37,13 @@ class Split(ImageBijector):
     def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         z1, z2 = halves(z)
         x1 = self.deeper.forward(z1)  # its log-det comes from TFP's cache below
-        x2, log_det = unstandardize(z2, *self.prior(x1))
+        x2, log_det = unstandardize(z2, self.prior(x1))
         log_det += self.deeper.forward_log_det_jacobian(z1, event_ndims=EVENT_NDIMS)
         return tf.concat([x1, x2], axis=-1), log_det
 
     def _inverse_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x1, x2 = halves(x)
-        z2, log_det = standardize(x2, *self.prior(x1))
+        z2, log_det = standardize(x2, self.prior(x1))
         z1 = self.deeper.inverse(x1)
         log_det += self.deeper.inverse_log_det_jacobian(x1, event_ndims=EVENT_NDIMS)
         if z1.shape[:-1] != z2.shape[:-1]:

@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import EVENT_NDIMS, ImageBijector, constant_log_det, image_shape, with_batch_shape
+from glow_tf.bijectors.base import ImageBijector, constant_log_det
+from glow_tf.bijectors.shapes import event_shape, image_shape, with_batch_shape
 
 
 class Squeeze(ImageBijector):
@@ -44,17 +45,13 @@ class Squeeze(ImageBijector):
         return z, constant_log_det(tf.zeros([], x.dtype), x)
 
     def _forward_event_shape(self, input_shape: tf.TensorShape) -> tf.TensorShape:
-        if input_shape.rank is None:
-            return input_shape
-        h, w, c = _event_axes(input_shape)
+        h, w, c = event_shape(input_shape)
         if c is not None and c % 4:
             raise ValueError(f"{c} channels cannot be unsqueezed: not divisible by 4")
         return input_shape[:-3].concatenate([h and 2 * h, w and 2 * w, c and c // 4])
 
     def _inverse_event_shape(self, output_shape: tf.TensorShape) -> tf.TensorShape:
-        if output_shape.rank is None:
-            return output_shape
-        h, w, c = _event_axes(output_shape)
+        h, w, c = event_shape(output_shape)
         if (h or 0) % 2 or (w or 0) % 2:
             raise ValueError(f"an image of {h}x{w} cannot be squeezed: height and width must be even")
         return output_shape[:-3].concatenate([h and h // 2, w and w // 2, c and 4 * c])
@@ -64,9 +61,3 @@ class Squeeze(ImageBijector):
 
     def _inverse_event_shape_tensor(self, output_shape: tf.Tensor) -> tf.Tensor:
         return tf.concat([output_shape[:-3], output_shape[-3:-1] // 2, output_shape[-1:] * 4], axis=0)
-
-
-def _event_axes(shape: tf.TensorShape) -> tf.TensorShape:
-    if shape.rank < EVENT_NDIMS:
-        raise ValueError(f"an event has 3 axes, height, width and channels, not {tuple(shape)}")
-    return shape[-EVENT_NDIMS:]

@@ -15,8 +15,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from glow_tf.bijectors import ChannelPermutation, Gaussian
-from glow_tf.bijectors.base import halves, with_nonempty_batch
 from glow_tf.bijectors.residuals import Residuals
+from glow_tf.bijectors.shapes import halves, with_nonempty_batch
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.nn import base

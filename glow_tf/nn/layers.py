@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors.base import image_shape, with_batch_shape, with_nonempty_batch
+from glow_tf.bijectors.shapes import image_shape, with_batch_shape, with_nonempty_batch
 from glow_tf.nn.base import Parameters
 
 # The stored log-scales are multiplied by this: OpenAI's way of letting them learn faster.

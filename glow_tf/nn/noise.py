@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors import Squeeze, actnorm_init
-from glow_tf.bijectors.base import sum_except_batch, with_nonempty_batch
+from glow_tf.bijectors.base import sum_except_batch
+from glow_tf.bijectors.shapes import with_nonempty_batch
 from glow_tf.config import GlowConfig
 from glow_tf.nn.base import ParameterModule, slice_of
 from glow_tf.nn.plus import PlusNetwork, whitening
@@ -71,7 +72,7 @@ class NoiseFlow(ParameterModule):
         """Sets the whitening and the network's actnorms from batches of `images` of a call; eager only."""
         batches = [self._squeezed(batch) for batch in images]
         shift, log_scale = actnorm_init(batches)
-        kernel = tf.exp(log_scale)[:, tf.newaxis] * tf.cast(whitening(batches), log_scale.dtype)
+        kernel = tf.exp(log_scale)[:, tf.newaxis] * tf.cast(whitening(batches, shift, log_scale), log_scale.dtype)
         self.parameters["whitening"]["shift"].assign(shift)
         self.parameters["whitening"]["kernel"].assign(kernel)
         network = slice_of(self.parameters["coupling"], 0)

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import actnorm_init
-from glow_tf.bijectors.base import image_shape
 from glow_tf.bijectors.residuals import Residuals, UseResiduals, checkpoint, vjp
+from glow_tf.bijectors.shapes import image_shape
 from glow_tf.nn import products
 from glow_tf.nn.base import CouplingNetwork, Parameters, zeros
 from glow_tf.nn.layers import (

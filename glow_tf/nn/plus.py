@@ -57,7 +57,7 @@ class WhitenedSteps(FlowSteps):
         """As `FlowSteps.initialize`, after setting the 1x1 convolutions."""
         if "conv1x1" in self.parameters:
             weights = self.prepared()["conv1x1"]["weight"].numpy().astype(np.float64)
-            weights[0] = whitening(batches)
+            weights[0] = whitening(batches, *actnorm_init(batches))
             if len(weights) > 1:
                 weights[-1] = functools.reduce(np.matmul, weights[1:-1], np.eye(weights.shape[-1])).T
             for name, factor in plu_decompose(weights).items():
@@ -91,13 +91,14 @@ def _bounded(raw: tf.Tensor, bound: float) -> tf.Tensor:
     return bound * tf.tanh(raw / bound)
 
 
-def whitening(batches: Sequence[tf.Tensor]) -> np.ndarray:
+def whitening(batches: Sequence[tf.Tensor], shift: tf.Tensor, log_scale: tf.Tensor) -> np.ndarray:
     """[C, C], float64: maps standardised channels to their principal components, each scaled to variance one.
 
     Args:
         batches: tensors [B, H, W, C], not yet standardised.
+        shift, log_scale: what standardises them, from `actnorm_init`.
     """
-    actnorm = ActNorm(*actnorm_init(batches))
+    actnorm = ActNorm(shift, log_scale)
     count, products = 0, 0.0
     for batch in batches:
         rows = tf.reshape(actnorm.inverse_and_log_det(batch)[0], [-1, batch.shape[-1]]).numpy().astype(np.float64)

@@ -4,8 +4,8 @@ import math
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import halves
 from glow_tf.bijectors.gaussian import Gaussian
+from glow_tf.bijectors.shapes import halves
 from glow_tf.config import GlowConfig
 from glow_tf.nn.base import ParameterModule, zeros
 from glow_tf.nn.layers import (

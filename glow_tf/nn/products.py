@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from glow_tf.bijectors.base import image_shape
 from glow_tf.bijectors.residuals import vjp
+from glow_tf.bijectors.shapes import image_shape
 from glow_tf.nn.layers import conv2d
 
 

@@ -20,10 +20,10 @@ from glow_tf.bijectors import (
     plu_inverse,
     plu_weight,
 )
-from glow_tf.bijectors.base import halves
 from glow_tf.bijectors.invertible_conv import random_rotations
 from glow_tf.bijectors.permutation import fixed_orders
 from glow_tf.bijectors.residuals import Residuals
+from glow_tf.bijectors.shapes import halves
 from glow_tf.config import GlowConfig
 from glow_tf.nn.base import CouplingNetwork, ParameterModule, Parameters, slice_of, zeros
 from glow_tf.nn.layers import LOG_SCALE_FACTOR

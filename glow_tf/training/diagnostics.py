@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from glow_tf.bijectors import AffineCoupling, Squeeze
-from glow_tf.bijectors.base import halves
+from glow_tf.bijectors.shapes import halves
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
 from glow_tf.inputs import Array, Labels

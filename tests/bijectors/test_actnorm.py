@@ -41,3 +41,18 @@ def test_large_offsets_do_not_cancel(dtype, rng):
     shift, log_scale = actnorm_init([values[:30], values[30:]])
     assert shift.dtype == log_scale.dtype == dtype
     np.testing.assert_allclose(log_scale, -np.log(np.std(values.numpy().astype(np.float64)) + 1e-6), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "0 images were given to initialise from; 1 or more are needed"),
+        ([np.zeros((2, 1, 1, 3), np.uint8)], r"a batch is uint8 \(2, 1, 1, 3\); floats"),
+        ([tf.zeros([0, 1, 1, 3])], r"a batch is float32 \(0, 1, 1, 3\); floats"),
+        ([tf.zeros([3])], r"a batch is float32 \(3,\); floats"),
+        ([tf.zeros([2, 1, 1, 3]), tf.zeros([2, 1, 1, 1])], "a batch has 1 channels, and one before it has 3"),
+    ],
+)
+def test_batches_that_have_no_moments(batches, message):
+    with pytest.raises(ValueError, match=message):
+        actnorm_init(batches)

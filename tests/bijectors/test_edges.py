@@ -12,14 +12,16 @@ from glow_tf.bijectors import (
     AdditiveCoupling,
     AffineCoupling,
     ChannelPermutation,
+    FlowStep,
     Gaussian,
     InvertibleConv1x1,
     Scan,
     Split,
     Squeeze,
+    plu_decompose,
 )
-from glow_tf.bijectors.base import with_nonempty_batch
 from glow_tf.bijectors.scan import BACKPROP_MODES
+from glow_tf.bijectors.shapes import with_nonempty_batch
 from glow_tf.nn.layers import conv2d_zeros, conv2d_zeros_shapes
 
 tfb = tfp.bijectors
@@ -84,6 +86,46 @@ def test_matrices_must_be_square():
         InvertibleConv1x1(tf.eye(2), log_abs_det=tf.zeros([1]))
     with pytest.raises(ValueError, match="needs weight, or both"):
         InvertibleConv1x1(inverse_weight=tf.eye(2))
+
+
+IMAGE = tf.ones([2, 2, 2, 2])  # a tensor of two images could be unpacked to two values
+PAIR = r"returned one EagerTensor; it must return \(.*log_scale\)"
+STEPS = {"shift": tf.zeros([2, 1]), "log_scale": tf.zeros([2, 1])}
+
+WRONG = {
+    "one tensor from a conditioner": (lambda: AffineCoupling(lambda x1: x1).inverse(IMAGE), f"the conditioner {PAIR}"),
+    "three values": (lambda: AffineCoupling(lambda x1: (x1, x1, x1)).inverse(IMAGE), "returned 3 values"),
+    "two values for one": (lambda: AdditiveCoupling(lambda x1: (x1, x1)).forward(IMAGE), "2 values; .* the shift"),
+    "one tensor from a prior": (lambda: Split(lambda x1: x1, ActNorm(0.0, 0.0)).inverse(IMAGE), PAIR),
+    "one tensor for a Gaussian": (lambda: Gaussian(lambda: IMAGE).forward(IMAGE), PAIR),
+    "numbers for a Gaussian": (lambda: Gaussian(0.5, 0.1), r"a function \(\) -> \(mean, log_scale\)"),
+    "no deeper levels": (lambda: Split(lambda x1: (x1, x1), [ActNorm(0.0, 0.0)]), "deeper is of type .*list"),
+    "no layer": (lambda: FlowStep(ActNorm(0.0, 0.0), None, None), "a layer is of type NoneType"),
+    "a factor": (lambda: Squeeze(2), "dtype is 2; it must be a floating-point type"),
+    "an integer parameter": (
+        lambda: ActNorm(tf.constant(1), tf.constant(2)),
+        "parameters are int32; floats are needed",
+    ),
+    "an integer matrix": (lambda: plu_decompose(np.eye(2, dtype=int)), "parameters are int64"),
+    "float indices": (lambda: ChannelPermutation([1.0, 0.0]), "are not a permutation"),
+    "boolean indices": (lambda: ChannelPermutation([True, False]), "are not a permutation"),
+    "no weight": (lambda: InvertibleConv1x1(None, tf.eye(2), 0.0).inverse(IMAGE), "only forward works"),
+    "a row": (lambda: ActNorm(0.0, 0.0).inverse(tf.zeros([2, 4])), r"an event has 3 axes, .* not \(2, 4\)"),
+    "text for a number": (lambda: Scan(None, STEPS, "2"), "num_steps is '2'; it must be an integer"),
+    "another dtype": (lambda: Scan(None, STEPS, 2, dtype=tf.float64), "a parameter is float32"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_arrays_are_converted_in_one_pass(rng):
+    conv = InvertibleConv1x1(np.eye(4, dtype=np.float32))
+    z, log_det = conv.inverse_and_log_det(rng.standard_normal((2, *IMAGE_EVENT)))
+    assert z.dtype == log_det.dtype == tf.float32
 
 
 def test_a_matrix_alone(rng):
