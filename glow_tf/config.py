@@ -310,7 +310,7 @@ def _make_plain(config: "GlowConfig | TrainConfig") -> None:
 
 
 def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value
+    return value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value
 
 
 def _tuple(name: str, value: Any, length: int, kind: type | tuple[type, ...]) -> tuple:
@@ -342,7 +342,7 @@ def _check_flag(name: str, value: Any, *others: str) -> None:
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise InputError(f"{name} is {shown(value)}; it can be {', '.join(choices)}")
 
 

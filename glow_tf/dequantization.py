@@ -21,8 +21,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 from absl import logging
 
-from glow_tf.errors import InputError
-from glow_tf.inputs import Array, as_tensor, floating
+from glow_tf.inputs import Array, as_uint8, floating
 
 # The lists of all active `count_overflows` contexts.
 _counted: contextvars.ContextVar[tuple[list, ...]] = contextvars.ContextVar("counted", default=())
@@ -82,10 +81,7 @@ class Dequantizer:
             noise: values in [0, 1) that broadcast with images: 0 is the lower edge of a bin, 0.5 its middle.
             dtype: type of the result.
         """
-        images = as_tensor(images, "images")
-        if images.dtype != tf.uint8:
-            raise InputError(f"images are {images.dtype.name}; uint8 in 0 .. 255 is needed here")
-        bins = tf.cast(tf.cast(images, tf.int32) // 2 ** (8 - self.num_bits), dtype)
+        bins = tf.cast(tf.cast(as_uint8(images), tf.int32) // 2 ** (8 - self.num_bits), dtype)
         return self.low + (bins + noise) * self.bin_width
 
     def quantize(self, values: Array) -> tf.Tensor:

@@ -1,6 +1,6 @@
 """The flow as TFP's bijector and distribution, with batch shapes, slices and checks that fit images and labels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from glow_tf import inputs
 from glow_tf.bijectors.shapes import EVENT_NDIMS
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
+from glow_tf.flow import Flow
 
 tfd = tfp.distributions
 
@@ -25,19 +26,23 @@ class FlowBijector(_Chain):
     Arguments are checked for type and shape, and images in eager code for their scale; see `inputs.image_events`.
 
     Args:
-        make_bijectors: labels -> the bijectors of the chain, that of the image first.
+        flow, config: the `Flow` and its configuration.
         labels: integers [...] for a class-conditional model, else None.
+        backprop, network_dtype: see `Glow.transformed_distribution`.
     """
 
     def __init__(
         self,
-        make_bijectors: Callable[[Any], list[Any]],
+        flow: Flow,
         config: GlowConfig,
         labels: tf.Tensor | None = None,
+        backprop: str = "recompute",
+        network_dtype: tf.DType | None = None,
         name: str = "glow",
     ) -> None:
         parameters = dict(locals())
-        super().__init__(make_bijectors(labels), parameters=parameters, name=name)
+        layers = flow.bijectors(flow.top.bijector(labels), backprop, network_dtype)
+        super().__init__(layers, parameters=parameters, name=name)
         self.config = config
         self.labels = labels
 

@@ -14,6 +14,8 @@ from glow_tf.bijectors.gaussian import standardize
 from glow_tf.bijectors.shapes import EVENT_NDIMS, batch_shape
 from glow_tf.config import GlowConfig
 from glow_tf.dequantization import Dequantizer
+from glow_tf.errors import InputError
+from glow_tf.inputs import check_seed
 from glow_tf.nn.architectures import ARCHITECTURES
 from glow_tf.nn.base import CouplingNetwork
 from glow_tf.nn.noise import NoiseFlow
@@ -46,6 +48,10 @@ class Flow(tf.Module):
 
     def __init__(self, config: GlowConfig, rng: Any, network: CouplingNetwork | None = None) -> None:
         super().__init__(name="flow")
+        if not isinstance(config, GlowConfig):
+            raise InputError(f"config is of type {type(config).__name__}; give a GlowConfig((height, width, channels))")
+        if network is not None and not isinstance(network, CouplingNetwork):
+            raise InputError(f"network is of type {type(network).__name__}; it must be a CouplingNetwork")
         architecture = ARCHITECTURES[config.architecture]
         network = network or architecture.coupling_network(config)
         shapes = config.squeezed_shapes()
@@ -138,6 +144,14 @@ class Flow(tf.Module):
             log_probs.append(log_det + log_det_of_steps + log_det_of_prior + standard_normal_log_prob(z))
             log_det = tf.zeros_like(log_det)  # that of `preprocess` counts for level 0 only
         return tf.stack(log_probs, axis=-1)
+
+
+def generator(seed: int | None) -> "np.random.Generator | ZeroGenerator":
+    """The generator of initial values; None for those that will be overwritten."""
+    if seed is None:
+        return ZeroGenerator()
+    check_seed(seed, lowest=0)
+    return np.random.default_rng(seed)
 
 
 class ZeroGenerator:

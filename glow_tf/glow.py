@@ -1,6 +1,5 @@
 """Glow: images to Gaussian noise and back, exactly."""
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -9,13 +8,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from glow_tf import classes, dequantization, inputs, latents, persistence, summary
-from glow_tf._compiled import CompiledFunction, chunks, images_per_chunk
+from glow_tf import classes, dequantization, initialization, inputs, latents, persistence, summary
+from glow_tf._compiled import CompiledFunction
 from glow_tf.config import GlowConfig
 from glow_tf.dequantization import NoiseStream
 from glow_tf.distribution import FlowBijector, ImageDistribution
-from glow_tf.errors import InputError
-from glow_tf.flow import Flow, ZeroGenerator
+from glow_tf.flow import Flow, generator
 from glow_tf.inputs import Array, Labels
 
 
@@ -28,7 +26,6 @@ class Glow(tf.Module):
     batch size, and work in eager code, inside a `tf.function` and in `dataset.map`.
 
     Args:
-        config: a GlowConfig.
         seed: seed of the initial weights; None for placeholder weights, to be replaced by loaded ones.
         network: the coupling network, a `CouplingNetwork`. Default: that of `config.architecture`.
 
@@ -48,13 +45,13 @@ class Glow(tf.Module):
 
     def __init__(self, config: GlowConfig, seed: int | None = 0, network: Any = None) -> None:
         super().__init__(name="glow")
+        self.flow = Flow(config, generator(seed), network)
+        self.dequantizer = self.flow.dequantizer
         self.config = config
+        self.network = network
         self.metadata: dict[str, Any] = {}
         self.is_initialized = False
-        self.network = network
         self._dtype = tf.as_dtype(config.dtype)
-        self.flow = Flow(config, ZeroGenerator() if seed is None else np.random.default_rng(seed), network)
-        self.dequantizer = self.flow.dequantizer
         images, labels = tf.TensorSpec([None, *config.image_shape], self._dtype), tf.TensorSpec([None], tf.int32)
         specs = [images, labels] if config.num_classes else [images]
         self._log_prob = CompiledFunction(lambda x, y=None: self.transformed_distribution(y).log_prob(x), *specs)
@@ -97,43 +94,26 @@ class Glow(tf.Module):
         self, labels: Labels | None = None, backprop: str = "recompute", network_dtype: tf.DType | None = None
     ) -> tfp.bijectors.Bijector:
         """The tfb.Chain from z (the input of `forward`) to images; see `Flow.bijectors`."""
-
-        def make_bijectors(labels: tf.Tensor | None) -> list[tfp.bijectors.Bijector]:
-            return self.flow.bijectors(self.flow.top.bijector(labels), backprop, network_dtype)
-
-        return FlowBijector(make_bijectors, self.config, inputs.class_labels(labels, self.config.num_classes))
+        labels = inputs.class_labels(labels, self.config.num_classes)
+        return FlowBijector(self.flow, self.config, labels, backprop, network_dtype)
 
     def initialize(self, images: Array) -> None:
-        """Sets every actnorm from images [N, H, W, C], once, before training: eagerly, outside `strategy.run`."""
-        images = inputs.continuous_images(images, self.config)
-        if not len(images):
-            raise InputError("0 images were given to initialise from; 1 or more are needed")
-        self.flow.initialize(chunks(images, images_per_chunk(self.config.image_shape)))
-        self.is_initialized = True
+        """Sets every actnorm from images [N, H, W, C], once, before training: eagerly, outside `strategy.run`.
+
+        InputError for a model that was initialised or loaded before, whose actnorms this would overwrite.
+        """
+        initialization.initialize(self, images)
 
     def with_learned_noise(self, images: Array) -> "Glow":
-        """A copy with variational dequantisation. It starts with uniform noise, so its scores are the same.
-
-        Args:
-            images: uint8 [N, H, W, C], training images, from which the noise's network is initialised.
-        """
-        glow = type(self)(dataclasses.replace(self.config, dequantization="variational"), network=self.network)
-        middles = self.dequantize(images)
-        if not len(middles):
-            raise InputError("0 images were given to initialise from; 1 or more are needed")
-        assert glow.flow.noise is not None  # by its configuration
-        glow.flow.noise.initialize(chunks(middles, images_per_chunk(self.config.image_shape)))
-        persistence.assign(glow, persistence.values_of(glow) | persistence.values_of(self), self.metadata)
-        glow.is_initialized = self.is_initialized
-        return glow
+        """A copy with learned noise, initialised from uint8 training images [N, H, W, C]; its scores are the same."""
+        return initialization.with_learned_noise(self, images)
 
     def dequantize(
         self, images: Array, seed: int | tf.Tensor | None = None, stream: int | tf.Tensor = NoiseStream.SCORE
     ) -> tf.Tensor:
-        """Continuous pixels of uint8 images.
+        """Continuous pixels of uint8 images [B, H, W, C].
 
         Args:
-            images: uint8 [B, H, W, C].
             seed: seed of the noise within each bin; None for the middle of each bin.
             stream: the second half of the seed, a `NoiseStream` or the number of a training step.
         """
@@ -148,6 +128,7 @@ class Glow(tf.Module):
         """(continuous pixels [B, H, W, C] of uint8 images, log q(noise | image) [B] in nats, 0 for uniform noise)."""
         images = inputs.uint8_images(images, self.config.image_shape)
         inputs.check_seed(seed)
+        inputs.check_seed(stream, name="stream")
         uniform = dequantization.uniform_noise(tf.shape(images), [seed, stream], self._dtype)
         return self._dequantize(uniform, images)
 
@@ -157,8 +138,6 @@ class Glow(tf.Module):
 
     def class_log_probs(self, images: Array) -> tf.Tensor:
         """[B, num_classes], nats: log p(image | class), from one pass through the flow for all classes."""
-        if not self.config.num_classes:
-            raise InputError("this model is not class-conditional: it has no classes")
         return self._class_log_probs(inputs.continuous_images(images, self.config))
 
     def level_log_probs(self, images: Array, labels: Labels | None = None) -> tf.Tensor:
@@ -197,10 +176,9 @@ class Glow(tf.Module):
         seed: int | tf.Tensor | None = None,
         labels: Labels | None = None,
     ) -> tf.Tensor:
-        """uint8 [num_images, H, W, C].
+        """uint8 [num_images, H, W, C], 1 or more images.
 
         Args:
-            num_images: 1 or more.
             temperature: standard deviation of z; 0 for the mode of every level, 1 for the model itself.
             seed: an integer; None for a new one at each call.
             labels: [num_images] classes; None cycles through all classes.
@@ -216,24 +194,15 @@ class Glow(tf.Module):
 
     def classify(self, images: Array) -> tf.Tensor:
         """[B, num_classes]: the logits of the classifier (`config.classifier`) for continuous images."""
-        classes.classifier_of(self.flow)
-        images = inputs.continuous_images(images, self.config)
-        labels = tf.zeros(tf.shape(images)[:1], tf.int32)  # arbitrary: the classifier's input does not depend on it
-        return self.class_logits(self.encode(images, labels), labels)
-
-    def class_logits(self, z: Array, labels: Labels) -> tf.Tensor:
-        """[B, num_classes]: the logits of the classifier for latents z that were encoded under `labels`."""
-        classes.classifier_of(self.flow)
-        z = inputs.latents(z, self.config)
-        return classes.class_logits(self.flow, z, inputs.class_labels(labels, self.config.num_classes, tf.shape(z)[0]))
+        return classes.classify(self, images)
 
     def split_latents(self, z: Array) -> list[tf.Tensor]:
         """The latents of each level, level 0 (the finest) first; see `latents.split`."""
-        return latents.split(z, self.config.num_levels)
+        return latents.split(inputs.image_events(z, self.config, "z"), self.config.num_levels)
 
     def merge_latents(self, levels: Sequence[Array]) -> tf.Tensor:
         """z from the latents of each level: the inverse of `split_latents`."""
-        return latents.merge(levels)
+        return latents.merge(levels, self.config.squeezed_shapes())
 
     def named_variables(self) -> dict[str, tf.Variable]:
         """{readable name: variable}, in a fixed order: the contents of `weights.h5`."""
@@ -248,10 +217,6 @@ class Glow(tf.Module):
         """Writes `weights.h5`: every variable, the configuration and `metadata`. The write is atomic.
 
         Floats are stored as `stored_dtype`, such as "float16"; None for the model's type.
-
-        >>> glow.save_weights("weights.h5", dataset="mine")
-        >>> Glow.load("weights.h5").metadata["dataset"]
-        'mine'
         """
         persistence.save(self, path, self.metadata | metadata, stored_dtype)
 

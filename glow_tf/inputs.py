@@ -41,10 +41,15 @@ def uint8_images(images: Array, image_shape: Sequence[int], name: str = "images"
     ...
     glow_tf.errors.InputError: images are float64; uint8 in 0 .. 255 is needed here
     """
+    return _ensure_event_shape(as_uint8(images, name), image_shape, name)
+
+
+def as_uint8(images: Array, name: str = "images") -> tf.Tensor:
+    """Converts uint8 images of any shape to a tensor; InputError for another type."""
     images = as_tensor(images, name)
     if images.dtype != tf.uint8:
         raise InputError(f"{name} are {images.dtype.name}; uint8 in 0 .. 255 is needed here")
-    return _ensure_event_shape(images, image_shape, name)
+    return images
 
 
 def continuous_images(images: Array, config: "GlowConfig") -> tf.Tensor:
@@ -160,10 +165,11 @@ def check_sampling(num_images: int | tf.Tensor, seed: int | tf.Tensor | None) ->
         raise InputError("sample needs a seed inside a tf.function; without one, every call would draw the same images")
 
 
-def check_seed(seed: int | tf.Tensor) -> None:
-    """Raises InputError for a seed that is not an integer, or that has more than 64 bits."""
-    if not _is_scalar(seed, integer=True) or (not _is_symbolic(seed) and abs(int(seed)) >= 2**63):
-        raise InputError(f"seed is {shown(seed)}; it must be an integer between -2**63 and 2**63")
+def check_seed(seed: int | tf.Tensor, name: str = "seed", lowest: int = -(2**63)) -> None:
+    """Raises InputError for a seed, or half of one, that is not an integer from `lowest` to 2**63."""
+    if not _is_scalar(seed, integer=True) or not (_is_symbolic(seed) or lowest <= int(seed) < 2**63):
+        text = "-2**63" if lowest < 0 else str(lowest)
+        raise InputError(f"{name} is {shown(seed)}; it must be an integer between {text} and 2**63")
 
 
 def temperature_of(value: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from glow_tf.bijectors.shapes import halves
 from glow_tf.bijectors.squeeze import Squeeze
-from glow_tf.inputs import Array
+from glow_tf.errors import InputError
+from glow_tf.inputs import Array, as_tensor
 
 
 def split(z: Array, num_levels: int) -> list[tf.Tensor]:
@@ -30,9 +31,18 @@ def split(z: Array, num_levels: int) -> list[tf.Tensor]:
     return [*levels, squeeze.inverse_and_log_det(z)[0]]
 
 
-def merge(levels: Sequence[Array]) -> tf.Tensor:
-    """z from the latents of each level: the inverse of `split`."""
-    *leaving, deepest = map(tf.convert_to_tensor, levels)
+def merge(levels: Sequence[Array], shapes: Sequence[tuple[int, int, int]]) -> tf.Tensor:
+    """z from the latents of each level: the inverse of `split`.
+
+    Raises:
+        InputError: if the levels are not those of a model whose flow steps work on images of `shapes`.
+    """
+    levels = [as_tensor(level, "latents") for level in levels]
+    needed = [(h, w, c // 2) for h, w, c in shapes[:-1]] + [shapes[-1]]
+    if [tuple(level.shape[-3:]) for level in levels] != needed:
+        found = ", ".join(str(level.shape) for level in levels) or "none"
+        raise InputError(f"the levels have shapes {found}; this model's have [..., H, W, C] of {needed}")
+    *leaving, deepest = levels
     squeeze = Squeeze(dtype=deepest.dtype)
     z = squeeze.forward_and_log_det(deepest)[0]
     for level in reversed(leaving):

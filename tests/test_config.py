@@ -173,3 +173,10 @@ def test_integers_are_numbers_for_training_options():
     config = TrainConfig(**options)
     assert config == TrainConfig(**{name: float(value) for name, value in options.items()})
     assert all(type(getattr(config, name)) is float for name in options)
+
+
+@pytest.mark.parametrize("value", [tf.float32, np.float32, np.dtype("float32"), ["float32"]], ids=str)
+def test_types_are_texts(value):
+    """A type of TensorFlow equals its name, but no file can hold it."""
+    with pytest.raises(InputError, match="dtype is .*; it can be float32, float64"):
+        GlowConfig(**GOOD | {"dtype": value})

@@ -438,6 +438,22 @@ def test_initialization_does_not_depend_on_the_pieces(rng, monkeypatch):
         np.testing.assert_allclose(values_of(pieces)[name], value, rtol=1e-10, atol=1e-11, err_msg=name)
 
 
+def test_actnorms_that_are_set_are_not_overwritten(rng, images):
+    glow = make_glow()
+    glow.initialize(images)
+    before = values_of(glow)
+    for clone in (glow, copy.deepcopy(glow)):
+        with pytest.raises(InputError, match="set before, by initialize or with loaded weights; .* is_initialized to"):
+            clone.initialize(images + 0.1)
+    for name, value in values_of(glow).items():
+        np.testing.assert_array_equal(value, before[name])
+    glow.is_initialized = False
+    glow.initialize(images + 0.1)
+    assert np.any(values_of(glow)["level0/actnorm/shift"] != before["level0/actnorm/shift"])
+    with pytest.raises(InputError, match="outside of tf.function"):
+        tf.function(make_glow().initialize, autograph=False)(images)
+
+
 def test_seeds():
     config = GlowConfig(**SMALL)
     first, same, other = (values_of(Glow(config, seed=seed)) for seed in (7, 7, 8))
@@ -586,6 +602,17 @@ def test_ways_back_agree(images):
         (lambda g, c: c.conditional_distribution(1), ["from 0 to 2"]),
         (lambda g, c: c.log_prob(tf.zeros([3, 4, 8, 2]), [0, 1]), ["2 labels", "3 images"]),
         (lambda g, c: c.sample(3, labels=[0, 1]), ["2 labels", "3 images"]),
+        (lambda g, c: Glow((8, 8, 1)), ["of type tuple", "GlowConfig("]),
+        (lambda g, c: Glow({"image_shape": (8, 8, 1)}), ["of type dict", "GlowConfig("]),
+        (lambda g, c: Glow(g.config, seed=-1), ["seed is -1", "between 0 and"]),
+        (lambda g, c: Glow(g.config, seed="a"), ["seed is 'a'", "between 0 and"]),
+        (lambda g, c: Glow(g.config, network=8), ["network is of type int", "CouplingNetwork"]),
+        (lambda g, c: Glow(g.config, network=OpenAINetwork), ["network is of type", "CouplingNetwork"]),
+        (lambda g, c: g.bijector(network_dtype="int32"), ["network_dtype is int32", "floating-point"]),
+        (lambda g, c: g.dequantize(np.zeros([1, 4, 8, 2], np.uint8), 1, "a"), ["stream is 'a'", "an integer"]),
+        (lambda g, c: g.split_latents(np.zeros([1, 4, 4, 2])), ["z have shape (1, 4, 4, 2)", "[..., 4, 8, 2]"]),
+        (lambda g, c: g.merge_latents([]), ["shapes none", "(2, 4, 4), (1, 2, 16)"]),
+        (lambda g, c: g.merge_latents([np.zeros([1, 1, 2, 16])]), ["(1, 1, 2, 16)", "(2, 4, 4), (1, 2, 16)"]),
     ],
 )
 def test_what_cannot_work_is_an_input_error(call, said, small_glow, conditional_glow):

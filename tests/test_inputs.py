@@ -176,7 +176,6 @@ def test_wrong_labels(labels, said, conditional):
         lambda: conditional.decode(images, labels),
         lambda: conditional.sample(3, labels=labels),
         lambda: conditional.bits_per_dim(PIXELS, labels),
-        lambda: conditional.class_logits(images, labels),
     ]
     if said != "2 labels were given for 3 images":
         calls += [lambda: conditional.conditional_distribution(labels), lambda: conditional.bijector(labels)]

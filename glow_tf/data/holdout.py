@@ -79,6 +79,8 @@ def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str
     if all(old[key] == new[key] for key in keys):
         return "", False
     if not (new["train_codes"] and old["train_codes"]):
+        if old["num_images"] == new["num_images"]:
+            return "the images are not those with which the run began", True
         return f"the data set had {old['num_images']} images when the run began and now has {new['num_images']}", True
     added, removed, leaked = _moves(old, new, "codes")
     what = f"{_count(added)} added and {_count(removed)} removed"

@@ -25,6 +25,7 @@ from glow_tf.bijectors.permutation import fixed_orders
 from glow_tf.bijectors.residuals import Residuals
 from glow_tf.bijectors.shapes import halves
 from glow_tf.config import GlowConfig
+from glow_tf.errors import InputError
 from glow_tf.nn.base import CouplingNetwork, ParameterModule, Parameters, slice_of, zeros
 from glow_tf.nn.layers import LOG_SCALE_FACTOR
 
@@ -53,6 +54,8 @@ class FlowSteps(ParameterModule):
 
     def bijector(self, backprop: str = "recompute", network_dtype: tf.DType | None = None) -> Scan:
         """The `Scan` bijector of all K steps; for the arguments see `Glow.transformed_distribution`."""
+        if network_dtype is not None and not tf.as_dtype(network_dtype).is_floating:
+            raise InputError(f"network_dtype is {tf.as_dtype(network_dtype).name}; it must be a floating-point type")
         return Scan(
             functools.partial(self.step, network_dtype=network_dtype),
             self.parameters,

@@ -84,7 +84,8 @@ def fit(
         run_directory: see `RunDirectory`.
         metadata: JSON values for the weights files.
         settings: further JSON values that must stay the same when the run is resumed.
-        images: fingerprint of the data set (`ImageData.fingerprint`). Default: the number of images.
+        images: fingerprint of the data set (`ImageData.fingerprint`). Default: that of images in memory, or the number
+            of images.
         **options: `epochs`, `steps`, `flip`, `evaluate_every`, `eval_images` or `keep`, instead of the trainer's.
 
     Raises:
@@ -93,6 +94,8 @@ def fit(
         TrainingFailure: if gradients are still not finite after a roll-back and at half the learning rate.
         WorkerLost: if another worker is gone; the state is saved first.
     """
+    if not hasattr(trainer, "train_step"):
+        raise InputError(f"fit takes a Trainer first, not {type(trainer).__name__}")
     for name in options:
         if name not in OPTIONS:
             raise InputError(f"fit has no option {name}; it can be {', '.join(OPTIONS)}")
@@ -107,7 +110,8 @@ def fit(
         stopped_by = follow(trainer, batches)
         return FitResult(trainer.step_count, None, None, stopped_by, is_saved=True)
     settings = {"model": trainer.glow.config.to_dict()} | config.fixed() | dict(settings or {})
-    settings["images"] = dict(images or fingerprint(train.num_images, test.num_images))
+    pixels = {f"{name}_images": getattr(split, "images", ()) for name, split in (("train", train), ("test", test))}
+    settings["images"] = dict(images or fingerprint(train.num_images, test.num_images, **pixels))
     if trainer.glow.config.num_classes and metadata.get("class_names"):
         settings["class_names"] = list(metadata["class_names"])  # in another order labels mean other classes
     run = run_directory if isinstance(run_directory, RunDirectory) else RunDirectory(run_directory)

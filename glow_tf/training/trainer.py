@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from glow_tf._gc import paused
+from glow_tf.classes import class_logits
 from glow_tf.config import AUTO, TrainConfig
 from glow_tf.dequantization import NoiseStream, uniform_noise
 from glow_tf.errors import InputError
@@ -58,17 +59,20 @@ class Trainer:
     def __init__(
         self, glow: Glow, config: TrainConfig | None = None, schedule: Schedule | None = None, **options: Any
     ) -> None:
-        if not isinstance(glow, Glow):
-            raise InputError(f"Trainer takes a Glow, not {type(glow).__name__}")
+        config, schedule = config or TrainConfig(), schedule or Schedule()
+        for value, kind in ((glow, Glow), (config, TrainConfig), (schedule, Schedule)):
+            if not isinstance(value, kind):
+                raise InputError(f"Trainer takes a {kind.__name__}, not {type(value).__name__}")
         self.glow = glow
-        self.config = dataclasses.replace(config or TrainConfig(), **options)
+        self.config = dataclasses.replace(config, **options)
         self._variables = glow.trainable_variables
         self.strategy = getattr(self._variables[0], "distribute_strategy", None) or tf.distribute.get_strategy()
         self.workers = Workers(self.strategy)
         self._check_fits()
         with self.strategy.scope():
-            self.optimizer = Optimizer(self._variables, self.config, schedule or Schedule())
+            self.optimizer = Optimizer(self._variables, self.config, schedule)
         self.state = TrainState(glow.named_variables(), self.optimizer)
+        self._holds_averages = False  # inside `ema_weights`
         self.mixed_precision = self.config.mixed_precision
         if self.mixed_precision == AUTO:
             self.mixed_precision = self.workers.count == 1 and hardware.prefers_bfloat16(glow.config.width)
@@ -105,13 +109,7 @@ class Trainer:
         return self.workers.index, self.workers.count
 
     def initialize(self, images: Array) -> None:
-        """Runs `Glow.initialize` on uint8 images [N, H, W, C], once, before the first step. OpenAI's code takes 256.
-
-        Raises:
-            InputError: after a step, whose result it would undo.
-        """
-        if self.step_count:
-            raise InputError(f"the model was trained for {self.step_count} steps; initialize comes before the first")
+        """Runs `Glow.initialize` on uint8 images [N, H, W, C], once, before the first step. OpenAI's code takes 256."""
         images = uint8_images(images, self.glow.config.image_shape)
         self.glow.initialize(self.glow.dequantize(images, self.config.seed, NoiseStream.INITIALIZE))
         self.optimizer.reset_ema()
@@ -135,6 +133,8 @@ class Trainer:
             raise InputError("the actnorms are not initialised; call initialize(images) before train_step")
         if not tf.executing_eagerly():
             raise InputError("train_step is compiled already; call it outside of tf.function")
+        if self._holds_averages:
+            raise InputError("train_step inside ema_weights() would be undone at its end; call it after the block")
         images = uint8_images(images, self.glow.config.image_shape)
         if len(images) * self.workers.count != self.config.batch_size:
             parts = f", in {self.workers.count} parts" if self.workers.count > 1 else ""
@@ -207,7 +207,7 @@ class Trainer:
 
     def _classifier_losses(self, z: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
         """This replica's share of the classifier's mean loss and accuracy, for latents z encoded under `labels`."""
-        logits = self.glow.class_logits(z, labels)
+        logits = class_logits(self.glow.flow, z, labels)
         nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         is_correct = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) == labels, nats.dtype)
         return {
@@ -227,13 +227,15 @@ class Trainer:
 
     @contextlib.contextmanager
     def ema_weights(self) -> Iterator[Glow]:
-        """A context in which the moving averages replace the Glow's weights."""
+        """A context in which the moving averages replace the Glow's weights, and in which no step is allowed."""
         raw = [variable.numpy() for variable in self._variables]
         for variable, average in zip(self._variables, self.optimizer.ema, strict=True):
             variable.assign(average)
+        self._holds_averages = True
         try:
             yield self.glow
         finally:
+            self._holds_averages = False
             for variable, value in zip(self._variables, raw, strict=True):
                 variable.assign(value)
 

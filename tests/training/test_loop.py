@@ -13,6 +13,7 @@ from small_training import CONFIG, STEPS_PER_EPOCH, after_step, fit, images, tra
 
 from glow_tf import weights
 from glow_tf.config import GlowConfig
+from glow_tf.data.dataset import ArrayDataset
 from glow_tf.errors import InputError, TrainingFailure
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
@@ -444,11 +445,17 @@ def test_pictures_that_cannot_be_written_are_told_once(path, caplog):
 # ------------------------------------------------------------------------------------------- other runs
 
 
+SETTINGS = {"dataset": "blots", "batch_size": 8}
+
+
 def test_another_configuration_is_refused_and_named(path):
-    fit(trainer_at_start(), path, epochs=1, settings={"dataset": "blots", "batch_size": 8})
+    fit(trainer_at_start(), path, epochs=1, settings=SETTINGS)
     before = RunDirectory(path).weights.read_bytes()
     with pytest.raises(InputError, match="dataset was 'blots', now 'digits'; .*--fresh"):
-        fit(trainer_at_start(), path, settings={"dataset": "digits", "batch_size": 8})
+        fit(trainer_at_start(), path, settings=SETTINGS | {"dataset": "digits"})
+    train, test = images()
+    with pytest.raises(InputError, match="cannot be resumed on these images: the images are not those with which"):
+        trainer_at_start().fit(ArrayDataset(255 - train.images), test, run_directory=path, epochs=2, settings=SETTINGS)
     assert RunDirectory(path).weights.read_bytes() == before
 
 

@@ -8,6 +8,7 @@ from small_training import BATCH, CONFIG, images, make_trainer, trainer_at_start
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
+from glow_tf.training import loop
 from glow_tf.training.recovery import locate
 from glow_tf.training.trainer import Trainer
 
@@ -139,8 +140,11 @@ def test_averaged_weights_are_lent(trainer):
     before = trainer.values()
     with pytest.raises(KeyError), trainer.ema_weights() as glow:
         assert not same([v.numpy() for v in glow.trainable_variables], before[: len(glow.trainable_variables)])
+        with pytest.raises(InputError, match=r"train_step inside ema_weights\(\) would be undone"):
+            trainer.train_step(batch())
         raise KeyError
     assert same(trainer.values(), before)
+    trainer.train_step(batch())
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
@@ -182,9 +186,17 @@ def test_a_wrong_order_of_calls_is_refused():
     with pytest.raises(InputError, match="call it outside of tf.function"):
         tf.function(lambda: trainer.train_step(batch())["bits_per_dim"], autograph=False)()
     trainer.train_step(batch())
-    with pytest.raises(InputError, match="trained for 1 steps; initialize comes before"):
+    with pytest.raises(InputError, match="actnorms were set before, by initialize or with loaded weights"):
         trainer.initialize(batch())
     with pytest.raises(InputError, match="Trainer takes a Glow, not str"):
         Trainer("digits")
+    for wrong, message in (
+        ({"config": {"batch_size": 8}}, "Trainer takes a TrainConfig, not dict"),
+        ({"schedule": 0.001}, "Trainer takes a Schedule, not float"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Trainer(trainer.glow, **wrong)
+    with pytest.raises(InputError, match="fit takes a Trainer first, not Glow"):
+        loop.fit(trainer.glow, *images())
     with pytest.raises(InputError, match=r"fit takes splits, such as ArrayDataset\(images\), not ndarray"):
         trainer.fit(batch(), batch())
