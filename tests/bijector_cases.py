@@ -26,10 +26,10 @@ IMAGE_EVENT = (HEIGHT, WIDTH, CHANNELS)
 class Network(tf.Module):
     """A conditioner, smooth and not small: x1 [..., C/2] -> two halves, or one."""
 
-    def __init__(self, rng, dtype, outputs=2):
+    def __init__(self, rng, dtype, outputs=2, context=0):
         super().__init__()
         half = CHANNELS // 2
-        self.first = tf.Variable(rng.standard_normal((half, 5)), dtype=dtype)
+        self.first = tf.Variable(rng.standard_normal((half + context, 5)), dtype=dtype)
         self.second = tf.Variable(0.5 * rng.standard_normal((outputs, 5, half)), dtype=dtype)
 
     def __call__(self, x1):
@@ -70,6 +70,14 @@ def affine(rng, dtype):
     return AffineCoupling(Network(rng, dtype), dtype=dtype)
 
 
+def conditional(kind, outputs):
+    def make(rng, dtype):
+        context = tf.Variable(rng.standard_normal((HEIGHT, WIDTH, 3)), dtype=dtype)
+        return kind(Network(rng, dtype, outputs, context=3), dtype, context=context)
+
+    return make
+
+
 def split(rng, dtype):
     deeper = ActNorm(tf.Variable([0.5, -1.0], dtype=dtype), tf.Variable([0.3, 0.7], dtype=dtype))
     return Split(Network(rng, dtype), deeper)
@@ -93,6 +101,8 @@ MAKE = {
     "shuffle": lambda rng, dtype: ChannelPermutation(tf.constant([2, 0, 3, 1]), dtype=dtype),
     "affine": affine,
     "additive": lambda rng, dtype: AdditiveCoupling(Network(rng, dtype, outputs=1), dtype=dtype),
+    "conditional_affine": conditional(AffineCoupling, outputs=2),
+    "conditional_additive": conditional(AdditiveCoupling, outputs=1),
     "split": split,
     "gaussian": lambda rng, dtype: Gaussian(Learned(rng, dtype), dtype=dtype),
     "flow_step": lambda rng, dtype: FlowStep(actnorm(rng, dtype), conv1x1(rng, dtype), affine(rng, dtype)),

@@ -1,4 +1,7 @@
-"""Couplings: transform one half of the channels by parameters that a network computes from the other half."""
+"""Couplings: transform one half of the channels by parameters that a network computes from the other half.
+
+With a context, which the network receives as further channels, a coupling is conditional: p(x | context).
+"""
 
 import abc
 from collections.abc import Callable, Sequence
@@ -16,13 +19,29 @@ class _Coupling(ImageBijector):
 
     Args:
         conditioner: x1 [..., H, W, C/2] -> the parameters of the subclass's transform of x2.
+        context: None, or [..., H, W, D], appended to the channels of x1 for the conditioner; missing batch axes
+            broadcast.
     """
 
     def __init__(
-        self, conditioner: Callable[[tf.Tensor], Any], dtype: tf.DType = tf.float32, name: str | None = None
+        self,
+        conditioner: Callable[[tf.Tensor], Any],
+        dtype: tf.DType = tf.float32,
+        name: str | None = None,
+        context: tf.Tensor | None = None,
     ) -> None:
         super().__init__(dtype=dtype, parameters=dict(locals()), name=name)
         self.conditioner = conditioner
+        self.context = context
+
+    def _conditioned(self, x1: tf.Tensor) -> Any:
+        if self.context is None:
+            return self.conditioner(x1)
+        shape = tf.concat([tf.shape(x1)[:-1], tf.shape(self.context)[-1:]], axis=0)
+        context = tf.broadcast_to(self.context, shape)
+        if x1.shape.rank is not None:
+            context = tf.ensure_shape(context, [*x1.shape[:-1], self.context.shape[-1]])
+        return self.conditioner(tf.concat([x1, context], axis=-1))
 
     @abc.abstractmethod
     def _transform(self, x2: tf.Tensor, parameters: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -34,12 +53,12 @@ class _Coupling(ImageBijector):
 
     def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x1, z2 = halves(z)
-        x2, log_det = self._inverse_transform(z2, self.conditioner(x1))
+        x2, log_det = self._inverse_transform(z2, self._conditioned(x1))
         return tf.concat([x1, x2], axis=-1), log_det
 
     def _inverse_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x1, x2 = halves(x)
-        z2, log_det = self._transform(x2, self.conditioner(x1))
+        z2, log_det = self._transform(x2, self._conditioned(x1))
         return tf.concat([x1, z2], axis=-1), log_det
 
     def inverse_vjp(
@@ -50,7 +69,7 @@ class _Coupling(ImageBijector):
         dz1, dz2 = halves(dz)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([x1, *parameters])
-            parameters_of_x2 = self.conditioner(x1)
+            parameters_of_x2 = self._conditioned(x1)
             # Outside the tape: for the gradient, x2 is an input and not a function of z2 and x1.
             with tape.stop_recording():
                 x2, _ = self._inverse_transform(z2, parameters_of_x2)
@@ -71,6 +90,7 @@ class AffineCoupling(_Coupling):
 
     Args:
         conditioner: x1 [..., H, W, C/2] -> (shift, log_scale), which broadcast to x2 [..., H, W, C/2].
+        context: None, or [..., H, W, D], appended to the channels of x1 for the conditioner.
 
     References: Dinh et al. 2017, section 3.4; (x2 + shift) * scale is the order of OpenAI's code.
 
@@ -98,12 +118,16 @@ class AdditiveCoupling(_Coupling):
 
     Args:
         conditioner: x1 [..., H, W, C/2] -> shift, which broadcasts to x2 [..., H, W, C/2].
+        context: None, or [..., H, W, D], appended to the channels of x1 for the conditioner.
 
     References: Dinh et al. 2015, section 3.2.
 
     >>> layer = AdditiveCoupling(lambda x1: 10 * x1)
     >>> layer.inverse(tf.constant([[[1.0, 2.0]]])).numpy().tolist()
     [[[1.0, 12.0]]]
+    >>> layer = AdditiveCoupling(lambda x1: x1[..., :1] * x1[..., 1:], context=tf.constant([[[7.0]]]))
+    >>> layer.inverse(tf.constant([[[1.0, 2.0]]])).numpy().tolist()
+    [[[1.0, 9.0]]]
     """
 
     def _transform(self, x2: tf.Tensor, parameters: Any) -> tuple[tf.Tensor, tf.Tensor]:

@@ -33,6 +33,17 @@ def test_additive_on_numbers():
     np.testing.assert_array_equal(coupling.inverse_log_det_jacobian(image, 3), 0.0)
 
 
+def test_each_image_has_its_own_context(rng):
+    context = tf.constant(rng.standard_normal((2, 3, 4, 1)))
+    image = tf.constant(rng.standard_normal((2, 3, 4, 2)))
+    coupling = AdditiveCoupling(lambda seen: seen[..., :1] * seen[..., 1:], context=context, dtype=tf.float64)
+    expected = image[..., 1:] + image[..., :1] * context
+    np.testing.assert_allclose(coupling.inverse(image)[..., 1:], expected)
+    # A context for each of two images, and several latents for each.
+    many = tf.constant(rng.standard_normal((5, 2, 3, 4, 2)))
+    np.testing.assert_allclose(coupling.forward(many)[..., 1:], many[..., 1:] - many[..., :1] * context)
+
+
 @pytest.mark.parametrize("kind", [AffineCoupling, AdditiveCoupling])
 def test_vjp_evaluates_the_conditioner_once(kind, rng):
     evaluations = []
