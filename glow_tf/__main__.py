@@ -20,7 +20,7 @@ def run() -> None:
     """Runs the command that the first argument names; does not return."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("--help", "-h", "help"):
-        print(USAGE, *(f"    {name:10}{text}" for name, text in COMMANDS.items()), sep="\n")
+        print("\n".join([USAGE, *(f"    {name:10}{text}" for name, text in COMMANDS.items())]))
         sys.exit(0)
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
