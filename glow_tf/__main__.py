@@ -4,6 +4,8 @@ import difflib
 import importlib
 import sys
 
+from glow_tf.cli import streams
+
 COMMANDS = {
     "train": "trains a model",
     "sample": "samples images, and edits images through their latents",
@@ -20,6 +22,7 @@ def run() -> None:
     """Runs the command that the first argument names; does not return."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("--help", "-h", "help"):
+        streams.secure()
         print("\n".join([USAGE, *(f"    {name:10}{text}" for name, text in COMMANDS.items())]))
         sys.exit(0)
     if command not in COMMANDS:

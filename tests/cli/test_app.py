@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from glow_tf import __main__
 from glow_tf.cli import app
 from glow_tf.config import TrainConfig
 
@@ -180,6 +181,17 @@ def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
     with open(write_end, "w") as closed:
         assert run(body, cwd=tmp_path, capture_output=False, stdout=closed, stderr=closed)[0] == 0
     assert (tmp_path / "done").exists()
+
+
+def test_the_list_of_commands_goes_to_a_closed_pipe_in_silence():
+    command = [sys.executable, "-u", "-m", "glow_tf", "--help"]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout
+    assert re.findall(r"^    (\w+)", answer, re.MULTILINE) == [*__main__.COMMANDS]
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with open(write_end, "w") as closed:
+        done = subprocess.run(command, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_streams_that_were_closed_at_the_start_do_no_harm(tmp_path):
