@@ -207,13 +207,14 @@ def _quiet_stderr() -> Iterator[None]:
 
 
 def _flags_of(main: Callable) -> list[flags.Flag]:
-    """The flags of a command's own module; absl registers a module that runs as a script under its path."""
-    return FLAGS.get_flags_for_module(sys.argv[0] if main.__module__ == "__main__" else main.__module__)
+    """The flags of a command by name; absl registers a module that runs as a script under its path."""
+    own = FLAGS.get_flags_for_module(sys.argv[0] if main.__module__ == "__main__" else main.__module__)
+    return [*sorted(own, key=lambda flag: flag.name), FLAGS["help"], FLAGS["debug"]]
 
 
 def _help_of(main: Callable) -> str:
     entries = []
-    for flag in [*sorted(_flags_of(main), key=lambda flag: flag.name), FLAGS["help"], FLAGS["debug"]]:
+    for flag in _flags_of(main):
         name = f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}"
         text = flag.help.removesuffix(";\n    repeat this option to specify a list of values")
         text += "" if flag.default in (None, []) or flag.default is False else f" Default: {str(flag.default).lower()}."
@@ -225,7 +226,7 @@ def _unknown_flag(name: str, main: Callable) -> str:
     other = _command_with(name)
     if other:
         return f"--{name} is a flag of {other}, not of this command; --help lists its flags"
-    known = (*_flags_of(main), FLAGS["help"], FLAGS["debug"])
+    known = _flags_of(main)
     names = [flag.name for flag in known] + [f"no{flag.name}" for flag in known if flag.boolean]
     initials = {"".join(part[:1] for part in each.split("_")): each for each in names}
     near = difflib.get_close_matches(name, names, n=1) or [each for each in names if len(each) > 3 and each in name]

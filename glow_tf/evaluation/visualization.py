@@ -26,6 +26,9 @@ FORMATS: dict[str, dict[str, Any]] = {
     ".webp": {"format": "WEBP", "lossless": True},
 }
 
+# The longest side that a format allows, in pixels.
+LONGEST = {"JPEG": 65_500, "WEBP": 16_383}
+
 # Width of a grid in pixels that small images are enlarged to fill, and the bounds of a cell's longer side.
 GRID_WIDTH = 900
 MIN_CELL, MAX_CELL = 64, 128
@@ -218,7 +221,7 @@ def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes uint8 [H, W, C] as PNG, JPEG or WebP, by the ending of the name, and creates the folder.
 
     Raises:
-        InputError: see `check_image_path`.
+        InputError: see `check_image_path`, or the picture is too large for the format.
 
     >>> save_image("grid.webp", labelled_grid(images, row_labels=["a", "b"]))
     >>> Image.open("grid.webp").format
@@ -228,7 +231,12 @@ def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
     rgb = to_rgb(np.asarray(image))
     is_grey = (rgb == rgb[..., :1]).all()
     picture = Image.fromarray(rgb[..., 0] if is_grey else rgb)
-    write_file(path, encoded(picture, **FORMATS[os.path.splitext(path)[1].lower()]))
+    options = FORMATS[os.path.splitext(path)[1].lower()]
+    longest = LONGEST.get(options["format"])
+    if longest and max(picture.size) > longest:
+        size, name = f"{picture.width}x{picture.height}", options["format"]
+        raise InputError(f"the picture has {size} pixels, and {name} allows {longest:,} per side; name a PNG file")
+    write_file(path, encoded(picture, **options))
 
 
 def save_gif(path: str | os.PathLike, frames: Sequence[np.ndarray]) -> None:

@@ -71,6 +71,9 @@ def test_files_are_what_their_ending_says(tmp_path, rng):
                 np.testing.assert_array_equal(written.convert("RGB"), image)
     with pytest.raises(InputError, match=r"must end in \.png, \.jpg, \.jpeg or \.webp"):
         visualization.save_image(tmp_path / "d.bmp", image)
+    for name in ("e.webp", "f.jpg"):
+        with pytest.raises(InputError, match="the picture has 66000x1 pixels, and .* per side; name a PNG file"):
+            visualization.save_image(tmp_path / name, np.zeros((1, 66_000, 3), np.uint8))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
