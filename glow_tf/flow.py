@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from glow_tf.bijectors import Split, Squeeze
 from glow_tf.bijectors.base import sum_except_batch
 from glow_tf.bijectors.gaussian import standardize
-from glow_tf.bijectors.shapes import EVENT_NDIMS, batch_shape
+from glow_tf.bijectors.shapes import EVENT_NDIMS, batch_shape, halves
 from glow_tf.config import GlowConfig
 from glow_tf.dequantization import Dequantizer
 from glow_tf.errors import InputError
@@ -125,7 +125,7 @@ class Flow(tf.Module):
             batches = [Squeeze(dtype=self._dtype).inverse_and_log_det(batch)[0] for batch in batches]
             batches = steps.initialize(batches)
             if level < len(self.splits):
-                batches = [tf.split(batch, 2, axis=-1)[0] for batch in batches]
+                batches = [halves(batch)[0] for batch in batches]
 
     def level_log_probs(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         """[B, L], nats: the contribution of each level to the log density; see `Glow.level_log_probs`."""
@@ -135,7 +135,7 @@ class Flow(tf.Module):
             images = Squeeze(dtype=self._dtype).inverse_and_log_det(images)[0]
             images, log_det_of_steps = steps.bijector().inverse_and_log_det(images)
             if level < len(self.splits):
-                images, x2 = tf.split(images, 2, axis=-1)
+                images, x2 = halves(images)
                 z, log_det_of_prior = standardize(x2, self.splits[level](images))
             else:
                 top = self.top.bijector(labels)

@@ -125,7 +125,7 @@ class ImageBijector(tfp.bijectors.Bijector, metaclass=abc.ABCMeta):
 
 
 def as_parameters(*values: Any) -> tuple[Any, ...]:
-    """Converts numbers and arrays to tensors of one floating type, by default float32; variables stay as they are."""
+    """Converts numbers and arrays to tensors of one floating type, by default float32; variables and None stay."""
     dtype = dtype_util.common_dtype(values, dtype_hint=tf.float32)
     if not tf.as_dtype(dtype).is_floating:
         raise ValueError(f"parameters are {tf.as_dtype(dtype).name}; floats are needed")

@@ -41,15 +41,14 @@ class InvertibleConv1x1(ImageBijector):
         parameters = dict(locals())
         if weight is None and (inverse_weight is None or log_abs_det is None):
             raise ValueError("InvertibleConv1x1 needs weight, or both inverse_weight and log_abs_det")
-        arguments = {"weight": weight, "inverse_weight": inverse_weight, "log_abs_det": log_abs_det}
-        given = {key: value for key, value in arguments.items() if value is not None}
-        given = dict(zip(given, as_parameters(*given.values()), strict=True))
-        for key, value in given.items():
-            if key == "log_abs_det" and value.shape.rank != 0:
-                raise ValueError(f"log_abs_det has shape {tuple(value.shape)}; it must be a scalar")
-            if key != "log_abs_det" and (value.shape.rank != 2 or value.shape[0] != value.shape[1]):
-                raise ValueError(f"{key} has shape {tuple(value.shape)}; it must be a square matrix")
-        self.weight, self.inverse_weight, self.log_abs_det = map(given.get, arguments)
+        self.weight, self.inverse_weight, self.log_abs_det = as_parameters(weight, inverse_weight, log_abs_det)
+        matrices = {"weight": self.weight, "inverse_weight": self.inverse_weight}
+        given = {key: matrix for key, matrix in matrices.items() if matrix is not None}
+        for key, matrix in given.items():
+            if matrix.shape.rank != 2 or matrix.shape[0] != matrix.shape[1]:
+                raise ValueError(f"{key} has shape {tuple(matrix.shape)}; it must be a square matrix")
+        if self.log_abs_det is not None and self.log_abs_det.shape.rank != 0:
+            raise ValueError(f"log_abs_det has shape {tuple(self.log_abs_det.shape)}; it must be a scalar")
         dtype = next(iter(given.values())).dtype
         super().__init__(dtype=dtype, parameters=parameters, is_constant_jacobian=True, name=name)
 

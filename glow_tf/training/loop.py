@@ -193,9 +193,7 @@ class _Loop:
                 f"{run.path} holds weights but no state to resume from; to continue from these weights give --weights "
                 f"{run.weights} and another --run_dir, or --fresh to archive this run and start over"
             )
-        if restored is None and trainer.glow.is_initialized:  # loaded weights
-            trainer.optimizer.reset_ema()
-        elif restored is None:
+        if restored is None and not trainer.glow.is_initialized:
             count = min(initial_images(trainer.glow.config), self.batches.train.num_images)
             with _progress.phase(f"initialising from {counted(count, 'image')}"):
                 trainer.initialize(self.batches.train.random_subset(count, seed=self.config.seed)[0])

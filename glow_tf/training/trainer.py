@@ -142,6 +142,7 @@ class Trainer:
                 f"a batch has {len(images)} images; this trainer's batch_size is {self.config.batch_size}{parts}"
             )
         labels = class_labels(labels, self.glow.config.num_classes, len(images))
+        self._start_ema()
         with self.workers.raising_worker_lost():
             metrics = self._step(tf.constant(self.step_count), self._distribute(images), self._distribute(labels))
         self.state.step_count += 1
@@ -228,6 +229,7 @@ class Trainer:
     @contextlib.contextmanager
     def ema_weights(self) -> Iterator[Glow]:
         """A context in which the moving averages replace the Glow's weights, and in which no step is allowed."""
+        self._start_ema()
         raw = [variable.numpy() for variable in self._variables]
         for variable, average in zip(self._variables, self.optimizer.ema, strict=True):
             variable.assign(average)
@@ -238,6 +240,11 @@ class Trainer:
             self._holds_averages = False
             for variable, value in zip(self._variables, raw, strict=True):
                 variable.assign(value)
+
+    def _start_ema(self) -> None:
+        """Before the first step, sets the averages to the weights, which may have been loaded after the constructor."""
+        if not self.step_count:
+            self.optimizer.reset_ema()
 
     def broadcast_variables(self) -> None:
         """Copies the chief's weights, moving averages and optimizer state to every worker; all workers call it."""

@@ -147,6 +147,15 @@ def test_averaged_weights_are_lent(trainer):
     trainer.train_step(batch())
 
 
+def test_averages_start_from_weights_that_were_loaded_later():
+    trainer = trainer_at_start()
+    shift = trainer.glow.named_variables()["level1/actnorm/shift"]
+    shift.assign_add(tf.ones_like(shift))
+    loaded = shift.numpy()
+    with trainer.ema_weights():
+        np.testing.assert_array_equal(shift, loaded)
+
+
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_a_batch_that_cannot_be_shared_is_refused(batch_size, two_replicas):
     with two_replicas.scope():
