@@ -115,13 +115,14 @@ def plot(curves):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     for name, points in sorted(curves.items(), key=lambda item: -item[1][-1, 1]):
         axes.plot(points[:, 0], points[:, 1], label=f"{name}: {points[-1, 1]:.3f}")
     late = np.concatenate([points[len(points) // 4 :, 1] for points in curves.values()])
     axes.set(xlabel="step", ylabel="bits/dim on CIFAR-10's test images", ylim=(late.min() - 0.02, late.max() + 0.02))
+    axes.set_title(f"Couplings and permutations, K={FLAGS.k_glow}, width {FLAGS.width}", loc="left")
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper", title="Permutation, coupling: final bits/dim")
     figure.savefig(FLAGS.out, dpi=100)
 
 

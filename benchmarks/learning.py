@@ -188,6 +188,7 @@ def plot(options):
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     ends = {}
     for path in options.plot:
@@ -208,6 +209,9 @@ def plot(options):
         seconds = [float(row.get("cpu_seconds") or row["seconds"]) for row in rows]
         axes.plot(seconds, [float(row["test_bits_per_dim"]) for row in rows], label=f"{Path(run).name}, one training")
     axes.set(xscale="log", xlabel="CPU seconds of training", ylabel="bits/dim on CIFAR-10's test images")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.set_title("Each marker is the end of a training with a schedule of its own", fontsize="medium")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
