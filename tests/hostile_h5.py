@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import random
+import re
 import socket
 import struct
 import zipfile
@@ -86,9 +87,11 @@ def shared(path: Path, config: dict, count: int, size: int) -> None:
         h5.attrs["metadata"] = np.bytes_(b"{}")
         offset = h5.create_dataset("0", data=np.zeros(size, np.float32)).id.get_offset()
         others = [h5.create_dataset(f"{i}", data=np.float32([i, i])).id.get_offset() for i in range(1, count)]
-    data = image.getvalue()
-    for other in others:
-        data = data.replace(struct.pack("<QQ", other, 8), struct.pack("<QQ", offset, 4 * size))
+    data = bytearray(image.getvalue())
+    starts = {struct.pack("<Q", other) for other in others}
+    for match in re.finditer(rb"(?=\x08\0{7})", bytes(data)):  # the length of two float32, behind their offset
+        if bytes(data[match.start() - 8 : match.start()]) in starts:
+            data[match.start() - 8 : match.start() + 8] = struct.pack("<QQ", offset, 4 * size)
     data = data.replace(struct.pack("<QQQ", 1 << 16 | 257, 2, 2), struct.pack("<QQQ", 1 << 16 | 257, size, size))
     path.write_bytes(data + _hdf5.seal(hashlib.sha256(data).hexdigest()))
 

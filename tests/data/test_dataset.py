@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from absl import logging
 from prepared import keys, pictures, prepare
 
 from glow_tf.data import image_data, tfds
@@ -119,7 +120,8 @@ def test_about_half_of_the_images_are_mirrored_and_nothing_else_changes(split):
     assert set(keys(plain)) <= originals  # mirroring works on a copy
 
 
-def test_fewer_images_than_a_batch_are_repeated_with_one_warning(caplog):
+def test_fewer_images_than_a_batch_are_repeated_with_one_warning(caplog, monkeypatch):
+    monkeypatch.setattr(logging, "_log_counter_per_token", {})  # nobody has been warned yet
     small = image_data.ArrayDataset(pictures(3, (2, 2, 1)))
     for epoch in range(2):
         (images, _), *others = small.training_batches(8, seed=0, epoch=epoch).as_numpy_iterator()
