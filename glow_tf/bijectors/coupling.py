@@ -37,10 +37,11 @@ class _Coupling(ImageBijector):
     def _conditioned(self, x1: tf.Tensor) -> Any:
         if self.context is None:
             return self.conditioner(x1)
-        shape = tf.concat([tf.shape(x1)[:-1], tf.shape(self.context)[-1:]], axis=0)
-        context = tf.broadcast_to(self.context, shape)
+        context = tf.convert_to_tensor(self.context, x1.dtype)
+        channels = context.shape[-1]
+        context = tf.broadcast_to(context, tf.concat([tf.shape(x1)[:-1], tf.shape(context)[-1:]], axis=0))
         if x1.shape.rank is not None:
-            context = tf.ensure_shape(context, [*x1.shape[:-1], self.context.shape[-1]])
+            context = tf.ensure_shape(context, [*x1.shape[:-1], channels])
         return self.conditioner(tf.concat([x1, context], axis=-1))
 
     @abc.abstractmethod

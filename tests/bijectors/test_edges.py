@@ -126,6 +126,8 @@ def test_arrays_are_converted_in_one_pass(rng):
     conv = InvertibleConv1x1(np.eye(4, dtype=np.float32))
     z, log_det = conv.inverse_and_log_det(rng.standard_normal((2, *IMAGE_EVENT)))
     assert z.dtype == log_det.dtype == tf.float32
+    coupling = AdditiveCoupling(lambda seen: seen[..., 1:], context=np.full([1, 1, 1], 7.0))
+    np.testing.assert_array_equal(coupling.inverse([[[1.0, 2.0]]]), [[[1.0, 9.0]]])
 
 
 def test_a_matrix_alone(rng):
