@@ -255,9 +255,7 @@ class TrainConfig:
         is_fixed=True,
     )
     backprop: str = _option(
-        "stored",
-        "How the backward pass gets activations; recompute and reversible save memory.",
-        choices=BACKPROPS,
+        "stored", "How the backward pass gets activations; all but stored save memory.", choices=BACKPROPS
     )
     mixed_precision: bool | str = _option(
         False,

@@ -62,10 +62,7 @@ flags.DEFINE_integer("width", None, "Hidden channels of the coupling networks. D
 flags.DEFINE_enum("coupling", None, COUPLINGS, "Type of the coupling layers. Default: see the table.")
 flags.DEFINE_enum("permutation", None, PERMUTATIONS, "Channel permutation between couplings. Default: conv1x1.")
 flags.DEFINE_enum(
-    "architecture",
-    None,
-    ["openai", "plus"],
-    "Networks and scales: the paper's, or plus, which learns faster. Default: see the table.",
+    "architecture", None, ["openai", "plus"], "The paper's, or plus, which learns faster. Default: see the table."
 )
 flags.DEFINE_integer("n_bits", None, "Bits per channel, 1 to 8. Default: see the table.")
 flags.DEFINE_enum(
