@@ -2,11 +2,12 @@
 
 They are forks of a server, a process of its own that has imported TensorFlow and never used it: TensorFlow starts its
 threads with its first operation, and only a process of a single thread can be forked safely. `preloaded.py` is what the
-server imports.
+server imports. Systems other than Linux start new processes instead.
 """
 
 import multiprocessing
 import os
+import sys
 import tempfile
 import traceback
 from multiprocessing import forkserver
@@ -16,7 +17,7 @@ from unittest import mock
 TESTS = Path(__file__).parent
 TIMEOUT = 300  # seconds
 
-_context = multiprocessing.get_context("forkserver")
+_context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 _context.set_forkserver_preload(["preloaded"])
 
 
@@ -34,7 +35,8 @@ def call_all(*calls):
         calls: (function, arguments, environment); the function can be imported from tests/.
     """
     with mock.patch.dict(os.environ, environment(PYTHONPATH=f"{TESTS.parent}{os.pathsep}{TESTS}"), clear=True):
-        forkserver.ensure_running()
+        if _context.get_start_method() == "forkserver":
+            forkserver.ensure_running()
     running = [_start(*call) for call in calls]
     try:
         results = [_result(*each) for each in running]
