@@ -32,7 +32,7 @@ def class_log_probs(flow: Flow, images: tf.Tensor) -> tf.Tensor:
     log_prob = without_top.inverse_log_det_jacobian(images, event_ndims=EVENT_NDIMS)
     log_prob += sum(standard_normal_log_prob(level) for level in leaving)
     per_class = tf.repeat(deepest[:, tf.newaxis], flow.num_classes, axis=1)
-    z, log_det = standardize(per_class, flow.top.mean_and_log_scale(tf.range(flow.num_classes)))
+    z, log_det = standardize(per_class, *flow.top.mean_and_log_scale(tf.range(flow.num_classes)))
     return log_prob[:, tf.newaxis] + standard_normal_log_prob(z) + log_det
 
 

@@ -136,7 +136,7 @@ class Flow(tf.Module):
             images, log_det_of_steps = steps.bijector().inverse_and_log_det(images)
             if level < len(self.splits):
                 images, x2 = halves(images)
-                z, log_det_of_prior = standardize(x2, self.splits[level](images))
+                z, log_det_of_prior = standardize(x2, *self.splits[level](images))
             else:
                 top = self.top.bijector(labels)
                 z = top.inverse(images)

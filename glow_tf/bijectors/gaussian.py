@@ -37,21 +37,22 @@ class Gaussian(ImageBijector):
         self.mean_and_log_scale = mean_and_log_scale
 
     def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return unstandardize(z, self.mean_and_log_scale())
+        return unstandardize(z, *self._mean_and_log_scale())
 
     def _inverse_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return standardize(x, self.mean_and_log_scale())
+        return standardize(x, *self._mean_and_log_scale())
+
+    def _mean_and_log_scale(self) -> tuple[tf.Tensor, tf.Tensor]:
+        return as_pair(self.mean_and_log_scale(), "mean_and_log_scale", "mean, log_scale", self.dtype)
 
 
-def standardize(x: tf.Tensor, mean_and_log_scale: tuple[Any, Any]) -> tuple[tf.Tensor, tf.Tensor]:
+def standardize(x: tf.Tensor, mean: tf.Tensor, log_scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """(z, log-det [...]): z = (x - mean) * exp(-log_scale), for x [..., H, W, C]."""
-    mean, log_scale = as_pair(mean_and_log_scale, "the Gaussian's function", "mean, log_scale", x.dtype)
     z = (x - mean) * tf.exp(-log_scale)
     return z, -log_det_of_scale(log_scale, x, z)
 
 
-def unstandardize(z: tf.Tensor, mean_and_log_scale: tuple[Any, Any]) -> tuple[tf.Tensor, tf.Tensor]:
+def unstandardize(z: tf.Tensor, mean: tf.Tensor, log_scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """(x, log-det [...]): x = z * exp(log_scale) + mean, the inverse of `standardize`."""
-    mean, log_scale = as_pair(mean_and_log_scale, "the Gaussian's function", "mean, log_scale", z.dtype)
     x = z * tf.exp(log_scale) + mean
     return x, log_det_of_scale(log_scale, z, x)

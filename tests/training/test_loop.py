@@ -365,7 +365,7 @@ def test_a_roll_back_takes_back_no_result(path, monkeypatch):
     monkeypatch.setattr(metrics, "bits_per_dim", lambda *_, **__: (next(results), 0.1, 12))
     save = checkpoint.Checkpointer.save
     monkeypatch.setattr(
-        checkpoint.Checkpointer, "save", lambda self: save(self) if self._state.step_count == STEPS_PER_EPOCH else None
+        checkpoint.Checkpointer, "save", lambda self: save(self) if self.state.step_count == STEPS_PER_EPOCH else None
     )
     trainer = trainer_at_start()
     trainer.nan_from.assign(STEPS_PER_EPOCH)
