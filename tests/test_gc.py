@@ -57,9 +57,11 @@ def test_what_a_first_import_makes_is_not_looked_through_again_and_older_garbage
 
 def test_a_second_import_changes_nothing():
     frozen = gc.get_freeze_count()
+    others = [[] for _ in range(100)]
     with importing("gc"):
         assert gc.isenabled()
-    assert gc.get_freeze_count() == frozen
+    # Not equal, because frozen objects may be deleted meanwhile.
+    assert gc.get_freeze_count() <= frozen and others
 
 
 def test_the_packages_names_are_looked_up_once():
