@@ -4,16 +4,7 @@ import difflib
 import importlib
 import sys
 
-from glow_tf.cli import streams
-
-COMMANDS = {
-    "train": "trains a model",
-    "sample": "samples images, and edits images through their latents",
-    "evaluate": "prints the bits/dim of a test split, or scores images",
-    "convert": "converts weights from and to the formats of other programs",
-    "inspect": "describes a weights file",
-    "explore": "serves a page to explore a model in the browser",
-}
+from glow_tf.cli import COMMANDS, streams
 
 USAGE = f"usage: python3 -m glow_tf {{{','.join(COMMANDS)}}} [flags]; --help after a command shows its flags"
 
@@ -23,7 +14,7 @@ def run() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("--help", "-h", "help"):
         streams.secure()
-        print("\n".join([USAGE, *(f"    {name:10}{text}" for name, text in COMMANDS.items())]))
+        print("\n".join([USAGE, *(f"    {name:10}{text}" for name, (_, text) in COMMANDS.items())]))
         sys.exit(0)
     if command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)

@@ -18,8 +18,8 @@ def initialize(glow: "Glow", images: Array) -> None:
     """Implements `Glow.initialize`."""
     if glow.is_initialized:
         raise InputError(
-            "the actnorms were set before, by initialize or with loaded weights; to set them anew, set is_initialized "
-            "to False first"
+            "the actnorms are already initialised, by an earlier call or by loaded weights; to initialise them again, "
+            "set glow.is_initialized = False"
         )
     if not tf.executing_eagerly():
         raise InputError("initialize works in eager code only; call it outside of tf.function")

@@ -443,7 +443,9 @@ def test_actnorms_that_are_set_are_not_overwritten(rng, images):
     glow.initialize(images)
     before = values_of(glow)
     for clone in (glow, copy.deepcopy(glow)):
-        with pytest.raises(InputError, match="set before, by initialize or with loaded weights; .* is_initialized to"):
+        with pytest.raises(
+            InputError, match="already initialised, by an earlier call or by loaded weights; .*is_initialized = False"
+        ):
             clone.initialize(images + 0.1)
     for name, value in values_of(glow).items():
         np.testing.assert_array_equal(value, before[name])

@@ -245,10 +245,10 @@ def _check_not_empty(main: Callable) -> None:
 def _command_with(flag: str) -> str | None:
     """The command that has a flag. Two commands' flags cannot be defined in one process, so this reads their code."""
     if flag in (field.name for field in dataclasses.fields(TrainConfig)):
-        return COMMANDS["train"]
+        return COMMANDS["train"][0]
     definition = re.compile(rf'DEFINE_\w+\(\s*"{re.escape(flag)}"')
     modules = (name for name in COMMANDS if definition.search(Path(__file__).with_name(f"{name}.py").read_text()))
-    return next((COMMANDS[name] for name in modules), None)
+    return next((COMMANDS[name][0] for name in modules), None)
 
 
 def _message(error: Exception) -> str | None:

@@ -1,5 +1,6 @@
 """Lists the image files under a folder, and finds its training and test folders and its classes."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 
@@ -73,14 +74,21 @@ def find_splits(root: str) -> tuple[str, str | None]:
 
 def _with_images(root: str) -> tuple[list[str], list[str]]:
     """The sorted names of the folders in `root` that hold images, at any depth, and of the image files beside them."""
-    folders, files = set(), set()
-    for path, refusal in _walk(root):
-        name, is_inside, _ = path.partition(os.sep)
-        if is_inside:
-            folders.add(name)
-        elif not refusal:
-            files.add(name)
-    return sorted(folders), sorted(files)
+    try:
+        with os.scandir(root) as iterator:
+            entries = sorted(iterator, key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f"cannot list the folder {root!r}: {error.strerror}") from error
+    folders = [entry.name for entry in entries if _is_folder(entry) and _holds_images(entry.path)]
+    files = [entry.name for entry in entries if not (_is_folder(entry) or _is_ignored(entry) or _refusal(entry))]
+    return folders, files
+
+
+def _holds_images(folder: str) -> bool:
+    """Whether there are images at any depth; the search ends at the first one."""
+    with contextlib.suppress(InputError):  # a folder that cannot be listed is reported with the files
+        return next(_walk(folder), None) is not None
+    return False
 
 
 def _first(folders: Sequence[str], names: Sequence[str]) -> str | None:

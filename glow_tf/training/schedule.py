@@ -22,7 +22,7 @@ class Schedule:
         total_steps: where the fall ends.
 
     Raises:
-        InputError: if the fall is longer than the run.
+        InputError: for a length that is not an integer from 0 on, or a fall that is longer than the run.
 
     >>> float(Schedule(cooldown_steps=4, total_steps=8).factor(tf.constant(6), tf.constant(6)))
     0.5
@@ -33,7 +33,10 @@ class Schedule:
     total_steps: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.cooldown_steps <= self.total_steps:
+        for name, value in dataclasses.asdict(self).items():
+            if not hasattr(value, "__index__") or value < 0:
+                raise InputError(f"{name} is {value!r}; it must be an integer, 0 or more")
+        if self.cooldown_steps > self.total_steps:
             raise InputError(
                 f"cooldown_steps is {self.cooldown_steps}; it must be from 0 to the total_steps, {self.total_steps}"
             )

@@ -51,12 +51,16 @@ def test_rate_moves_the_variables():
         assert variable.numpy()[0] == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("cooldown_steps", [-1, 9])
-def test_a_cool_down_longer_than_the_run_is_refused(cooldown_steps):
-    with pytest.raises(
-        InputError, match=f"cooldown_steps is {cooldown_steps}; it must be from 0 to the total_steps, 8"
-    ):
-        Schedule(cooldown_steps=cooldown_steps, total_steps=8)
+def test_a_cool_down_longer_than_the_run_is_refused():
+    with pytest.raises(InputError, match="cooldown_steps is 9; it must be from 0 to the total_steps, 8"):
+        Schedule(cooldown_steps=9, total_steps=8)
+
+
+@pytest.mark.parametrize("name", ["warmup_steps", "cooldown_steps", "total_steps"])
+@pytest.mark.parametrize("value", [-1, 0.5, "4", None])
+def test_lengths_are_integers(name, value):
+    with pytest.raises(InputError, match=f"{name} is {value!r}; it must be an integer, 0 or more"):
+        Schedule(**{name: value})
 
 
 def test_cool_down_is_at_most_half_of_the_run():

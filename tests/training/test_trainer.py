@@ -195,7 +195,7 @@ def test_a_wrong_order_of_calls_is_refused():
     with pytest.raises(InputError, match="call it outside of tf.function"):
         tf.function(lambda: trainer.train_step(batch())["bits_per_dim"], autograph=False)()
     trainer.train_step(batch())
-    with pytest.raises(InputError, match="actnorms were set before, by initialize or with loaded weights"):
+    with pytest.raises(InputError, match="actnorms are already initialised, by an earlier call or by loaded weights"):
         trainer.initialize(batch())
     with pytest.raises(InputError, match="Trainer takes a Glow, not str"):
         Trainer("digits")
