@@ -4,7 +4,7 @@
     python3 benchmarks/learning.py --ablation --steps 700 --batch_size 16
     python3 benchmarks/learning.py --plot learning.csv --run runs/cifar10-small --out docs/learning.png
 
-All models have L=3, affine couplings and 1x1 convolutions, see the same batches, and follow the same schedule: warm-up
+All models have affine couplings and 1x1 convolutions, see the same batches, and follow the same schedule: warm-up
 over 4 % of the training and linear cool-down over its second half. A training lasts --steps, or as many steps as
 --cpu_seconds allow. Only training steps count, without the first one, so that tracing and evaluations do not. The
 models of this package are initialised from 256 images, as by main.py; the others initialise on their first batch.
@@ -32,7 +32,6 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import compare
 
-NUM_LEVELS = 3
 INITIAL_IMAGES = 256
 WARMUP, COOLDOWN = 0.04, 0.5  # parts of a training
 
@@ -54,6 +53,11 @@ MODELS = {
     "plus without bounded splits": ("glow_tf", PLUS, NO_SPLIT_BOUND),
     "plus in bfloat16": ("glow_tf", PLUS | {"mixed_precision": True}, {}),
     "plus with learned noise": ("glow_tf", PLUS | {"dequantization": "variational"}, {}),
+    "plus with learned noise in bfloat16": (
+        "glow_tf",
+        PLUS | {"dequantization": "variational", "mixed_precision": True},
+        {},
+    ),
     "normflows": ("normflows", {}, {}),
     "nflows": ("nflows", {}, {}),
     "tfb.Glow": ("tfb.Glow", {}, {}),
@@ -62,6 +66,7 @@ ABLATION = [name for name, (implementation, *_) in MODELS.items() if implementat
 COLUMNS = (
     "model",
     "seed",
+    "l_glow",
     "k_glow",
     "width",
     "batch_size",
@@ -134,7 +139,7 @@ def learn(name, path, seed, options):
         extra = extra | {"initial": train[:INITIAL_IMAGES]}
         replace_parts(parts)
     model = compare.IMPLEMENTATIONS[implementation](
-        NUM_LEVELS, options.k_glow, options.width, first, beta_2=options.beta_2, seed=seed, **extra
+        options.l_glow, options.k_glow, options.width, first, beta_2=options.beta_2, seed=seed, **extra
     )
     seconds, step, progress = np.zeros(2), 0, 0.0
     points = [point / options.points for point in range(1, options.points + 1)]
@@ -167,7 +172,7 @@ def compare_models(options):
                 command += ["--work", name, path, seed]
                 with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
                     for line in process.stdout:
-                        settings = [name, seed, options.k_glow, options.width, options.batch_size]
+                        settings = [name, seed, options.l_glow, options.k_glow, options.width, options.batch_size]
                         rows.append([*settings, *json.loads(line)])
                         print("| " + " | ".join(map(str, rows[-1])) + " |", flush=True)
                         write_csv(options.csv, rows)
@@ -231,6 +236,7 @@ def main():
     parser.add_argument("--beta_2", type=float, default=0.99, help="decay of Adam's second moments")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--k_glow", type=int, default=8)
+    parser.add_argument("--l_glow", type=int, default=3)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--test_images", type=int, default=1_000)
     parser.add_argument("--csv", help="file for the rows")
