@@ -60,9 +60,11 @@ def write_atomically(path: str | os.PathLike, data: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None  # the caller knows nothing of the temporary file
         raise
     sync(path.parent)
 

@@ -39,6 +39,16 @@ def class_names(metadata: Mapping[str, Any], num_classes: int) -> list[str]:
     return names + [str(index) for index in range(len(names), num_classes)]
 
 
+def total_steps(metadata: Mapping[str, Any]) -> int | None:
+    """The training steps of a model, with those of the weights that its run started from; None if unknown.
+
+    >>> total_steps({"step": 10, "previous_steps": 90})
+    100
+    """
+    step = metadata.get("step")
+    return None if step is None else step + (metadata.get("previous_steps") or 0)
+
+
 def encode(kind: str, value: Mapping[str, Any]) -> bytes:
     """Encodes a "configuration" or "metadata" as JSON; raises InputError for values that a file cannot store."""
     limit, check = _KINDS[kind]
@@ -95,7 +105,7 @@ _IS_VALID: dict[str, Callable[[Any], bool]] = {
 # The metadata that this package reads. None means that a value is unknown; other keys are unrestricted.
 _METADATA = {
     **dict.fromkeys(("dataset", "command", "converted_from", "run_id"), "a text"),
-    **dict.fromkeys(("step", "epoch", "seed", "test_images", "selection_images"), "an integer"),
+    **dict.fromkeys(("step", "previous_steps", "epoch", "seed", "test_images", "selection_images"), "an integer"),
     **dict.fromkeys(("test_bits_per_dim", "test_standard_error", "selection_bits_per_dim"), "a finite number"),
     "class_names": "a list of texts",
     "train_bits_per_dim": "an object",

@@ -48,6 +48,12 @@ def test_the_longest_names_are_written(tmp_path, letter):
     assert os.listdir(tmp_path) == [path.name] and path.read_bytes() == b"new"
 
 
+def test_errors_name_the_file_and_not_the_temporary_one(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        _files.write_atomically(tmp_path / "missing" / "weights.h5", b"new")
+    assert error.value.filename == str(tmp_path / "missing" / "weights.h5")
+
+
 def written(path, header, data=b""):
     header = header.encode() + b"\n"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data)

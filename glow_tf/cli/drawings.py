@@ -18,6 +18,7 @@ from glow_tf.data import image_data
 from glow_tf.errors import InputError
 from glow_tf.evaluation import editing, metrics, visualization
 from glow_tf.glow import Glow
+from glow_tf.metadata import total_steps
 
 FLAGS = flags.FLAGS
 
@@ -164,7 +165,7 @@ DRAW = {
 
 def save(drawing: Drawing, weights: app.Weights) -> list[str]:
     """Writes the picture, and the scatter plot and the animation that belong to it; returns a line about each."""
-    steps = weights.metadata.get("step")
+    steps = total_steps(weights.metadata)
     model = f"Model: {weights.title}" + ("" if steps is None else f", trained {steps:,} steps")
     caption = f"{drawing.title}\n{'; '.join(filter(None, [model, drawing.notes]))}"
     out = FLAGS.out or f"{FLAGS.mode}.png"

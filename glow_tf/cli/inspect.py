@@ -77,7 +77,8 @@ def kind_of(config: GlowConfig) -> str:
 
 
 def _progress(metadata: Mapping[str, Any], path: str | os.PathLike) -> str:
-    known = [f"{name} {_text(metadata[name])}" for name in ("step", "epoch", "seed") if name in metadata]
+    names = {"step": "step", "previous_steps": "steps before", "epoch": "epoch", "seed": "seed"}
+    known = [f"{text} {_text(metadata[name])}" for name, text in names.items() if name in metadata]
     time = curves.training_time_of(path, metadata.get("step"))
     return ", ".join([*known, time] if time else known) or _UNKNOWN
 

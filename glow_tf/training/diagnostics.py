@@ -5,12 +5,12 @@ A healthy model stays inside `RANGES`; outside of one, the float32 inverse is ab
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from glow_tf.bijectors import AffineCoupling, Squeeze
+from glow_tf.bijectors import AffineCoupling, ImageBijector, Squeeze
 from glow_tf.bijectors.shapes import halves
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
@@ -95,23 +95,34 @@ def first_not_finite(glow: Glow, values: Array, labels: Labels | None = None) ->
     """Returns the first layer, from continuous pixels on, whose result is not finite, in words; None if all are."""
     if not _is_finite(values):
         return "the pixels" if glow.flow.noise is None else "the pixels or their learned noise"
-    for _, place, *_, output, log_det in _layers(glow, values):
-        if not (_is_finite(output) and _is_finite(log_det)):
-            return place
+    for layer in _layers(glow, values):
+        if not (_is_finite(layer.output) and _is_finite(layer.log_det)):
+            return layer.place
     if not _is_finite(glow.log_prob(values, labels)):
         return "the Gaussians of the latents"
     return None
 
 
-def _layers(glow: Glow, values: Array) -> Iterator[tuple[int, str, Any, tf.Tensor, tf.Tensor, tf.Tensor]]:
-    """(level, place, bijector, input, output, log-det) of each layer of the flow for some images."""
+class _Layer(NamedTuple):
+    """A layer of a flow step, and what it computes for some images."""
+
+    level: int
+    place: str  # in words
+    bijector: ImageBijector
+    input: tf.Tensor
+    output: tf.Tensor
+    log_det: tf.Tensor
+
+
+def _layers(glow: Glow, values: Array) -> Iterator[_Layer]:
+    """The layers of all flow steps, from the image on."""
     images = glow.flow.preprocess(values)[0]
     for level, steps in enumerate(glow.flow.steps):
         images = Squeeze(dtype=images.dtype).inverse_and_log_det(images)[0]
         for k, step in enumerate(steps.each_step()):
             for name, bijector in zip(("actnorm", "permutation", "coupling"), step.layers, strict=True):
                 output, log_det = bijector.inverse_and_log_det(images)
-                yield level, f"level {level}, step {k}, {name}", bijector, images, output, log_det
+                yield _Layer(level, f"level {level}, step {k}, {name}", bijector, images, output, log_det)
                 images = output
         if level < len(glow.flow.steps) - 1:
             images = halves(images)[0]
@@ -120,10 +131,10 @@ def _layers(glow: Glow, values: Array) -> Iterator[tuple[int, str, Any, tf.Tenso
 def _coupling_scales(glow: Glow, values: Array) -> dict[int, list[float]]:
     """{level: smallest and largest scales of its affine couplings}; empty for additive ones."""
     scales: dict[int, list[float]] = {}
-    for level, _, bijector, images, *_ in _layers(glow, values):
-        if isinstance(bijector, AffineCoupling):
-            _, log_scale = bijector.conditioner(halves(images)[0])
-            scales.setdefault(level, []).extend(np.exp([np.min(log_scale), np.max(log_scale)]))
+    for layer in _layers(glow, values):
+        if isinstance(layer.bijector, AffineCoupling):
+            _, log_scale = layer.bijector.conditioner(halves(layer.input)[0])
+            scales.setdefault(layer.level, []).extend(np.exp([np.min(log_scale), np.max(log_scale)]))
     return scales
 
 

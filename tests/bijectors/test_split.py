@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from glow_tf.bijectors.actnorm import ActNorm
 from glow_tf.bijectors.split import Split
+from glow_tf.bijectors.squeeze import Squeeze
 
 
 def test_on_numbers():
@@ -26,3 +28,11 @@ def test_levels_below_run_once():
     image = tf.ones([2, 2, 2, 2])
     split.forward_log_det_jacobian(split.inverse(image), 3)
     assert len(passes) == 1
+
+
+def test_the_levels_below_must_keep_the_shape():
+    split = Split(lambda x1: (x1, x1), Squeeze())
+    with pytest.raises(ValueError, match=r"deeper maps an event of shape \(2, 2, 1\) to \(1, 1, 4\)"):
+        split.inverse(tf.ones([2, 2, 2]))
+    with pytest.raises(ValueError, match=r"deeper maps an event of shape \(2, 2, 4\) to \(4, 4, 1\)"):
+        split.forward(tf.ones([2, 2, 8]))

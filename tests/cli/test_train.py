@@ -259,5 +259,6 @@ def test_other_settings_are_refused_and_fresh_moves_the_run_aside(folder):
     # The model of that run was fine-tuned with learned noise, and the new run was resumed.
     assert noise[0] == more_noise[0] == 0, (noise, more_noise)
     assert "learned/checkpoints/state/ckpt-1, step 1\n" in more_noise[2]
-    config = Glow.load(folder / "learned").config
-    assert (config.num_steps, config.dequantization) == (2, "variational")
+    glow = Glow.load(folder / "learned")
+    assert (glow.config.num_steps, glow.config.dequantization) == (2, "variational")
+    assert (glow.metadata["step"], glow.metadata["previous_steps"]) == (2, 6)
