@@ -81,6 +81,7 @@ PRESETS: dict[str, dict] = {
         **SMALL,
         "dataset": "cifar10",
         "width": 128,
+        "dequantization": "variational",
         "mixed_precision": "auto",
         "epochs": 11,
         "learning_rate": 2e-3,
