@@ -183,6 +183,11 @@ class Evaluator:
                 f"warning: the bits/dim of the test images is {bits}; the first values that are not finite are in "
                 f"{where or 'none of the first images'}"
             )
+        elif error is not None and error > abs(bits) / 2:
+            self.reporter.line(
+                "warning: a few test images have far more bits/dim than the others and decide this mean; evaluate.py "
+                "prints the classes that they are in, and with --images the bits/dim of each image"
+            )
 
     def _look_closer(self, glow: Glow) -> None:
         """Pictures and diagnostics, which change no weight and may take long beside a short epoch."""

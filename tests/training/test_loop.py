@@ -289,10 +289,11 @@ def test_an_unknown_option_is_refused(path):
         fit(trainer_at_start(), path, batch_size=4)
 
 
-def test_snapshots_and_the_best_weights_are_kept(path, monkeypatch):
-    results = iter([3.0, 1.0, 2.0, float("nan")])
-    monkeypatch.setattr(metrics, "bits_per_dim", lambda *_, **__: (next(results), 0.1, 12))
+def test_snapshots_and_the_best_weights_are_kept(path, monkeypatch, capfd):
+    results = iter([(3.0, 0.1), (1.0, 0.1), (20.0, 18.0), (float("nan"), float("nan"))])
+    monkeypatch.setattr(metrics, "bits_per_dim", lambda *_, **__: (*next(results), 12))
     fit(trainer_at_start(), path, epochs=4, keep=2)
+    assert capfd.readouterr().err.count("a few test images have far more bits/dim than the others") == 1
     names = {file.name for file in RunDirectory(path).checkpoints.glob("*.h5")}
     assert names == {"weights.h5", "weights-best.h5", "weights-epoch0003.h5", "weights-epoch0004.h5"}
     assert metadata(RunDirectory(path).best_weights)["epoch"] == 2
