@@ -72,3 +72,9 @@ def test_sections_exist(document):
         headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
         names = [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
         assert section in names, f"{document} links to {file}#{section}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_no_line_of_a_paragraph_reads_as_an_item_of_a_list(document):
+    text = re.sub(r"^```.*?^```$", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"^(?![ >|]|\d+\. |[-+*] ).*\w.*\n {0,3}(?:\d+\.|[-+*]) .*", text, re.MULTILINE) == []
