@@ -2,7 +2,7 @@
 
 python3 benchmarks/precision.py gradients     float32 against float64, level by level, at K=32
 python3 benchmarks/precision.py bfloat16      bits/dim after the same number of steps and the round trip, on digits
-python3 benchmarks/precision.py bfloat16 ../shared/data/tfds 500    the same on CIFAR-10, as the preset cifar10-small
+python3 benchmarks/precision.py bfloat16 ../shared/data/tfds 500    the same on CIFAR-10, K=8, width 128
 python3 benchmarks/precision.py xla           seconds of the first step at K=4 and K=16, with and without XLA
 """
 

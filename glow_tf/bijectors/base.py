@@ -169,13 +169,11 @@ def log_det_of_scale(log_scale: tf.Tensor, values: tf.Tensor, result: tf.Tensor)
     return sum_except_batch(log_scale)
 
 
-def check_event(values: tf.Tensor, result: tf.Tensor) -> None:
-    """Raises ValueError if parameters broadcast the event of `values` to another shape, that of `result`."""
+def check_event(values: tf.Tensor, result: tf.Tensor, cause: str = "parameters broadcast") -> None:
+    """Raises ValueError, which names the cause, if the event of `result` has another shape than that of `values`."""
     before, after = values.shape[-3:], result.shape[-3:]
     if not before.is_compatible_with(after):
-        raise ValueError(
-            f"parameters broadcast an event of shape {tuple(before)} to {tuple(after)}, which is not a bijection"
-        )
+        raise ValueError(f"{cause} an event of shape {tuple(before)} to {tuple(after)}; it must keep its shape")
 
 
 def constant_log_det(log_det_per_position: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

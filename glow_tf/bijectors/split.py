@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from glow_tf.bijectors.base import ImageBijector, as_pair
+from glow_tf.bijectors.base import ImageBijector, as_pair, check_event
 from glow_tf.bijectors.gaussian import standardize, unstandardize
 from glow_tf.bijectors.shapes import EVENT_NDIMS, halves
 
@@ -36,7 +36,8 @@ class Split(ImageBijector):
 
     def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         z1, z2 = halves(z)
-        x1 = self._same_event(z1, self.deeper.forward(z1))  # its log-det comes from TFP's cache below
+        x1 = self.deeper.forward(z1)  # its log-det comes from TFP's cache below
+        check_event(z1, x1, "deeper maps")
         x2, log_det = unstandardize(z2, *self._mean_and_log_scale(x1))
         log_det += self.deeper.forward_log_det_jacobian(z1, event_ndims=EVENT_NDIMS)
         return tf.concat([x1, x2], axis=-1), log_det
@@ -44,18 +45,13 @@ class Split(ImageBijector):
     def _inverse_and_log_det(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x1, x2 = halves(x)
         z2, log_det = standardize(x2, *self._mean_and_log_scale(x1))
-        z1 = self._same_event(x1, self.deeper.inverse(x1))
+        z1 = self.deeper.inverse(x1)
+        check_event(x1, z1, "deeper maps")
         log_det += self.deeper.inverse_log_det_jacobian(x1, event_ndims=EVENT_NDIMS)
         if z1.shape[:-1] != z2.shape[:-1]:
             # A class-conditional top prior has one Gaussian per label: images may broadcast with the labels.
             z2 = tf.broadcast_to(z2, tf.shape(z1))
         return tf.concat([z1, z2], axis=-1), log_det
-
-    def _same_event(self, values: tf.Tensor, result: tf.Tensor) -> tf.Tensor:
-        before, after = values.shape[-EVENT_NDIMS:], result.shape[-EVENT_NDIMS:]
-        if not before.is_compatible_with(after):
-            raise ValueError(f"deeper maps an event of shape {tuple(before)} to {tuple(after)}; it must keep the shape")
-        return result
 
     def _mean_and_log_scale(self, x1: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return as_pair(self.prior(x1), "the prior", "mean, log_scale", self.dtype)

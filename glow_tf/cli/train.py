@@ -40,7 +40,6 @@ from glow_tf.config import (
 )
 from glow_tf.data import registry
 from glow_tf.errors import InputError
-from glow_tf.metadata import total_steps
 from glow_tf.training import settings
 from glow_tf.training.run_directory import RunDirectory
 
@@ -137,8 +136,6 @@ def main(arguments: list[str]) -> int:
                 print(f"the earlier run was moved to {archived}")
         _announce(trainer, images, run)
         metadata = {"command": recorded_command(), "dataset": FLAGS.dataset, "seed": config.seed}
-        if weights is not None:
-            metadata["previous_steps"] = total_steps(weights.metadata) or 0
         result = trainer.fit(
             images.train,
             images.test,

@@ -19,6 +19,7 @@ from glow_tf.dequantization import NoiseStream
 from glow_tf.errors import InputError
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
+from glow_tf.metadata import total_steps
 from glow_tf.training import diagnostics, hardware, model_card, pictures
 from glow_tf.training.progress import Reporter
 from glow_tf.training.run_directory import RunDirectory
@@ -231,6 +232,11 @@ class Evaluator:
             "test_standard_error": error if error is not None and math.isfinite(error) else None,
             "test_images": count,
         }
+        # The Glow's own metadata are those of the weights that were loaded into it, perhaps of this run.
+        is_this_run = glow.metadata.get("run_id") == self.record.run_id
+        before = glow.metadata.get("previous_steps") if is_this_run else total_steps(glow.metadata)
+        if before:
+            metadata["previous_steps"] = before
         typical = metrics.bits_per_dim_per_image(glow, self._typical)
         if math.isfinite(typical.mean()):
             metadata["train_bits_per_dim"] = metrics.distribution_summary(typical)

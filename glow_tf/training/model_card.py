@@ -69,6 +69,7 @@ def text(
     size = "x".join(map(str, config.image_shape))
     classes = f", {config.num_classes} classes" if config.num_classes else ""
     dataset = str(metadata.get("dataset", "unknown"))
+    before = metadata.get("previous_steps")
     rows = {
         "data": f"{_inline(dataset)}, {size}, {config.num_bits} bits per channel{classes}",
         "licence of the data": _LICENCES.get(dataset, "not recorded"),
@@ -78,7 +79,8 @@ def text(
         "command": f"`{_code(metadata.get('command', 'none: trained from Python'))}`",
         "precision": config.dtype + ", coupling networks in bfloat16" * bool(metadata.get("mixed_precision")),
         "steps": f"{metadata.get('step', 'unknown')}, epoch {metadata.get('epoch', 'unknown')}, "
-        f"seed {metadata.get('seed', 'unknown')}",
+        f"seed {metadata.get('seed', 'unknown')}"
+        + (f", after {before} steps of the weights that it started from" if before else ""),
         "test bits/dim": _result(metadata),
         "hardware": _inline(hardware),
         "training time": curves.training_time(seconds, cpu_seconds) or "unknown",

@@ -289,6 +289,21 @@ def test_an_unknown_option_is_refused(path):
         fit(trainer_at_start(), path, batch_size=4)
 
 
+def test_a_run_from_weights_counts_their_steps(path, tmp_path, monkeypatch):
+    trainer = trainer_at_start()
+    fit(trainer, path, epochs=1)
+    loaded = metadata(RunDirectory(path).weights)
+    assert "previous_steps" not in loaded
+    # The metadata of a Glow that was loaded from these weights, which were themselves trained from others.
+    monkeypatch.setattr(trainer.glow, "metadata", loaded | {"previous_steps": 4})
+    for folder, previous in ((tmp_path / "another run", 7), (path, 4)):
+        trainer = trainer_at_start()
+        last = list(trainer.glow.named_variables().values())[-1]
+        last.assign_add(tf.ones_like(last))  # a run is known by its first weights
+        fit(trainer, folder, epochs=2)
+        assert metadata(RunDirectory(folder).weights)["previous_steps"] == previous
+
+
 def test_snapshots_and_the_best_weights_are_kept(path, monkeypatch, capfd):
     results = iter([(3.0, 0.1), (1.0, 0.1), (20.0, 18.0), (float("nan"), float("nan"))])
     monkeypatch.setattr(metrics, "bits_per_dim", lambda *_, **__: (*next(results), 12))
