@@ -28,7 +28,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 INITIAL_IMAGES = 256
 TYPICAL_IMAGES = 512  # training images whose scores are recorded
-MAX_BYTES = 100_000  # of an array whose shape alone is stored, if it is not all zeros
+MAX_BYTES = 100_000  # without --dataset, only the shape of a larger array is stored, unless it is all zeros
 MOSAIC = (20, 25)  # rows and columns of the images in one WebP file
 
 
@@ -51,7 +51,9 @@ def main():
     export.add_argument("--ema_decay", type=float, default=0.999)
     export.add_argument("--mixed_precision", action="store_true")
     export.add_argument(
-        "--products", choices=("always", "never"), help="of matrices, for 1x1 convolutions; default: as on this machine"
+        "--products",
+        choices=("always", "never"),
+        help="whether 1x1 convolutions are matrix products; default: as on this machine",
     )
     export.add_argument("--dataset", help="training images, from which the weights are initialised")
     export.add_argument("--data_dir")
@@ -148,7 +150,7 @@ class CompiledStep:
         self._metrics = sorted(concrete.structured_outputs)
 
     def names(self):
-        """What is at which place of the inputs and outputs.
+        """The meaning of the inputs and outputs.
 
         Returns:
             {"metrics": names of the first outputs, "rate": input index of the learning rate, "updated": input indices

@@ -289,7 +289,7 @@ def peak_mb():
 
 
 def work(name, size, batch):
-    """The child process: builds the model, runs one step, then times the methods named on its input, one per line."""
+    """The child process: builds the model, runs one step, then times the methods named on stdin, one per line."""
     levels, steps, width, _ = SIZES[size]
     images = random_bytes(batch)
     model = IMPLEMENTATIONS[name](levels, steps, width, images)

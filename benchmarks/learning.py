@@ -35,11 +35,13 @@ import compare
 INITIAL_IMAGES = 256
 WARMUP, COOLDOWN = 0.04, 0.5  # parts of a training
 
-# {model: (implementation, its options, parts of the architecture "plus" that come from another one)}. A part is
-# (field of `Architecture`, "openai" or the name of a class in this file).
+PLUS = {"architecture": "plus", "optimizer": "muon"}
+
+# {field of `Architecture`: the variant that replaces it in "plus"}; see `replace_parts`.
 NO_WHITENING = {"flow_steps": "openai"}
 NO_SPLIT_BOUND = {"split_prior": "openai"}
-PLUS = {"architecture": "plus", "optimizer": "muon"}
+
+# {model: (implementation, its options, replaced parts of "plus")}.
 MODELS = {
     "paper": ("glow_tf", {"architecture": "openai"}, {}),
     "paper with Muon": ("glow_tf", {"architecture": "openai", "optimizer": "muon"}, {}),
@@ -95,12 +97,12 @@ def batches(images, batch_size, rng):
 
 
 def rate_factor(progress):
-    """The learning rate over its peak where `progress` (0 to 1) of a training is done."""
+    """The learning rate relative to its peak after the fraction `progress`, 0 to 1, of a training."""
     return min(1.0, progress / WARMUP, (1 - progress) / COOLDOWN)
 
 
 def replace_parts(parts):
-    """Replaces parts of the architecture "plus" for this process."""
+    """Replaces parts of the architecture "plus" in this process: {field of `Architecture`: name of its source}."""
     import tensorflow as tf
 
     from glow_tf.bijectors import actnorm_init
@@ -144,6 +146,7 @@ def learn(name, path, seed, options):
     seconds, step, progress = np.zeros(2), 0, 0.0
     points = [point / options.points for point in range(1, options.points + 1)]
     while progress < 1:
+        # The first step is not at progress 0, where the rate is 0.
         model.set_rate(options.learning_rate * rate_factor(progress or 1 / max(2, options.steps)))
         start = np.array([time.perf_counter(), time.process_time()])
         model.step(first if step == 0 else next(stream))
@@ -154,8 +157,8 @@ def learn(name, path, seed, options):
         if progress >= points[0]:
             points.pop(0)
             bits = np.concatenate([model.score(batch) for batch in np.split(test, range(100, len(test), 100))])
-            row = [step, bits.mean(), bits.std() / len(bits) ** 0.5, *seconds]
-            print(json.dumps([step, *(round(float(value), 4) for value in row[1:])]), flush=True)
+            numbers = bits.mean(), bits.std() / len(bits) ** 0.5, *seconds
+            print(json.dumps([step, *(round(float(number), 4) for number in numbers)]), flush=True)
 
 
 def compare_models(options):

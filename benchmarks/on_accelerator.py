@@ -20,30 +20,32 @@ import numpy as np
 
 PIECE_BYTES = 15_000_000
 STEP, IMAGES = 0, 1  # indices of these inputs
-LOG_EVERY = 100
+LOG_EVERY = 100  # steps
+LONGEST_KERNELS = 30  # rows of a profile
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, function in (("time", time_steps), ("profile", profile_step), ("train", train_for)):
-        command = commands.add_parser(name)
-        command.set_defaults(run=function)
-        if name == "time":
-            command.add_argument("steps", nargs="+", help="files of `accelerator.py export`")
-            command.add_argument("--together", action="store_true", help="also run them at the same time, in threads")
-        else:
-            command.add_argument("step", help="file of `accelerator.py export`")
-        if name != "train":
-            command.add_argument("--repeat", type=int, default=50, help="steps to run")
-            continue
-        command.add_argument("--images", nargs="+", required=True, help="folders of `accelerator.py images`")
-        command.add_argument("--seconds", type=float, required=True)
-        command.add_argument("--learning_rate", type=float, default=2e-3)
-        command.add_argument("--warmup_seconds", type=float, default=10.0)
-        command.add_argument("--snapshots", type=int, default=0, help="also write this many averages on the way")
-        command.add_argument("--flip", action="store_true", help="mirror half of the images")
-        command.add_argument("--out", required=True, help="folder")
+    timing = commands.add_parser("time")
+    timing.set_defaults(run=time_steps)
+    timing.add_argument("steps", nargs="+", help="files of `accelerator.py export`")
+    timing.add_argument("--repeat", type=int, default=50, help="steps to run")
+    timing.add_argument("--together", action="store_true", help="also run them at the same time, in threads")
+    profile = commands.add_parser("profile")
+    profile.set_defaults(run=profile_step)
+    profile.add_argument("step", help="file of `accelerator.py export`")
+    profile.add_argument("--repeat", type=int, default=50, help="steps to run")
+    train = commands.add_parser("train")
+    train.set_defaults(run=train_for)
+    train.add_argument("step", help="file of `accelerator.py export`")
+    train.add_argument("--images", nargs="+", required=True, help="folders of `accelerator.py images`")
+    train.add_argument("--seconds", type=float, required=True)
+    train.add_argument("--learning_rate", type=float, default=2e-3)
+    train.add_argument("--warmup_seconds", type=float, default=10.0)
+    train.add_argument("--snapshots", type=int, default=0, help="also write this many averages on the way")
+    train.add_argument("--flip", action="store_true", help="mirror half of the images")
+    train.add_argument("--out", required=True, help="folder")
     options = parser.parse_args()
     options.run(options)
 
@@ -191,7 +193,7 @@ def seconds_in_a_row(step, repeat):
     return (time.perf_counter() - start) / repeat
 
 
-def profile_step(options, num_rows=30):
+def profile_step(options):
     """Prints where the device's time goes: the kernels' total beside the clock, and the longest of them."""
     import tempfile
 
@@ -220,9 +222,11 @@ def profile_step(options, num_rows=30):
                 seconds[event.name] += event.duration_ns / 1e9
                 counts[event.name] += 1
     total = sum(seconds.values())
-    print(f"{options.step}: {1e3 * wall / options.repeat:.2f} ms a step with the profiler on; kernels")
-    print(f"{1e3 * total / options.repeat:.2f} ms in {sum(counts.values()) / options.repeat:.0f} launches")
-    for name, value in seconds.most_common(num_rows):
+    print(
+        f"{options.step}: {1e3 * wall / options.repeat:.2f} ms a step with the profiler on; "
+        f"{sum(counts.values()) / options.repeat:.0f} kernels of {1e3 * total / options.repeat:.2f} ms in all"
+    )
+    for name, value in seconds.most_common(LONGEST_KERNELS):
         print(f"{1e3 * value / options.repeat:8.3f} ms {counts[name] / options.repeat:6.0f} x {name[:110]}")
 
 
@@ -240,9 +244,9 @@ def read_images(folders):
     return np.concatenate(images)
 
 
-def batches(images, batch_size, flip, seed=0):
+def batches(images, batch_size, flip):
     """Yields shuffled batches without end, and drops the rest of each pass."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     while True:
         order = rng.permutation(len(images))[: len(images) // batch_size * batch_size]
         for rows in order.reshape(-1, batch_size):

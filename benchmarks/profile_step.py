@@ -51,7 +51,7 @@ def main():
             work(images)
             tf.profiler.experimental.stop()
             profiles.append(times_of_operations(folder))
-    # Other load only ever adds to an event, so that the least of several is its own time.
+    # Other load can only lengthen an event, so the least of several is its own time.
     counts = {name: len(events) for name, events in profiles[0].items()}
     seconds = collections.Counter(
         {

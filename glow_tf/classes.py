@@ -25,14 +25,15 @@ tfb = tfp.bijectors
 
 def class_log_probs(flow: Flow, images: tf.Tensor) -> tf.Tensor:
     """[B, num_classes], nats: log p(image | class) of continuous images [B, H, W, C]."""
-    if not flow.num_classes:
+    num_classes = flow.config.num_classes
+    if not num_classes:
         raise InputError("this model is not class-conditional: it has no classes")
     without_top = tfb.Chain(flow.bijectors(tfb.Identity()))
     *leaving, deepest = latents.split(without_top.inverse(images), len(flow.steps))
     log_prob = without_top.inverse_log_det_jacobian(images, event_ndims=EVENT_NDIMS)
     log_prob += sum(standard_normal_log_prob(level) for level in leaving)
-    per_class = tf.repeat(deepest[:, tf.newaxis], flow.num_classes, axis=1)
-    z, log_det = standardize(per_class, *flow.top.mean_and_log_scale(tf.range(flow.num_classes)))
+    per_class = tf.repeat(deepest[:, tf.newaxis], num_classes, axis=1)
+    z, log_det = standardize(per_class, *flow.top.mean_and_log_scale(tf.range(num_classes)))
     return log_prob[:, tf.newaxis] + standard_normal_log_prob(z) + log_det
 
 

@@ -193,7 +193,7 @@ def _option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-# Ranges of several options: what is allowed in words, and the test of it.
+# The valid values of several options, in words and as a test.
 _COUNT = ("an integer from 1 to 2147483647", lambda v: 1 <= v < 2**31)
 _FROM_ZERO = ("an integer from 0 to 2147483647", lambda v: 0 <= v < 2**31)
 _BELOW_ONE = 0.9999999  # a number closer to 1 is 1 in float32

@@ -50,12 +50,12 @@ class Dequantizer:
         num_bits: 1 to 8; the low 8 - num_bits bits of each byte are dropped.
         low, high: the range that all bins together cover; [-0.5, 0.5) in OpenAI's code.
 
-    >>> scale = Dequantizer(num_bits=1)
-    >>> scale.dequantize(np.array([0, 127, 128, 255], np.uint8), noise=0.5).numpy().tolist()
+    >>> dequantizer = Dequantizer(num_bits=1)
+    >>> dequantizer.dequantize(np.array([0, 127, 128, 255], np.uint8), noise=0.5).numpy().tolist()
     [-0.25, -0.25, 0.25, 0.25]
-    >>> scale.quantize(np.array([-0.25, 0.25, 9.0])).numpy().tolist()
+    >>> dequantizer.quantize(np.array([-0.25, 0.25, 9.0])).numpy().tolist()
     [0, 128, 255]
-    >>> float(scale.bits_per_dim(tf.constant(0.0), num_dims=64))
+    >>> float(dequantizer.bits_per_dim(tf.constant(0.0), num_dims=64))
     1.0
     """
 

@@ -13,7 +13,6 @@ from tensorflow_probability.python.distributions.transformed_distribution import
 
 from glow_tf import inputs
 from glow_tf.bijectors.shapes import EVENT_NDIMS
-from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.flow import Flow
 
@@ -26,7 +25,7 @@ class FlowBijector(_Chain):
     Arguments are checked for type and shape, and images in eager code for their scale; see `inputs.image_events`.
 
     Args:
-        flow, config: the `Flow` and its configuration.
+        flow: the `Flow` whose variables the bijector reads.
         labels: integers [...] for a class-conditional model, else None.
         backprop, network_dtype: see `Glow.transformed_distribution`.
     """
@@ -34,7 +33,6 @@ class FlowBijector(_Chain):
     def __init__(
         self,
         flow: Flow,
-        config: GlowConfig,
         labels: tf.Tensor | None = None,
         backprop: str = "recompute",
         network_dtype: tf.DType | None = None,
@@ -43,7 +41,7 @@ class FlowBijector(_Chain):
         parameters = dict(locals())
         layers = flow.bijectors(flow.top.bijector(labels), backprop, network_dtype)
         super().__init__(layers, parameters=parameters, name=name)
-        self.config = config
+        self.config = flow.config
         self.labels = labels
 
     def __getitem__(self, slices: Any) -> "FlowBijector":

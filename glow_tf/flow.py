@@ -42,6 +42,7 @@ class Flow(tf.Module):
         classifier: OpenAI's classifier of the deepest latents, or None.
         noise: the `NoiseFlow` of variational dequantisation, or None.
         dequantizer: the `Dequantizer` between bytes and pixels.
+        config: the argument.
 
     References: Kingma & Dhariwal 2018, figure 2b; Dinh et al. 2017, section 3.6.
     """
@@ -61,7 +62,7 @@ class Flow(tf.Module):
         self.classifier = Classifier(config, shapes[-1][-1], "classifier") if config.classifier else None
         self.noise = NoiseFlow(config, rng, "noise") if config.dequantization == "variational" else None
         self.dequantizer = Dequantizer(config.num_bits, *config.pixel_range)
-        self.num_classes = config.num_classes
+        self.config = config
         self._dtype = tf.as_dtype(config.dtype)
         self._logit = _logit(*config.pixel_range, self._dtype) if config.pixels == "logit" else None
 
@@ -129,18 +130,18 @@ class Flow(tf.Module):
 
     def level_log_probs(self, images: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
         """[B, L], nats: the contribution of each level to the log density; see `Glow.level_log_probs`."""
-        images, log_det = self.preprocess(images)
+        x, log_det = self.preprocess(images)
         log_probs = []
         for level, steps in enumerate(self.steps):
-            images = Squeeze(dtype=self._dtype).inverse_and_log_det(images)[0]
-            images, log_det_of_steps = steps.bijector().inverse_and_log_det(images)
+            x = Squeeze(dtype=self._dtype).inverse_and_log_det(x)[0]
+            x, log_det_of_steps = steps.bijector().inverse_and_log_det(x)
             if level < len(self.splits):
-                images, x2 = halves(images)
-                z, log_det_of_prior = standardize(x2, *self.splits[level](images))
+                x, x2 = halves(x)
+                z, log_det_of_prior = standardize(x2, *self.splits[level](x))
             else:
                 top = self.top.bijector(labels)
-                z = top.inverse(images)
-                log_det_of_prior = top.inverse_log_det_jacobian(images, event_ndims=EVENT_NDIMS)
+                z = top.inverse(x)
+                log_det_of_prior = top.inverse_log_det_jacobian(x, event_ndims=EVENT_NDIMS)
             log_probs.append(log_det + log_det_of_steps + log_det_of_prior + standard_normal_log_prob(z))
             log_det = tf.zeros_like(log_det)  # that of `preprocess` counts for level 0 only
         return tf.stack(log_probs, axis=-1)

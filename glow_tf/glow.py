@@ -30,7 +30,8 @@ class Glow(tf.Module):
         network: the coupling network, a `CouplingNetwork`. Default: that of `config.architecture`.
 
     Attributes:
-        dequantizer, flow: the `Dequantizer` between bytes and pixels; the `Flow`, which owns the variables.
+        flow: the `Flow`, which owns the variables.
+        dequantizer: the `Dequantizer` between bytes and pixels.
         metadata: JSON values that `save_weights` writes to the file and `load` reads.
         is_initialized: whether the actnorms have been set, by `initialize` or from a file.
 
@@ -93,9 +94,9 @@ class Glow(tf.Module):
     def bijector(
         self, labels: Labels | None = None, backprop: str = "recompute", network_dtype: tf.DType | None = None
     ) -> tfp.bijectors.Bijector:
-        """The tfb.Chain from z (the input of `forward`) to images; see `Flow.bijectors`."""
+        """The `tfb.Chain` from z (the input of `forward`) to images; see `Flow.bijectors`."""
         labels = inputs.class_labels(labels, self.config.num_classes)
-        return FlowBijector(self.flow, self.config, labels, backprop, network_dtype)
+        return FlowBijector(self.flow, labels, backprop, network_dtype)
 
     def initialize(self, images: Array) -> None:
         """Sets every actnorm from images [N, H, W, C], once, before training: eagerly, outside `strategy.run`.

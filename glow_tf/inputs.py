@@ -33,7 +33,7 @@ MAX_WIDTHS_OUTSIDE = 64
 MIN_VALUES_TO_JUDGE = 32
 
 
-def uint8_images(images: Array, image_shape: Sequence[int], name: str = "images") -> tf.Tensor:
+def uint8_images(images: Array, image_shape: Sequence[int]) -> tf.Tensor:
     """Checks uint8 images [B, H, W, C]; InputError for another shape or type, which is never converted.
 
     >>> uint8_images(np.zeros([1, 2, 2, 1]), (2, 2, 1))
@@ -41,14 +41,14 @@ def uint8_images(images: Array, image_shape: Sequence[int], name: str = "images"
     ...
     glow_tf.errors.InputError: images are float64; uint8 in 0 .. 255 is needed here
     """
-    return _ensure_event_shape(as_uint8(images, name), image_shape, name)
+    return _ensure_event_shape(as_uint8(images), image_shape, "images")
 
 
-def as_uint8(images: Array, name: str = "images") -> tf.Tensor:
+def as_uint8(images: Array) -> tf.Tensor:
     """Converts uint8 images of any shape to a tensor; InputError for another type."""
-    images = as_tensor(images, name)
+    images = as_tensor(images, "images")
     if images.dtype != tf.uint8:
-        raise InputError(f"{name} are {images.dtype.name}; uint8 in 0 .. 255 is needed here")
+        raise InputError(f"images are {images.dtype.name}; uint8 in 0 .. 255 is needed here")
     return images
 
 

@@ -86,10 +86,10 @@ def undrawn(monkeypatch):
 
 @pytest.fixture
 def glance(monkeypatch):
-    """Leaves out the closer look at the model, most of the time of a short evaluation."""
+    """Leaves out pictures and diagnostics, most of the time of a short evaluation."""
     from glow_tf.training import evaluator
 
-    monkeypatch.setattr(evaluator.Evaluator, "_look_closer", lambda *_: None)
+    monkeypatch.setattr(evaluator.Evaluator, "_draw_and_diagnose", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -47,11 +47,7 @@ class ActNorm(ImageBijector):
 def actnorm_init(batches: Iterable[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
     """The shift and log-scale that standardise each channel over all batches together.
 
-    The initialisation is one eager pass of training images through the flow, before the first training step:
-    `Trainer.initialize` (or a user) calls `Glow.initialize`, which calls `Flow.initialize`, which calls
-    `FlowSteps.initialize` at each level. That calls this function for the actnorm of each step in order, and
-    `CouplingNetwork.initialize`, which does the same for the actnorms inside the network. Loaded weights are not
-    initialised.
+    `Glow.initialize` calls this function, actnorm by actnorm, eagerly, before the first training step.
 
     Args:
         batches: tensors [N, ..., C]; a generator is possible, since each is used only once.

@@ -164,7 +164,8 @@ class _Recompute:
 
             if self.backprop != "recompute":
                 backward = _first_derivatives_only(backward, self.backprop)
-            # Arguments, since the gradients depend on them: so that second derivatives by any of them are refused.
+            # `result` and `stacked` are arguments, not captured: the gradients depend on them, so
+            # `_first_derivatives_only` must also refuse derivatives with respect to them.
             return (result, log_det), lambda *dresults: backward(*dresults, result, *stacked)
 
         return differentiable(self.values, *self.stacked)

@@ -22,7 +22,8 @@ class Split(ImageBijector):
         prior: x1 [..., H, W, C/2] -> (mean, log_scale), which broadcast to x2 [..., H, W, C/2].
         deeper: the levels below, a TFP bijector that preserves the shape [..., H, W, C/2]; in `Flow` a `tfb.Chain`.
 
-    References: Dinh et al. 2017, section 3.6; the conditional Gaussian is that of OpenAI's code.
+    References: Dinh et al. 2017, section 3.6, where x2 is "factored out"; the conditional Gaussian is that of OpenAI's
+        code.
     """
 
     def __init__(

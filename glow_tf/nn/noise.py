@@ -69,7 +69,7 @@ class NoiseFlow(ParameterModule):
         return tf.clip_by_value(noise, MARGIN, 1 - BIN_MARGIN), -sum_except_batch(log_det)
 
     def initialize(self, images: Sequence[tf.Tensor]) -> None:
-        """Sets the whitening and the network's actnorms from batches of `images` of a call; eager only."""
+        """Sets the whitening and the network's actnorms, eagerly, from batches of images as in `__call__`."""
         batches = [self._squeezed(batch) for batch in images]
         shift, log_scale = actnorm_init(batches)
         kernel = tf.exp(log_scale)[:, tf.newaxis] * tf.cast(whitening(batches, shift, log_scale), log_scale.dtype)

@@ -8,8 +8,8 @@ It differs from OpenAI's in four places:
 3. The 1x1 convolutions start from the principal components of the data; see `WhitenedSteps`.
 4. Each class has its own Gaussian at every position of the deepest latents.
 
-Variables have the names, and except for the class parameters the shapes, of "openai". `docs/results.md` reports the
-effect of each part.
+The variables have the same names as those of "openai" and, except for the class parameters, the same shapes.
+`docs/results.md` reports the effect of each part.
 """
 
 import functools

@@ -116,16 +116,16 @@ class _Layer(NamedTuple):
 
 def _layers(glow: Glow, values: Array) -> Iterator[_Layer]:
     """The layers of all flow steps, from the image on."""
-    images = glow.flow.preprocess(values)[0]
+    x = glow.flow.preprocess(values)[0]
     for level, steps in enumerate(glow.flow.steps):
-        images = Squeeze(dtype=images.dtype).inverse_and_log_det(images)[0]
+        x = Squeeze(dtype=x.dtype).inverse_and_log_det(x)[0]
         for k, step in enumerate(steps.each_step()):
             for name, bijector in zip(("actnorm", "permutation", "coupling"), step.layers, strict=True):
-                output, log_det = bijector.inverse_and_log_det(images)
-                yield _Layer(level, f"level {level}, step {k}, {name}", bijector, images, output, log_det)
-                images = output
+                z, log_det = bijector.inverse_and_log_det(x)
+                yield _Layer(level, f"level {level}, step {k}, {name}", bijector, x, z, log_det)
+                x = z
         if level < len(glow.flow.steps) - 1:
-            images = halves(images)[0]
+            x = halves(x)[0]
 
 
 def _coupling_scales(glow: Glow, values: Array) -> dict[int, list[float]]:

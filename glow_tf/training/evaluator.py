@@ -40,8 +40,8 @@ FEWEST_EVALUATED = 64
 # Training on an image takes about as long as scoring this many.
 TRAINING_COST = 3
 
-# A closer look, with pictures and diagnostics, takes at most this share of a run's time, apart from the first and last.
-LOOK_SHARE = 0.05
+# Pictures and diagnostics take at most this share of a run's time; the first and the last are always made.
+DIAGNOSTICS_SHARE = 0.05
 
 # Before this step the latents of a healthy model are not standard yet.
 FIRST_STEP_OF_LATENT_WARNINGS = 500
@@ -87,7 +87,7 @@ class Evaluator:
         self._typical = self.train.random_subset(TYPICAL_IMAGES, seed=1)[0]
         self._warned: set[str] = set()
         self._is_traced = False
-        self._last_look, self._look_seconds = -math.inf, 0.0
+        self._last_diagnosed, self._diagnosis_seconds = -math.inf, 0.0
 
     def restore_results(self) -> tuple[float, float | None] | None:
         """Takes over the results that the run's weights files hold, which may be newer than its last state.
@@ -122,7 +122,7 @@ class Evaluator:
         return metadata
 
     def evaluate(self, is_last: bool) -> tuple[float, float | None]:
-        """Scores, all test images if `is_last`, reports, looks closer if that is due, and writes the weights.
+        """Scores test images (all of them if `is_last`), reports, diagnoses if that is due, and writes the weights.
 
         Returns (bits/dim, its standard error or None for a single image).
         """
@@ -132,22 +132,23 @@ class Evaluator:
                 self._trace(glow)
             start = time.monotonic()
             score = functools.partial(metrics.bits_per_dim, glow, self.test, check=self.check)
-            bits, error, count = best_bits, *_ = score(limit=self._limit)
+            bits, error, count = score(limit=self._limit)
+            selection_bits = bits  # the best weights are chosen by the same images each time
             if count < self.test.num_images:
-                pace, factor = self.reporter.pace, self.test.num_images / count
-                pace.last_extra_seconds = factor * (time.monotonic() - start)
-                if is_last:  # the best weights are chosen by the same images each time
+                seconds = time.monotonic() - start
+                self.reporter.pace.last_extra_seconds = seconds * self.test.num_images / count
+                if is_last:
                     bits, error, count = score(limit=None)
             self._report(glow, bits, error, count)
             start = time.monotonic()
-            if is_last or start - self._last_look > self._look_seconds / LOOK_SHARE:
-                self._look_closer(glow)
-                self._last_look = time.monotonic()
-                self._look_seconds = self._last_look - start
+            if is_last or start - self._last_diagnosed > self._diagnosis_seconds / DIAGNOSTICS_SHARE:
+                self._draw_and_diagnose(glow)
+                self._last_diagnosed = time.monotonic()
+                self._diagnosis_seconds = self._last_diagnosed - start
             metadata = self._weights_metadata(glow, bits, error, count)
-            if count != self._limit and math.isfinite(best_bits):
-                metadata |= {"selection_bits_per_dim": best_bits, "selection_images": self._limit}
-            self.try_to_save("weights", lambda: self._save_weights(glow, best_bits, metadata))
+            if count != self._limit and math.isfinite(selection_bits):
+                metadata |= {"selection_bits_per_dim": selection_bits, "selection_images": self._limit}
+            self.try_to_save("weights", lambda: self._save_weights(glow, selection_bits, metadata))
         self.record.reported_step = self.trainer.step_count
         return bits, error
 
@@ -190,8 +191,8 @@ class Evaluator:
                 "prints the classes that they are in, and with --images the bits/dim of each image"
             )
 
-    def _look_closer(self, glow: Glow) -> None:
-        """Pictures and diagnostics, which change no weight and may take long beside a short epoch."""
+    def _draw_and_diagnose(self, glow: Glow) -> None:
+        """Reports pictures and diagnostics, which change no weight and may take long beside a short epoch."""
         reporter, step, epoch = self.reporter, self.trainer.step_count, self._epoch
         images, labels = self._watched
         conditions = self._conditions(labels)

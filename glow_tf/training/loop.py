@@ -37,7 +37,7 @@ OPTIONS = ("epochs", "steps", "flip", "evaluate_every", "eval_images", "keep")
 
 # Images of the data-dependent initialisation at 32x32: OpenAI's n_batch_init. For larger images OpenAI's code uses a
 # constant number of pixels, such as 4 images of 256x256, which leaves 64 values for each of the 768 channels of the
-# deepest level. 32 images give 512 values and cost a minute on a GPU.
+# deepest level; 32 images give 512.
 INITIAL_IMAGES = 256
 FEWEST_INITIAL_IMAGES = 32
 

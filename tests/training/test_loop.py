@@ -30,7 +30,7 @@ closer_look = pytest.mark.usefixtures("closer_look")
 
 @pytest.fixture(name="closer_look")
 def _closer_look():
-    """Asked for by tests of the closer look, or of runs that are equal in all they do."""
+    """Asked for by tests of pictures and diagnostics, or of runs that are equal in all they do."""
 
 
 @pytest.fixture(autouse=True)
@@ -275,13 +275,13 @@ def test_a_warning_is_printed_once_and_when_it_applies(path, monkeypatch, capfd)
     assert "warning: z/variance is bad" not in error  # too early for the latents
 
 
-@pytest.mark.parametrize(("share", "looks"), [(1e-9, [3, 9]), (1e9, [3, 6, 9])])
-def test_a_closer_look_that_takes_long_beside_an_epoch_is_rarer(path, monkeypatch, share, looks):
+@pytest.mark.parametrize(("share", "steps"), [(1e-9, [3, 9]), (1e9, [3, 6, 9])])
+def test_diagnostics_that_take_long_beside_an_epoch_are_rarer(path, monkeypatch, share, steps):
     seen = []
-    monkeypatch.setattr(evaluator, "LOOK_SHARE", share)
-    monkeypatch.setattr(evaluator.Evaluator, "_look_closer", lambda self, _: seen.append(self.trainer.step_count))
+    monkeypatch.setattr(evaluator, "DIAGNOSTICS_SHARE", share)
+    monkeypatch.setattr(evaluator.Evaluator, "_draw_and_diagnose", lambda self, _: seen.append(self.trainer.step_count))
     fit(trainer_at_start(), path)
-    assert seen == looks
+    assert seen == steps
 
 
 def test_an_unknown_option_is_refused(path):
