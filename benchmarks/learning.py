@@ -1,4 +1,4 @@
-"""Learning on CIFAR-10: bits/dim against the processor's seconds, for the parts of a flow and for other programs.
+"""Learning on CIFAR-10: bits/dim against CPU seconds, for variants of the flow and for other programs.
 
     python3 benchmarks/learning.py --models paper,plus,normflows --cpu_seconds 300 --csv learning.csv
     python3 benchmarks/learning.py --ablation --steps 700 --batch_size 16
@@ -6,10 +6,10 @@
 
 All models have affine couplings and 1x1 convolutions, see the same batches, and follow the same schedule: warm-up
 over 4 % of the training and linear cool-down over its second half. A training lasts --steps, or as many steps as
---cpu_seconds allow. Only training steps count, without the first one, so that tracing and evaluations do not. The
-models of this package are initialised from 256 images, as by main.py; the others initialise on their first batch.
-Every model is scored on the same test images with its last weights. Each runs in a process of its own, one after the
-other; TF_NUM_INTRAOP_THREADS=1 and OMP_NUM_THREADS=1 confine it to one core, where CPU seconds are steadiest. The other
+--cpu_seconds allow. Only training steps count, except for the first one, which includes tracing. The models of this
+package are initialised from 256 images, as by main.py; the others initialise on their first batch. Every model is
+scored on the same test images with its last weights. Each runs in a process of its own, one after the other;
+TF_NUM_INTRAOP_THREADS=1 and OMP_NUM_THREADS=1 confine it to one core, where CPU seconds are steadiest. The other
 programs need `pip install torch normflows nflows`.
 
 --plot draws the last row of each training in the CSV files that --csv wrote, and the evaluations of a run (--run).

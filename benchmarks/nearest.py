@@ -1,6 +1,6 @@
 """Samples beside the training images that are nearest to them, to see whether a model repeats its data.
 
-    python3 benchmarks/nearest.py --weights fashion_mnist --data_dir DIR --out docs/fashion_mnist-nearest.png
+    python3 benchmarks/nearest.py --weights fashion_mnist --data_dir DIR --out nearest.png
 
 Nearest is the smallest Euclidean distance of pixels. It prints how far the samples are from their nearest training
 image, and how far held-out test images are from theirs: a model that repeats its data has samples much nearer.

@@ -169,7 +169,7 @@ def time_steps(options):
                 float(metrics["bits_per_dim"])
                 seconds.append(time.perf_counter() - start)
             if not metrics["is_finite"]:
-                print(f"{path}: the loss is not finite, so that the updates are skipped")
+                print(f"{path}: the loss is not finite, so the updates are skipped")
             in_a_row = seconds_in_a_row(step, options.repeat)
             print(
                 f"{path} on {step.device}: compiled in {step.compile_seconds:.0f} s; "

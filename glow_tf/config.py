@@ -313,7 +313,7 @@ def _plain(value: Any) -> Any:
 
 def _tuple(name: str, value: Any, length: int, kind: type | tuple[type, ...]) -> tuple:
     try:
-        values = tuple(map(_plain, value))  # of a TensorShape, too
+        values = tuple(map(_plain, value))  # accepts a TensorShape, too
     except (TypeError, ValueError):
         values = ()
     if len(values) != length or any(not isinstance(v, kind) or isinstance(v, bool) for v in values):

@@ -14,7 +14,7 @@ from glow_tf.errors import InputError
 
 MAX_CONFIG_BYTES = 60_000  # an HDF5 attribute holds at most 64 KiB
 MAX_METADATA_BYTES = 4_000_000  # up to 100 MB as Python objects
-MAX_DEPTH = 32  # of lists and objects inside each other, which tf.Module wraps recursively
+MAX_DEPTH = 32  # lists and objects inside each other, which tf.Module wraps recursively
 
 
 def check_metadata(metadata: Mapping[str, Any]) -> None:

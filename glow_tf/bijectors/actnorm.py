@@ -90,7 +90,7 @@ def _moments(batch: tf.Tensor) -> tuple[int, np.ndarray, np.ndarray]:
     times as long.
     """
     images = tf.reshape(batch, [batch.shape[0], -1, batch.shape[-1]])
-    # Close to the mean, so that little cancels below; the difference of two close floats is exact.
+    # Close to the mean, so little cancels below; the difference of two close floats is exact.
     center = tf.reduce_mean(images[0], axis=0)
     centered = images - center
     count = images.shape[0] * images.shape[1]

@@ -158,7 +158,7 @@ def log_det_of_scale(log_scale: tf.Tensor, values: tf.Tensor, result: tf.Tensor)
         values, result: [..., H, W, C].
 
     Raises:
-        ValueError: if broadcasting changed the event's shape, so that the map is not a bijection.
+        ValueError: if broadcasting changed the event's shape, in which case the map is not a bijection.
     """
     check_event(values, result)
     if log_scale.shape.rank == 1 and log_scale.shape[0] is not None and log_scale.shape == result.shape[-1:]:

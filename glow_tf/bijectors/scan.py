@@ -1,6 +1,6 @@
 """Applies one bijector K times, each time with its own slice of stacked parameters, in one loop.
 
-The graph contains the step once, so that the time for tracing, compilation and start-up does not grow with K. The idea
+The graph contains the step once, so the time for tracing, compilation and start-up does not grow with K. The idea
 is that of `flax.linen.scan`. From top to bottom: `Scan`, the bijector; `_Recompute`, the loops of the forward and
 the backward pass; `_Stored` and `_Reversible`, which differ in what a step saves and how the backward pass uses it.
 """

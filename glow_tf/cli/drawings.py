@@ -34,11 +34,11 @@ class Drawing:
     """The content of a picture, before its layout."""
 
     images: np.ndarray  # uint8 [rows, columns, H, W, C], or [N, H, W, C] for a square grid
-    title: str  # of the caption
+    title: str  # first line of the caption
     notes: str = ""  # below the title
     row_labels: Sequence[str] = ()
     column_labels: Sequence[str] = ()
-    marked_column: int | None = None  # of the unchanged images
+    marked_column: int | None = None  # column of the unchanged images
     frames: int = 1  # the axis of `images` that an animation runs through
     scatter: Callable[[str], np.ndarray] | None = None  # takes notes and returns a second picture, a scatter plot
 

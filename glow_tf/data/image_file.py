@@ -146,7 +146,7 @@ def to_mode(image: Image.Image, channels: int, notes: set[str] | None = None, is
         if _extrema(image)[-1][0] < 255:
             notes.add(TRANSPARENT)
             canvas = Image.new("RGB", image.size, "white")
-            canvas.paste(image, mask=image)  # of all ways the one that needs no third copy
+            canvas.paste(image, mask=image)  # the only way that needs no third copy
             image = canvas
     for mode in ("RGB", _MODES[channels]):
         image = image if image.mode == mode else image.convert(mode)
@@ -246,7 +246,7 @@ def _check_jpeg(file: BinaryIO) -> None:
 def _check_tags(file: BinaryIO, size: int) -> None:
     """Bounds the tags of TIFF data: Pillow copies the value of each, and makes Python objects of numbers and strips.
 
-    Tags may share bytes, so that a small file would fill the memory.
+    Since tags may share bytes, a small file could otherwise fill the memory.
     """
     start = file.read(16).ljust(16, b"\0")
     order, is_big = "<" if start[:2] == b"II" else ">", start[2:4] in (b"\x2b\x00", b"\x00\x2b")

@@ -11,7 +11,7 @@ from glow_tf.data import listing
 from glow_tf.errors import InputError
 
 _TFDS_NAME = re.compile(r"[a-z]\w*(/[\w.+-]+)?(:\d+\.\d+\.\d+)?", re.ASCII)
-_NEAR = 0.75  # of difflib's ratio: cifar01 is near cifar10, photos is not near toto
+_NEAR = 0.75  # difflib's ratio of similar names: cifar01 is near cifar10, photos is not near toto
 
 
 def check_folder(folder: str | os.PathLike) -> str:

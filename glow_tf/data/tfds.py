@@ -1,6 +1,6 @@
 """Data sets of TensorFlow Datasets (TFDS): found, prepared, and read from their files.
 
-Importing TFDS takes a second, so that this module is imported only where one of its data sets is used.
+Importing TFDS takes a second, so this module is imported only where one of its data sets is used.
 """
 
 import contextlib

@@ -65,7 +65,7 @@ def evaluate(
     """Scores every image of a split.
 
     Args:
-        seed: of the dequantisation noise; batch i uses seed + i.
+        seed: seed of the dequantisation noise; batch i uses seed + i.
         num_importance_samples: noise samples per image, see `bits_per_dim_per_image`.
 
     >>> from glow_tf.data.dataset import ArrayDataset
@@ -270,7 +270,7 @@ def bits_per_dim(
     """Returns (mean bits/dim over a split, its standard error or None for a single image, number of images).
 
     Args:
-        seed: of the dequantisation noise; batch i uses seed + i.
+        seed: seed of the dequantisation noise; batch i uses seed + i.
         limit: number of images, a fixed random subset of the split; None for all images.
         check: called before each batch; an exception from it ends the evaluation.
 

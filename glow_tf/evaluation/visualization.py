@@ -276,7 +276,7 @@ def scatter(
         points: [N, 2].
         labels: [N] integers below len(names). Default: one colour.
         names: the class names; those beyond the number of colours are left out of the legend.
-        axis_names: of the horizontal and the vertical axis.
+        axis_names: labels of the horizontal and the vertical axis.
 
     >>> scatter(np.array([[0, 1], [1, 0]]), labels=np.array([0, 1]), names=["first", "second"]).shape
     (640, 840, 3)

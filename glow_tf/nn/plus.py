@@ -2,8 +2,8 @@
 
 It differs from OpenAI's in four places:
 
-1. The scale of a coupling is exp(2 tanh(raw / 2)), which starts at one and lies between 0.14 and 7.4, so that a
-   coupling expands as easily as it contracts and its inverse never divides by a small number.
+1. The scale of a coupling is exp(2 tanh(raw / 2)), which starts at one and lies between 0.14 and 7.4, so a coupling
+   expands as easily as it contracts, and its inverse never divides by a small number.
 2. The scale of the Gaussian at a split is bounded in the same way.
 3. The 1x1 convolutions start from the principal components of the data; see `WhitenedSteps`.
 4. Each class has its own Gaussian at every position of the deepest latents.

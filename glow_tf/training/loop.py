@@ -55,12 +55,12 @@ def initial_images(config: GlowConfig) -> int:
 class FitResult:
     """How a run ended."""
 
-    steps: int  # in total, those before a resume included
-    bits_per_dim: float | None  # of the test images with averaged weights; None if the run was stopped
-    standard_error: float | None  # of `bits_per_dim`; None for a single test image
-    stopped_by: int | None  # number of the signal that stopped the run
+    steps: int  # in total, including those before a resume
+    bits_per_dim: float | None  # mean over the test images with averaged weights; None if the run was stopped
+    standard_error: float | None  # that of `bits_per_dim`; None for a single test image
+    stopped_by: int | None  # number of the signal that stopped the run, or None
     is_saved: bool  # whether the last saves of the state and of the weights both succeeded
-    new_steps: int = dataclasses.field(default=0, compare=False)  # of this call; 0 if the run had already ended
+    new_steps: int = dataclasses.field(default=0, compare=False)  # in this call; 0 if the run had already ended
 
 
 def fit(
@@ -177,7 +177,7 @@ class _Loop:
             check=self._check,
             try_to_save=self._try_to_save,
         )
-        self._is_first_step = True  # of this process
+        self._is_first_step = True  # in this process
         self._unsaved: set[str] = set()
         self._last_save = time.monotonic()
 

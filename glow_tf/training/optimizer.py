@@ -27,7 +27,7 @@ class Optimizer(tf.Module):
     With "muon", the kernels of the coupling networks use Muon, all other variables use Adam, and the global gradient
     norm is clipped (see `muon.CLIP`).
 
-    Of the options, optimizer, learning_rate, beta_2 and ema_decay are used.
+    It reads the options optimizer, learning_rate, beta_2 and ema_decay.
 
     Attributes:
         updates: [] int64 variable, number of updates so far, without skipped steps.

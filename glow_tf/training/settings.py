@@ -39,7 +39,7 @@ def check(run: RunDirectory, settings: Mapping[str, Any], batch_size: int) -> st
     runs of earlier versions.
 
     Raises:
-        InputError: as `compare`, or if the images changed so that the run cannot be resumed.
+        InputError: as `compare`, or if the images changed in a way that does not allow resuming.
     """
     before = compare(run, settings)
     if "images" in before:

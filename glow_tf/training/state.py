@@ -44,7 +44,7 @@ class RunRecord:
     run_id: str = ""
     num_replicas: int = 0  # devices that shared a batch when the state was saved
     reported_step: int = 0  # batches at the last evaluation
-    best_bits_per_dim: float = math.inf  # of the test images
+    best_bits_per_dim: float = math.inf  # lowest mean over the test images
     skipped: int = 0  # steps whose gradient was not finite
     skipped_in_a_row: int = 0  # since the last finite one
     rate_was_halved: bool = False  # by a roll-back
