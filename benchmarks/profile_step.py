@@ -20,7 +20,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import compare
 
 # Events that contain operations or wait for them.
-CONTAINERS = ("KernelAndDeviceFunc::Run", "FunctionRun", "EagerKernelExecute", "_distributed_step")
+CONTAINERS = ("KernelAndDeviceFunc::Run", "FunctionRun", "EagerKernelExecute", "_run_on_replicas")
 
 
 def main():

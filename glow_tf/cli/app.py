@@ -43,7 +43,7 @@ DOWNLOAD_HELP = "Download the TFDS data set that --dataset names if it is not pr
 # Flags whose name differs from that of the setting in the code.
 FLAG_NAMES = {"num_levels": "l_glow", "num_steps": "k_glow", "num_bits": "n_bits", "image_shape": "img_size"}
 
-# {the word behind a switch: the value that is meant}.
+# {a word after a switch: the value that it means}.
 _SWITCH_VALUES = {word: word for word in ("true", "false", AUTO)} | dict.fromkeys(("yes", "on", "1"), "true")
 _SWITCH_VALUES |= dict.fromkeys(("no", "off", "0"), "false")
 
@@ -109,7 +109,7 @@ class Weights:
 
     path: str | os.PathLike
     title: str  # the file's name in messages and captions
-    note: str  # the same, and whether it was chosen because it is the newest
+    note: str  # the title, and a remark if it was chosen as the newest run
     config: GlowConfig
     metadata: dict[str, Any]
 

@@ -116,7 +116,7 @@ def _read(value: str, glow: "Glow", limit: int | None) -> NamedImages:
 
 
 def read_folder(folder: str, config: "GlowConfig", limit: int | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(uint8 [N, H, W, C], paths) of the images of a folder, or of its first `limit` images, which is said."""
+    """(uint8 [N, H, W, C], paths) of the images of a folder, or of its first `limit`, which a line reports."""
     from glow_tf.data import image_folder
 
     found = len(listing.find_images(folder)[0])

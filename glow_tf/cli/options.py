@@ -39,7 +39,7 @@ class AutoFlag(flags.Flag):
 
 
 def for_run(preset: str | None, dataset: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a run: those given, that is not None, and for the others the defaults of its preset or data set.
+    """All settings of a run: those given (not None), and for the others the defaults of its preset or data set.
 
     The image's side, `img_size`, is among them where it has a default.
     """

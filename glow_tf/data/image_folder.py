@@ -136,7 +136,7 @@ def _map_in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[
 
 
 def _allocate(root: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An empty uint8 array, refused where it would drive the machine into its swap."""
+    """An empty uint8 array; InputError if it would take more than 80 % of the machine's memory."""
     needed = int(np.prod(shape, dtype=np.int64))
     available = 0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > available:

@@ -30,7 +30,7 @@ def find_images(root: str) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def check_not_empty(root: str) -> None:
-    """InputError for a folder without images, after a look that ends at the first one."""
+    """Raises InputError for a folder without images; the search ends at the first image."""
     if next(_walk(root), None) is None:
         raise InputError(f"found 0 images in {root!r}; formats: {', '.join(FORMATS)}")
 

@@ -47,10 +47,10 @@ BATCH_SIZE = 64
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Scores of N images.
+    """Scores of N images: those of `COLUMNS`.
 
-    Those of `COLUMNS`, but typicality_p only if the weights file holds a summary of the training images, and
-    most_likely_class only for a class-conditional model.
+    typicality_p needs a summary of the training images in the weights file, most_likely_class a class-conditional
+    model; otherwise they are left out.
     """
 
     names: tuple[str, ...]  # [N]

@@ -88,9 +88,9 @@ def training_time(seconds: float, cpu_seconds: float) -> str:
 
 
 def training_time_of(weights: str | os.PathLike, step: int | None) -> str:
-    """Training time of a run's weights file, from the run's metrics.csv; empty if that does not tell.
+    """Training time of a weights file in its run's folder, from the run's metrics.csv; empty if unknown.
 
-    The file, in the folder where the run has written it, does not hold it: equal runs write equal weights.
+    The weights file itself does not hold it, since equal runs write equal weights.
     """
     rows = History(Path(os.path.abspath(weights)).parent.parent / "metrics.csv").rows
     row = next((row for row in rows if row["step"] == step), {})

@@ -129,7 +129,7 @@ def _overwrite_with_chiefs(variables: Iterable[tf.Variable]) -> None:
 
 @dataclasses.dataclass(eq=False)
 class Chief:
-    """The chief's side of a run: tells the other workers what comes next. Alone it does nothing."""
+    """The chief's side of a run: tells the other workers what comes next. Without other workers it does nothing."""
 
     trainer: "Trainer"
     others_agree: bool = False  # whether the other workers have the chief's variables

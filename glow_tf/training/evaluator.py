@@ -1,6 +1,6 @@
 """An evaluation during a run: scores, statistics, pictures, warnings, and the weights files.
 
-Scoring takes at most a tenth of an epoch's time (see `num_evaluated`), all else is short or made less often.
+Scoring takes at most a tenth of an epoch's time (see `num_evaluated`); everything else is short or done less often.
 """
 
 import dataclasses
@@ -50,8 +50,8 @@ FIRST_STEP_OF_LATENT_WARNINGS = 500
 def num_evaluated(config: TrainConfig, num_train: int, num_test: int) -> int:
     """Test images per evaluation.
 
-    By default at most so many that scoring takes a tenth of an epoch's time. The number depends on no clock, so that
-    equal runs give equal results.
+    By default scoring takes at most a tenth of an epoch's time. The number does not depend on the clock, so that equal
+    runs give equal results.
 
     >>> num_evaluated(TrainConfig(), num_train=50_000, num_test=10_000)
     10000

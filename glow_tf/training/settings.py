@@ -35,8 +35,8 @@ def record(run: RunDirectory, run_id: str, settings: Mapping[str, Any]) -> None:
 def check(run: RunDirectory, settings: Mapping[str, Any], batch_size: int) -> str:
     """Compares the settings with those that the run began with, warns if images were added, and returns the run's id.
 
-    A setting that the run did not record has had its default, and its class names are not compared. The id is empty for
-    runs of earlier versions.
+    A setting that the run did not record counts as its default, and class names that it did not record are not
+    compared. The id is empty for runs of earlier versions.
 
     Raises:
         InputError: as `compare`, or if the images changed in a way that does not allow resuming.
@@ -48,7 +48,7 @@ def check(run: RunDirectory, settings: Mapping[str, Any], batch_size: int) -> st
 
 
 def compare(run: RunDirectory, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Compares settings, all or some of them but the images, with those that the run recorded, and returns the latter.
+    """Compares some or all settings, except the images, with those that the run recorded, and returns the latter.
 
     Raises:
         InputError: if settings differ; the message names each and both values.
