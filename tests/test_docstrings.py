@@ -2,25 +2,21 @@
 
 import doctest
 import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import glow_tf
 from glow_tf.config import GlowConfig
 from glow_tf.glow import Glow
 
-MODULES = (
-    *("_files", "_gc", "config", "dequantization", "errors", "glow", "metadata", "pretrained", "weights"),
-    *(
-        f"bijectors.{name}"
-        for name in ("actnorm", "coupling", "flow_step", "gaussian", "invertible_conv", "permutation")
-    ),
-    *("bijectors.scan", "bijectors.squeeze"),
-    *(f"data.{name}" for name in ("dataset", "holdout", "image_data", "image_folder", "registry")),
-    *(f"evaluation.{name}" for name in ("editing", "metrics", "ood", "visualization")),
-    *("cli.inspect", "integrations.keras"),
-    *("training.curves", "training.evaluator", "training.schedule", "training.trainer"),
+PACKAGE = Path(glow_tf.__file__).parent
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+    if ">>> " in path.read_text()
 )
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
 
