@@ -5,7 +5,7 @@
     python3 benchmarks/learning.py --plot learning.csv --run runs/cifar10-small --out docs/learning.png
 
 All models have affine couplings and 1x1 convolutions, see the same batches, and follow the same schedule: warm-up
-over 4 % of the training and linear cool-down over its second half. A training lasts --steps, or as many steps as
+over 4% of the training and linear cool-down over its second half. A training lasts --steps, or as many steps as
 --cpu_seconds allow. Only training steps count, except for the first one, which includes tracing. The models of this
 package are initialised from 256 images, as by main.py; the others initialise on their first batch. Every model is
 scored on the same test images with its last weights. Each runs in a process of its own, one after the other;

@@ -109,7 +109,7 @@ def time_requests(page, count):
         "mixture": ("mixed", lambda i, start: [(i % 20) / 20, *start[1:]]),
         "attribute": ("moved", lambda i, start: [0.1 * (i % 20), *start[1:]]),
     }
-    print("| answer | median s | 95 % | largest |\n|---|---|---|---|")
+    print("| answer | median s | 95% | largest |\n|---|---|---|---|")
     for title, (output, values_of) in kinds.items():
         number, start = page.event_of(output)
         found = [page.seconds(number, values_of(i, start)) for i in range(count)]

@@ -20,7 +20,7 @@ from glow_tf.errors import InputError
 # Larger folders are not searched for similar names; listing this many entries takes a tenth of a second.
 MOST_ENTRIES = 2000
 
-MAX_FILE_BYTES = 4_400_000_000  # 1e9 parameters in float32 plus 10 % for tables; bounds the time of a digest
+MAX_FILE_BYTES = 4_400_000_000  # 1e9 parameters in float32 plus 10% for tables; bounds the time of a digest
 
 # The first characters of formulas, in East Asian width, too.
 _FORMULA = r"=+\-@\uff1d\uff0b\uff0d\uff20"

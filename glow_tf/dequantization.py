@@ -4,7 +4,7 @@ Pixels are uint8 [..., H, W, C]. A model of `num_bits` bits sees their high bits
 is an interval of the model's pixel range. Dequantisation maps a byte to a point of its bin, and the density integrated
 over the bin is the probability of the byte.
 
-A flow is a density on all real numbers, and part of its mass (16 to 25 % in small models) lies outside the pixel range,
+A flow is a density on all real numbers, and part of its mass (16 to 25% in small models) lies outside the pixel range,
 where there are no bins. The probabilities of all images therefore sum to less than 1, and the bits/dim computed here
 are a conservative bound: renormalising the model to the pixel range would lower them. Samples are clipped.
 

@@ -17,7 +17,7 @@ _CODE_LENGTH = 8  # the same in base64
 
 
 def num_validation_images(num_images: int) -> int:
-    """Number of images to hold out of a TFDS split, which never changes: 5 %, at least 1, at most 10,000."""
+    """Number of images to hold out of a TFDS split, which never changes: 5%, at least 1, at most 10,000."""
     return max(1, min(MAX_HELD_OUT, int(HELD_OUT_FRACTION * num_images)))
 
 

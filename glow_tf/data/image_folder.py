@@ -136,13 +136,13 @@ def _map_in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[
 
 
 def _allocate(root: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An empty uint8 array; InputError if it would take more than 80 % of the machine's memory."""
+    """An empty uint8 array; InputError if it would take more than 80% of the machine's memory."""
     needed = int(np.prod(shape, dtype=np.int64))
     available = 0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > available:
         raise InputError(
             f"the {shape[0]} images of {root!r} at {shape[1]}x{shape[2]}x{shape[3]} need {needed / 2**30:.1f}"
-            f" GiB and 80 % of this machine's memory are {available / 2**30:.1f} GiB; lower the image size"
+            f" GiB, more than 80% of this machine's memory, {available / 2**30:.1f} GiB; lower the image size"
         )
     return np.empty(shape, np.uint8)
 
