@@ -103,24 +103,17 @@ def rate_factor(progress):
 
 def replace_parts(parts):
     """Replaces parts of the architecture "plus" in this process: {field of `Architecture`: name of its source}."""
-    import tensorflow as tf
-
-    from glow_tf.bijectors import actnorm_init
-    from glow_tf.bijectors.invertible_conv import plu_decompose
-    from glow_tf.nn import plus
     from glow_tf.nn.architectures import ARCHITECTURES
-    from glow_tf.nn.steps import FlowSteps
+    from glow_tf.nn.plus import WhitenedSteps
 
-    class WhitenedOnly(FlowSteps):
+    class WhitenedOnly(WhitenedSteps):
         """Whitens with the first 1x1 convolution; the last one stays a random rotation."""
 
-        def initialize(self, batches):
-            weights = self.prepared()["conv1x1"]["weight"].numpy().astype(np.float64)
-            weights[0] = plus.whitening(batches, *actnorm_init(batches))
-            for name, factor in plu_decompose(weights).items():
-                variable = self.parameters["conv1x1"][name]
-                variable.assign(tf.cast(factor, variable.dtype))
-            return super().initialize(batches)
+        def initial_weights(self, batches):
+            rotation = self.prepared()["conv1x1"]["weight"][-1].numpy()
+            weights = super().initial_weights(batches)
+            weights[-1] = rotation
+            return weights
 
     sources = {
         "openai": ARCHITECTURES["openai"],

@@ -56,14 +56,18 @@ class WhitenedSteps(FlowSteps):
     def initialize(self, batches: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """As `FlowSteps.initialize`, after setting the 1x1 convolutions."""
         if "conv1x1" in self.parameters:
-            weights = self.prepared()["conv1x1"]["weight"].numpy().astype(np.float64)
-            weights[0] = whitening(batches, *actnorm_init(batches))
-            if len(weights) > 1:
-                weights[-1] = functools.reduce(np.matmul, weights[1:-1], np.eye(weights.shape[-1])).T
-            for name, factor in plu_decompose(weights).items():
+            for name, factor in plu_decompose(self.initial_weights(batches)).items():
                 variable = self.parameters["conv1x1"][name]
                 variable.assign(tf.cast(factor, variable.dtype))
         return super().initialize(batches)
+
+    def initial_weights(self, batches: Sequence[tf.Tensor]) -> np.ndarray:
+        """The matrices of the 1x1 convolutions, float64 [K, C, C], from batches of squeezed images [B, H, W, C]."""
+        weights = self.prepared()["conv1x1"]["weight"].numpy().astype(np.float64)
+        weights[0] = whitening(batches, *actnorm_init(batches))
+        if len(weights) > 1:
+            weights[-1] = functools.reduce(np.matmul, weights[1:-1], np.eye(weights.shape[-1])).T
+        return weights
 
 
 class BoundedSplitPrior(SplitPrior):
