@@ -85,15 +85,20 @@ def test_a_file_that_holds_no_direction_is_an_input_error(small_glow, tmp_path, 
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-def test_one_level_is_sampled_and_the_others_stay(small_glow, pixels):
+def test_one_level_is_sampled_and_the_others_stay(small_glow, pixels, monkeypatch):
     strips = editing.resample_levels(small_glow, pixels[:2], 4, temperature=0.7, seed=1)
     assert strips.shape == (4, 4, 4, 8, 2)
     for row, image in enumerate((0, 0, 1, 1)):
         np.testing.assert_array_equal(strips[row, 0], pixels[image])
-        assert np.any(strips[row, 1] != strips[row, 2])
     np.testing.assert_array_equal(strips, editing.resample_levels(small_glow, pixels[:2], 4, 0.7, seed=1))
-    still = editing.resample_levels(small_glow, pixels[:1], 3, temperature=0.0, seed=0)
-    np.testing.assert_array_equal(still[:, 1], still[:, 2])
+    monkeypatch.setattr(editing, "decode", lambda glow, z, labels: z)
+    z = editing.resample_levels(small_glow, pixels[:2], 40, temperature=0.7, seed=1)
+    for row, own in zip(z, np.repeat(editing.encode(small_glow, pixels[:2]), 2, axis=0), strict=True):
+        np.testing.assert_allclose(row[0], own, atol=1e-12)
+    for row, level in zip(z, (0, 1, 0, 1), strict=True):
+        levels = small_glow.split_latents(row)
+        assert np.std(levels[level][1:]) == pytest.approx(0.7, rel=0.1)
+        assert np.ptp(levels[1 - level], axis=0).max() < 1e-12
 
 
 def test_principal_components_are_where_z_varies(rng):
@@ -108,6 +113,7 @@ def test_principal_components_are_where_z_varies(rng):
         assert abs(direction @ directions[index]) == pytest.approx(np.linalg.norm(direction), rel=0.02)
     np.testing.assert_allclose(found.scores.std(axis=0, ddof=1), 1.0, rtol=1e-6)
     assert found.share.sum() <= 1.0 and found.share[0] > found.share[1] > 0.1
+    assert editing.principal_components(z, 1).share == pytest.approx([25 / 29], abs=0.05)
     restored = found.mean + np.tensordot(found.scores, found.directions, 1)
     np.testing.assert_allclose(restored, z, rtol=0, atol=0.1)
     same = editing.principal_components(np.ones((5, 4, 4, 2)), 2)

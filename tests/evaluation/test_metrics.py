@@ -6,6 +6,7 @@ import pytest
 from helpers import make_glow
 
 from glow_tf.data import image_data
+from glow_tf.dequantization import NoiseStream
 from glow_tf.errors import InputError
 from glow_tf.evaluation import metrics
 
@@ -82,9 +83,9 @@ def test_a_limit_takes_a_random_subset(small_glow, pixels):
 
 
 def test_importance_samples_of_a_split(small_glow, pixels):
-    result = metrics.evaluate(small_glow, image_data.ArrayDataset(pixels), seed=2, num_importance_samples=3)
-    expected = metrics.bits_per_dim_per_image(small_glow, pixels, seed=2, num_importance_samples=3)
-    np.testing.assert_allclose(result.bits_per_dim, expected, rtol=1e-12)
+    result = metrics.evaluate(small_glow, image_data.ArrayDataset(pixels), 5, seed=2, num_importance_samples=3)
+    parts = (metrics.bits_per_dim_per_image(small_glow, pixels[i : i + 5], None, 2 + i // 5, 3) for i in (0, 5))
+    np.testing.assert_allclose(result.bits_per_dim, np.concatenate([*parts]), rtol=1e-12)
 
 
 def test_progress_counts_every_image(small_glow, pixels, monkeypatch):
@@ -139,3 +140,20 @@ def test_round_trip_is_exact_in_bytes(small_glow, pixels):
     error, wrong = metrics.round_trip(small_glow, pixels)
     assert 0 < error < 1e-9
     assert wrong == 0
+
+
+def test_a_round_trip_is_as_wrong_as_its_worst_pixel(small_glow, pixels, monkeypatch):
+    decoded = small_glow.dequantize(pixels).numpy()
+    decoded[2, 1, 3, 0] += np.where(pixels[2, 1, 3, 0] < 128, 0.75, -0.75) / 256
+    decoded[4, 0, 0, 1] += 0.25 / 256
+    monkeypatch.setattr(type(small_glow), "decode", lambda *_: decoded)
+    assert metrics.round_trip(small_glow, pixels) == (pytest.approx(0.75), 1)
+
+
+def test_statistics_are_those_of_each_levels_latents(small_glow, pixels):
+    z = small_glow.encode(small_glow.dequantize(pixels, 3, NoiseStream.LATENTS))
+    found = metrics.latent_statistics(small_glow, pixels, seed=3)
+    for name, values in zip(("z", "z/level0", "z/level1"), (z, *small_glow.split_latents(z)), strict=True):
+        moments = found.pop(f"{name}/mean"), found.pop(f"{name}/variance")
+        assert moments == pytest.approx((np.mean(values), np.var(values)), rel=1e-9)
+    assert not found

@@ -10,7 +10,7 @@ from PIL import Image
 
 from glow_tf import _files
 from glow_tf.errors import InputError
-from glow_tf.evaluation import metrics, ood
+from glow_tf.evaluation import metrics, ood, visualization
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,8 @@ def test_typicality_is_there_when_the_weights_file_knows_it(glow, pixels):
     glow.metadata = {"train_bits_per_dim": metrics.distribution_summary(bits)}
     p = ood.score(glow, pixels, "abcdef").columns["typicality_p"]
     assert np.all(p > 0) and p[np.argmax(bits)] == pytest.approx(1 / 7) and np.max(p) > 0.7
+    # The training images were scored with one sample of the noise; more lower the bits/dim of any image.
+    np.testing.assert_array_equal(ood.score(glow, pixels, "abcdef", 3).columns["typicality_p"], p)
     lists = [], [2, 1], [1, 10**400]
     for broken in ({}, *({"quantiles": each, "count": 3} for each in lists), {"quantiles": [1, 2], "count": 0}, 3, "x"):
         glow.metadata = {"train_bits_per_dim": broken}
@@ -51,11 +53,13 @@ def test_typicality_is_there_when_the_weights_file_knows_it(glow, pixels):
 
 
 def test_classes_have_their_names(pixels):
-    glow = make_glow(num_classes=3)
+    glow = make_glow(num_classes=3, num_bits=5)
     glow.metadata = {"class_names": ["cat", "dog", "owl"]}
-    found = ood.score(glow, pixels, "abcdef").columns["most_likely_class"]
+    found = ood.score(glow, pixels, "abcdef").columns
     expected = np.argmax(glow.class_log_probs(glow.dequantizer.dequantize(pixels, 0.5)), axis=1)
-    assert list(found) == [["cat", "dog", "owl"][i] for i in expected]
+    assert list(found["most_likely_class"]) == [["cat", "dog", "owl"][i] for i in expected]
+    # The compressor sees the bits that the model sees.
+    np.testing.assert_array_equal(found["lossless_bits_per_dim"], [ood.lossless_bits(x, 5) / 64 for x in pixels])
     glow.metadata = {}
     assert {*ood.score(glow, pixels, "abcdef").columns["most_likely_class"]} <= {"0", "1", "2"}
 
@@ -105,6 +109,7 @@ def test_html_is_sorted_explained_and_escaped(tmp_path, glow, pixels):
     assert len(rows) == 6 and "data:image/png" in rows[0]
     for index, row in zip(order, rows, strict=True):
         assert html.escape(_files.printable(names[index])) in row
+        assert visualization.data_uri(pixels[index]) in row
     assert "likelihood alone" in text and "6 images, sorted by corrected bits per dim" in text
 
 
@@ -130,6 +135,7 @@ def test_batches_do_not_change_the_scores_of_the_first(glow, pixels, monkeypatch
     batched = ood.score(glow, pixels, "abcdef").columns
     for name, values in whole.items():
         np.testing.assert_array_equal(batched[name][:4], values)
+    np.testing.assert_allclose(batched["bits_per_dim"][4:], glow.bits_per_dim(pixels[4:], seed=1), rtol=1e-12)
 
 
 def test_lossless_bits_are_those_of_the_files(rng):

@@ -1,26 +1,27 @@
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from glow_tf.errors import InputError
 from glow_tf.evaluation import visualization
 
 
-def is_inside(picture, image):
-    """Whether an image stands somewhere in a picture, pixel for pixel."""
+def place_of(picture, image):
+    """(y, x) where an image stands in a picture, pixel for pixel."""
     height, width, _ = image.shape
     windows = np.lib.stride_tricks.sliding_window_view(picture, image.shape)[:, :, 0]
     corners = np.argwhere((windows[:, :, 0, 0] == image[0, 0]).all(axis=-1))
-    return any(np.array_equal(picture[y : y + height, x : x + width], image) for y, x in corners)
+    return next((y, x) for y, x in corners if np.array_equal(picture[y : y + height, x : x + width], image))
 
 
 @pytest.mark.parametrize(("side", "channels", "factor"), [(8, 1, 16), (48, 3, 2), (256, 4, 1)])
-def test_grid_shows_every_image_in_its_own_colours(rng, side, channels, factor):
+def test_grid_shows_every_image_in_its_own_colours_row_by_row(rng, side, channels, factor):
     images = rng.integers(0, 256, (5, side, side, channels)).astype(np.uint8)
     picture = visualization.labelled_grid(images, caption="five", columns=2, row_labels=["a", "b", "c"])
-    for image in images:
-        enlarged = visualization.to_rgb(image).repeat(factor, axis=0).repeat(factor, axis=1)
-        assert is_inside(picture, enlarged)
+    enlarged = (visualization.to_rgb(image).repeat(factor, axis=0).repeat(factor, axis=1) for image in images)
+    places = [place_of(picture, image) for image in enlarged]
+    assert places == sorted(places) and len({x for _, x in places}) == 2
 
 
 def is_text(area):
@@ -41,6 +42,18 @@ def test_caption_and_labels_have_a_readable_size(side):
     assert is_text(captioned[: captioned.shape[0] - height])
     assert is_text(rows[:, : rows.shape[1] - width])
     assert is_text(columns[: columns.shape[0] - height + 8])
+
+
+def test_labels_stand_beside_their_rows_and_over_their_columns():
+    images = np.full((4, 64, 64, 1), 200, np.uint8)
+    labels = {"row_labels": ["", "second"], "column_labels": ["", "second"]}
+    picture = visualization.labelled_grid(images, columns=2, **labels)
+    cells = np.argwhere((picture == 200).all(axis=-1))
+    (top, left), (y, x) = cells.min(axis=0), cells.mean(axis=0)
+    dark = np.argwhere((picture < 100).all(axis=-1))
+    beside, over = dark[dark[:, 1] < left], dark[dark[:, 0] < top]
+    assert len(beside) and beside[:, 0].min() > y
+    assert len(over) and over[:, 1].min() > x
 
 
 def test_long_texts_stay_inside_the_picture():
@@ -105,6 +118,14 @@ def test_scatter_has_a_range_for_each_axis():
     # The legend shows the colour of each class, also of names that matplotlib would read as something else.
     assert all(len(pixels(plot[:, 740:], colour)) for colour in colours)
     assert visualization.scatter(np.zeros((3, 2))).shape == (640, 640, 3)
+
+
+def test_scatter_names_its_axes(monkeypatch):
+    named = {}
+    monkeypatch.setattr(Axes, "set_xlabel", lambda self, text: named.update(x=text))
+    monkeypatch.setattr(Axes, "set_ylabel", lambda self, text: named.update(y=text))
+    visualization.scatter(np.zeros((3, 2)), axis_names=("first", "second"))
+    assert named == {"x": "first", "y": "second"}
 
 
 def test_points_far_outside_do_not_squeeze_the_others(rng):
