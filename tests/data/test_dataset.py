@@ -83,6 +83,16 @@ def test_the_order_is_a_function_of_seed_and_epoch(split):
     assert first != order(3, 1) and first != order(4, 0)
 
 
+def test_the_order_in_memory_is_that_of_numpys_generators(held):
+    """A run that resumes with a later version meets the same images, mirrored or not."""
+    images, labels = collect(held.training_batches(10, seed=3, epoch=1, flip=True))
+    np.testing.assert_array_equal(labels, np.random.default_rng([3, 1]).permutation(50))
+    is_mirrored = np.random.default_rng([3, 1, 1]).random(50) < 0.5
+    np.testing.assert_array_equal(images[is_mirrored], held.images[labels[is_mirrored], :, ::-1])
+    np.testing.assert_array_equal(images[~is_mirrored], held.images[labels[~is_mirrored]])
+    np.testing.assert_array_equal(held.random_subset(9, seed=3)[1], np.random.default_rng(3).permutation(50)[:9])
+
+
 def test_skip_leaves_out_whole_batches_and_changes_nothing_else(split):
     whole = collect(split.training_batches(8, 5, 2, flip=True))
     rest = collect(split.training_batches(8, 5, 2, flip=True, skip=4))
@@ -150,6 +160,10 @@ def test_a_streamed_split_holds_what_the_one_in_memory_holds(streamed):
     on_disk, held = streamed
     for part, other in zip(collect(on_disk.batches(8)), collect(held.batches(8)), strict=True):
         np.testing.assert_array_equal(part, other)
+    seed = int(np.random.SeedSequence([3, 0]).generate_state(1)[0])  # of a run's seed and epoch
+    first, _ = collect(on_disk.source.encoded("train", seed).map(on_disk.source.decode).batch(10).take(1))
+    np.testing.assert_array_equal(on_disk.random_subset(10, seed=3)[0], first)
+    np.testing.assert_array_equal(collect(on_disk.training_batches(10, seed=3, epoch=0).take(1))[0], first)
     assert on_disk.num_images == held.num_images and on_disk.steps_per_epoch(7) == held.steps_per_epoch(7) == 7
 
 
