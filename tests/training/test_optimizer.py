@@ -51,6 +51,35 @@ def test_rate_moves_the_variables():
         assert variable.numpy()[0] == pytest.approx(expected, abs=1e-6)
 
 
+def test_averages_follow_the_variables():
+    """In update t by 1 - min(ema_decay, (1 + t) / (10 + t)), so that the first values are soon forgotten."""
+    variable = tf.Variable([1.0])
+    optimizer = Optimizer([variable], TrainConfig(optimizer="adam", learning_rate=0.1, ema_decay=0.28))
+    average = 1.0
+    for step, decay in enumerate((2 / 11, 3 / 12, 0.28, 0.28)):
+        optimizer.apply([tf.constant([3.0])], tf.constant(True), tf.constant(step))
+        average = decay * average + (1 - decay) * variable.numpy()[0]
+        assert optimizer.ema[0].numpy()[0] == pytest.approx(average, rel=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamax"])
+def test_updates_are_those_of_the_paper(optimizer):
+    """Kingma & Ba 2015, algorithms 1 and 2, with the options' learning rate and beta_2."""
+    variable, gradients = tf.Variable([1.0, -1.0], dtype=tf.float64), np.array([[3.0, 0.1], [-1.0, 0.2], [0.5, 0.0]])
+    applied = Optimizer([variable], TrainConfig(optimizer=optimizer, learning_rate=0.1, beta_2=0.9))
+    expected, first, second = variable.numpy(), 0.0, 0.0
+    for t, gradient in enumerate(gradients, 1):
+        applied.apply([tf.constant(gradient)], tf.constant(True), tf.constant(t - 1))
+        first = 0.9 * first + 0.1 * gradient
+        if optimizer == "adam":
+            second = 0.9 * second + 0.1 * gradient**2
+            length = np.sqrt(second / (1 - 0.9**t)) + 1e-8
+        else:
+            second = length = np.maximum(0.9 * second, np.abs(gradient))
+        expected = expected - 0.1 * first / (1 - 0.9**t) / length
+        np.testing.assert_allclose(variable, expected, rtol=1e-6)
+
+
 def test_a_cool_down_longer_than_the_run_is_refused():
     with pytest.raises(InputError, match="cooldown_steps is 9; it must be from 0 to the total_steps, 8"):
         Schedule(cooldown_steps=9, total_steps=8)
