@@ -46,6 +46,13 @@ def test_a_healthy_model_has_no_complaints(glow, images):
     assert 0 < found["diagnostics/round_trip_error"] < 1e-3
 
 
+def test_the_layers_are_those_of_the_model(glow, images):
+    values = glow.dequantize(images)
+    *_, last = diagnostics._layers(glow, values)
+    deepest = glow.flow.top.bijector().forward(glow.split_latents(glow.encode(values))[-1])
+    np.testing.assert_allclose(last.output, deepest, atol=1e-4)
+
+
 def test_numbers_are_those_of_the_matrices(glow, images):
     found = diagnostics.examine(glow, images)
     for level, steps in enumerate(glow.flow.steps):

@@ -15,6 +15,8 @@ import tensorflow as tf
 import worker
 from forked import call_all
 
+from glow_tf.config import TrainConfig
+from glow_tf.data.dataset import ArrayDataset
 from glow_tf.errors import InputError
 from glow_tf.training import distributed
 
@@ -91,6 +93,18 @@ def test_one_process_is_its_own_chief(two_replicas):
         alone = distributed.Workers(strategy)
         assert (alone.is_chief, alone.index, alone.count, alone.first_replica) == (True, 0, 1, 0)
         alone.share([])
+
+
+def test_batches_are_those_of_the_options_and_have_the_labels_of_a_model_with_classes(rng):
+    train = ArrayDataset(rng.integers(0, 256, (10, 2, 4, 1)).astype(np.uint8), np.arange(10))
+    batches = distributed.TrainingBatches(train, TrainConfig(batch_size=4, seed=3, flip=True), (1, 2), has_labels=True)
+    for number in (0, 1, 2, 5):  # one after the other, and after a stop inside an epoch
+        found = batches.batch(number)
+        expected = next(iter(train.training_batches(4, 3, number // 2, flip=True, skip=number % 2, shard=(1, 2))))
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+    plain = distributed.TrainingBatches(train, TrainConfig(batch_size=4), (0, 1), has_labels=False)
+    assert plain.batch(0)[1] is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_training import CONFIG, STEPS_PER_EPOCH, after_step, fit, images, trainer_at_start
+from small_training import CONFIG, STEPS_PER_EPOCH, after_step, fit, images, make_trainer, trainer_at_start
 
 from glow_tf import weights
 from glow_tf.config import GlowConfig
@@ -211,6 +211,23 @@ def test_a_signal_ends_an_evaluation(path, monkeypatch):
     outcome = fit(trainer_at_start(), path, epochs=1)
     assert outcome.steps == STEPS_PER_EPOCH
     assert outcome.bits_per_dim is not None
+
+
+def test_a_long_epoch_is_saved_on_the_way(path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1.0)
+    trainer = trainer_at_start()
+    after_step(trainer, 2, die)
+    with pytest.raises(Killed):
+        fit(trainer, path)
+    assert restored_record(trainer, path) and trainer.step_count == 1
+
+
+def test_the_first_images_go_by_the_seed(path, monkeypatch):
+    trainer, seen = make_trainer(num_levels=1, seed=5), []
+    monkeypatch.setattr(trainer, "initialize", lambda images: seen.append(images) or die())
+    with pytest.raises(Killed):
+        fit(trainer, path)
+    np.testing.assert_array_equal(seen[0], images()[0].random_subset(26, seed=5)[0])
 
 
 def test_ignored_signals_stay_ignored(path):

@@ -1,6 +1,7 @@
 """The card beside the weights: what it says, that nothing escapes its table, and that it never ends a run."""
 
 import re
+import time
 
 import pytest
 from small_training import fit, trainer_at_start
@@ -24,6 +25,8 @@ def test_says_what_the_weights_are():
                 "| licence of the data | CC BY 4.0 (UCI"):  # fmt: skip
         assert row in card
     assert "1,234 parameters" in card
+    started = model_card.text(CONFIG, 1, METADATA | {"previous_steps": 90}, "")
+    assert "| steps | 9, epoch 3, seed 0, after 90 steps of the weights that it started from |" in started
     assert "Glow.load" in card
 
 
@@ -47,15 +50,16 @@ def test_hardware_in_words():
     assert "CPU cores" in model_card.hardware_of([])
 
 
-def test_every_run_writes_one(tmp_path):
+def test_every_run_writes_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "process_time", lambda: 1e5 * time.monotonic())  # so that clock and CPU differ
     outcome = fit(trainer_at_start(), tmp_path, epochs=1, metadata={"dataset": "blots"})
     card = RunDirectory(tmp_path).model_card.read_text()
     assert f"{outcome.bits_per_dim:.4f} ± {outcome.standard_error:.4f} on 12 test images" in card
     assert card.startswith("# Glow trained on blots")
-    assert re.search(r"\| training time \| \d\.\d minutes, \d\.\d minutes of CPU time \|", card)
+    assert re.search(r"\| training time \| \d\.\d minutes, \d+\.\d hours of CPU time \|", card)
     shown = inspect.describe(RunDirectory(tmp_path).weights)
     assert shown["bits/dim"].split(",")[0] in card
-    assert re.fullmatch(r"step 3, epoch 1, \d\.\d minutes, \d\.\d minutes of CPU time", shown["trained"])
+    assert re.fullmatch(r"step 3, epoch 1, \d\.\d minutes, \d+\.\d hours of CPU time", shown["trained"])
 
 
 @pytest.mark.usefixtures("undrawn")
