@@ -1,6 +1,7 @@
 """Files: which ones are opened, which ones are replaced, and how untrusted text is printed."""
 
 import os
+import stat
 
 import numpy as np
 import pytest
@@ -46,6 +47,17 @@ def test_the_longest_names_are_written(tmp_path, letter):
     path = tmp_path / (letter * (255 // len(letter.encode())))
     _files.write_atomically(path, b"new")
     assert os.listdir(tmp_path) == [path.name] and path.read_bytes() == b"new"
+
+
+def test_content_is_durable_before_its_name(tmp_path, monkeypatch):
+    """A file that survives a power cut is the old one or the whole new one."""
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    kind = lambda descriptor: "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"  # noqa: E731
+    monkeypatch.setattr(os, "fsync", lambda descriptor: calls.append(kind(descriptor)) or fsync(descriptor))
+    monkeypatch.setattr(os, "replace", lambda *paths: calls.append("rename") or replace(*paths))
+    _files.write_atomically(tmp_path / "weights.h5", b"new")
+    assert calls == ["file", "rename", "folder"]
 
 
 def test_errors_name_the_file_and_not_the_temporary_one(tmp_path):

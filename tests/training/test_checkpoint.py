@@ -14,6 +14,7 @@ from small_training import make_trainer, trainer_at_start
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
+from glow_tf.training import checkpoint
 from glow_tf.training.checkpoint import Checkpointer
 from glow_tf.training.state import RunRecord
 from glow_tf.training.trainer import Trainer
@@ -174,6 +175,15 @@ def test_a_state_is_saved_once(trainer, folder):
     before = (folder / "ckpt-30.index").stat().st_mtime_ns
     states.save()
     assert (folder / "ckpt-30.index").stat().st_mtime_ns == before
+
+
+def test_what_a_checksum_promises_is_durable_before_it(trainer, folder, monkeypatch):
+    """A power cut leaves no complete state whose data was never written."""
+    calls = []
+    monkeypatch.setattr(checkpoint, "sync", lambda path: calls.append(path.suffix))
+    monkeypatch.setattr(checkpoint, "write_atomically", lambda path, _: calls.append(path.suffix))
+    checkpointer(trainer, folder)._write_checksum(30)
+    assert sorted(calls[:2]) == [".data-00000-of-00001", ".index"] and calls[2:] == [".sha256"]
 
 
 def test_the_digest_is_that_of_sha256sum(folder):
