@@ -60,6 +60,10 @@ def test_logit_pixels_change_the_density_and_nothing_else(rng):
     logits = tf.math.log(inside / (1 - inside))
     log_det = tf.reduce_sum(tf.math.log(0.9 / (inside * (1 - inside))), axis=[1, 2, 3])
     np.testing.assert_allclose(glow.log_prob(images), plain.log_prob(logits) + log_det, rtol=1e-11)
+    glow.initialize(images)
+    plain.initialize(logits)
+    for name, value in values_of(glow).items():
+        np.testing.assert_allclose(value, values_of(plain)[name], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 # The classifier and the Gaussians of the classes are in the deepest level.
