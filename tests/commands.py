@@ -21,7 +21,7 @@ def run_many(script, command_lines, cwd, imports="any"):
     With imports="no tensorflow" it is an error if one of them imports TensorFlow, which takes seconds.
     """
     if imports == "any":
-        return call_all((_answers, (script, command_lines, cwd), environment()))[0]
+        return call_all((answers_of, (script, command_lines, cwd), environment()))[0]
     done = subprocess.run(
         [sys.executable, __file__, script], input=json.dumps(command_lines), capture_output=True, text=True,
         timeout=300, cwd=cwd, env=environment(), check=False,
@@ -31,7 +31,8 @@ def run_many(script, command_lines, cwd, imports="any"):
     return [tuple(answer) for answer in json.loads(done.stdout)]
 
 
-def _answers(script, command_lines, cwd):
+def answers_of(script, command_lines, cwd):
+    """As `run_many`, in this process, whose working directory becomes `cwd`."""
     from glow_tf.cli import app
 
     os.chdir(cwd)
@@ -60,6 +61,6 @@ def start(script, *arguments, cwd, **options):
 
 
 if __name__ == "__main__":
-    answers = _answers(sys.argv[1], json.load(sys.stdin), ".")
+    answers = answers_of(sys.argv[1], json.load(sys.stdin), ".")
     assert "tensorflow" not in sys.modules, "TensorFlow was imported"
     json.dump(answers, sys.stdout)

@@ -12,6 +12,10 @@ from helpers import make_glow
 from PIL import Image
 
 from glow_tf.cli import reports
+from glow_tf.data import image_data
+from glow_tf.dequantization import NoiseStream
+from glow_tf.evaluation import metrics
+from glow_tf.glow import Glow
 
 WRONG = {
     "--weights missing.h5": "missing.h5",
@@ -44,10 +48,10 @@ NAMES = ("a b.png", "-<b>.png", "ü.png")
 
 DIGITS = "--weights weights.h5 --dataset digits"
 CLASSES = "--weights classes.h5 --draws 2"
-SCORED = "--weights classes.h5 --images folder --csv new/s.csv --html s.html"
+SCORED = "--weights classes.h5 --images folder --csv new/s.csv --html s.html --seed 7 --draws 2"
 SHOWN = "--weights weights.h5 --images folder"
 SEEN = "--weights seen.h5 --images ./folder"
-ONE = "--weights weights.h5 --dataset digits --eval_images 1"
+ONE = "--weights weights.h5 --dataset digits --eval_images 1 --seed 7"
 CONVERTED = "--weights colour.h5 --dataset digits --eval_images 8"
 NAMED = "--weights run --dataset digits --images test:0,5 --images folder"
 RIGHT = (DIGITS, CLASSES, SCORED, SHOWN, SEEN, ONE, NAMED, CONVERTED)
@@ -84,7 +88,7 @@ def answers(tmp_path_factory):
     (folder / "folder").mkdir()
     (folder / "folder" / "sub.csv").write_text("")
     for index, name in enumerate(NAMES):
-        Image.new("L", (10, 10), 80 * index).save(folder / "folder" / name)
+        Image.new("L", (10, 12), 80 * index).save(folder / "folder" / name)
     lines = [*WRONG, *RIGHT, BROKEN, BROKEN_IMAGES, LOSSY]
     answered = dict(zip(lines, run_many("evaluate", [line.split() for line in lines], folder), strict=True))
     return answered | {"folder": folder}
@@ -132,6 +136,20 @@ def test_one_image_has_no_standard_error(answers):
     assert "a random subset of the 256 test images" in output
 
 
+def test_levels_have_the_numbers_of_their_titles(answers):
+    _, output, _ = answers[ONE]
+    glow = Glow.load(answers["folder"] / "weights.h5")
+    image, _ = image_data.load("digits").test.random_subset(1, seed=0)
+    result = metrics.evaluate(glow, image_data.ArrayDataset(image), seed=7)
+    assert float(output.split()[0]) == pytest.approx(result.bits_per_dim[0], abs=2e-4)
+    z = glow.split_latents(glow.encode(glow.dequantize(image, 7, NoiseStream.LATENTS)))
+    rows = re.findall(r"^ +([01])  +(\d+)  +(\S+)  +(\d+)%  +(\S+)  +(\S+)  +(\S+)  +(\S+)  +(\S+)$", output, re.M)
+    for level, (row, bits) in enumerate(zip(rows, result.level_bits_per_dim[0], strict=True)):
+        expected = [level, 32, bits, 100 * bits / result.bits_per_dim[0], *metrics.normality(z[level])]
+        errors = np.abs(np.array(row, float) - expected)
+        assert np.all(errors <= [0, 0, 2e-4, 1, *[2e-3] * 5]), (row, expected)
+
+
 def test_images_unlike_the_models_are_said_to_be_converted(answers):
     status, output, error = answers[CONVERTED]
     assert status == 0, error
@@ -162,6 +180,10 @@ def test_images_are_scored_one_by_one(answers):
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == sorted(f"folder/{name}" for name in NAMES)
     assert {*rows[0]} >= {"log_likelihood", "corrected_bits_per_dim", "typicality_p", "most_likely_class"}
+    classes = Glow.load(answers["folder"] / "classes.h5")
+    images = np.uint8([80, 0, 160])[:, np.newaxis, np.newaxis, np.newaxis].repeat(8, axis=1).repeat(8, axis=2)
+    expected = metrics.bits_per_dim_per_image(classes, images, None, seed=7, num_importance_samples=2)
+    np.testing.assert_allclose([float(row["bits_per_dim"]) for row in rows], expected, rtol=1e-4)
     page = (answers["folder"] / "s.html").read_text()
     assert "-&lt;b&gt;.png" in page and "<b>" not in page
 
@@ -171,7 +193,12 @@ def test_without_files_the_scores_are_shown(answers):
     assert status == 0, error
     assert "no typicality: this weights file does not contain" in output
     assert "folder/a b.png" in output and "trained on" not in output
-    assert "3 of 3 images are converted to 8x8 grey, the input of this model; the largest is 10x10 L" in output
+    lines = output.splitlines()
+    title = next(i for i, line in enumerate(lines) if line.endswith("corrected bits per dim  file"))
+    scores = np.array([line.split()[:4] for line in lines[title + 1 : title + 4]], float)
+    assert float(re.search(r"3 images, (\S+) against PNG", output)[1]) == pytest.approx(scores[:, 3].mean(), abs=2e-4)
+    np.testing.assert_allclose(scores[:, 3], scores[:, 1] - scores[:, 2], atol=2e-4)
+    assert "3 of 3 images are converted to 8x8 grey, the input of this model; the largest is 12x10 L" in output
 
 
 def test_images_of_a_split_files_and_a_runs_folder(answers):

@@ -5,12 +5,15 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
-from commands import run_many
+from commands import answers_of, run_many
+from forked import call_all, environment
 from helpers import make_glow
 from PIL import Image
 from prepared import pictures, prepare
 
 from glow_tf.cli import drawings
+from glow_tf.data import image_data
+from glow_tf.evaluation import editing, metrics
 
 WRONG = {
     "--temp -1": "--temp is -1.0; it must be from 0 to 100, 0.7 is usual",
@@ -98,7 +101,10 @@ MODES = {
         "the direction: 4 images with the attribute, 8 without",
         "f.png",
     ),
-    "--weights levels.h5 --mode levels --n 1 --columns 3 --out l.png": ("The role of each level: its", "l.png"),
+    "--weights levels.h5 --mode levels --n 1 --columns 3 --temp 0.3 --seed 2 --out l.png": (
+        "The role of each level: its",
+        "l.png",
+    ),
     "--mode pca --components 2 --columns 3 --out pca.png": ("2 principal components", "pca-scatter.png"),
     "--weights plain.h5 --mode pca --images more --out two.png": ("1 principal component of", "two.png"),
 }
@@ -153,15 +159,27 @@ WRONG_MODES = {
 }
 
 
+SIZE = {"image_shape": (8, 8, 1), "dtype": "float32", "num_bits": 4, "num_levels": 1}
+
+
 @pytest.fixture(scope="module")
-def modes(tmp_path_factory):
+def classes():
+    return make_glow(**SIZE, num_classes=10)
+
+
+@pytest.fixture(scope="module")
+def levels():
+    return make_glow(**SIZE | {"num_levels": 2})
+
+
+@pytest.fixture(scope="module")
+def modes(classes, levels, tmp_path_factory):
     folder = tmp_path_factory.mktemp("modes")
-    size = {"image_shape": (8, 8, 1), "dtype": "float32", "num_bits": 4, "num_levels": 1}
     known = {"dataset": "digits", "class_names": [str(digit) for digit in range(10)]}
-    make_glow(**size, num_classes=10).save_weights(folder / "classes.h5", **known)
-    make_glow(**size | {"num_levels": 2}).save_weights(folder / "levels.h5", **known)
-    make_glow(**size).save_weights(folder / "plain.h5")
-    overflowing = make_glow(**size)
+    classes.save_weights(folder / "classes.h5", **known)
+    levels.save_weights(folder / "levels.h5", **known)
+    make_glow(**SIZE).save_weights(folder / "plain.h5")
+    overflowing = make_glow(**SIZE)
     overflowing.named_variables()["level0/actnorm/log_scale"].assign(tf.fill([2, 4], -40.0))
     overflowing.save_weights(folder / "overflowing.h5")
     for name, grey in (("a.png", 60), ("b.png", 200)):
@@ -177,12 +195,28 @@ def modes(tmp_path_factory):
     lines = [*MODES, *WARNED_MODES, *WRONG_MODES, OVERFLOWING, *DEFAULT_WEIGHTS]
     is_whole = lambda line: "--weights" in line or line in DEFAULT_WEIGHTS  # noqa: E731
     commands = [(line if is_whole(line) else f"--weights classes.h5 {line}").split() for line in lines]
-    return folder, dict(zip(lines, run_many("sample", commands, folder), strict=True))
+    ((answers, pictures_of),) = call_all((answers_and_pictures, (commands, folder), environment()))
+    return folder, dict(zip(lines, answers, strict=True)), pictures_of
+
+
+def answers_and_pictures(commands, folder):
+    """(what the command answers, {its --out: (the images of its picture, how it is labelled)})."""
+    from glow_tf.evaluation import visualization
+
+    pictures, drawn = {}, []
+    grid, scatter, save = visualization.labelled_grid, visualization.scatter, visualization.save_image
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(visualization, "labelled_grid", lambda *a, **k: drawn.append((*a, k)) or grid(*a, **k))
+        patch.setattr(visualization, "scatter", lambda *a, **k: drawn.append((*a[:1], k)) or scatter(*a, **k))
+        patch.setattr(
+            visualization, "save_image", lambda out, image: pictures.update({out: drawn.pop()}) or save(out, image)
+        )
+        return answers_of("sample", commands, folder), pictures
 
 
 @pytest.mark.parametrize("line", MODES)
 def test_modes(modes, line):
-    folder, answers = modes
+    folder, answers, _ = modes
     status, output, error = answers[line]
     said, written = MODES[line]
     assert status == 0, error
@@ -190,9 +224,60 @@ def test_modes(modes, line):
     assert (folder / written).stat().st_size > 100
 
 
+def check_images(found, expected):
+    """Nearly all bytes are equal: another process may round a pixel to the other side of a bin."""
+    expected = np.reshape(expected, found.shape)
+    assert np.mean(found == expected) > 0.98
+
+
+def test_samples_are_those_of_the_flags_under_their_labels(modes, classes):
+    pictures = modes[2]
+    images, given = pictures["s.png"]
+    check_images(images, classes.sample(80, 0.7, seed=1, labels=np.repeat(np.arange(10), 8)))
+    assert given["row_labels"] == [f"class {digit}" for digit in range(10)] and "seed 1" in given["caption"]
+    check_images(pictures["label.webp"][0], classes.sample(5, 0.7, seed=1, labels=[7] * 5))
+    images, given = pictures["t.png"]
+    check_images(images, editing.temperatures(classes, drawings.TEMPERATURES, 3, seed=1))
+    assert given["row_labels"][0] == "temperature 0\nthe mode" and given["row_labels"][-1] == "temperature 1"
+
+
+def test_edited_images_are_those_of_the_flags_under_their_labels(modes, classes, levels):
+    pictures = modes[2]
+    data = image_data.load("digits")
+    test = data.test.images
+    grey = np.full((1, 8, 8, 1), 60, np.uint8)
+    images, given = pictures["r.png"]
+    check_images(images[:3], test[[0, 5, 17]])
+    assert given["row_labels"] == ("original", "reconstruction")
+    assert list(given["column_labels"]) == ["test:0", "test:5", "test:17"]
+    images, given = pictures["i.png"]
+    pair, label = np.concatenate([grey, test[3:4]]), [metrics.classify(classes, grey)[0], data.test.labels[3]]
+    check_images(images, editing.interpolate(classes, pair, 4, label, spherical=True))
+    assert given["column_labels"] == ["first image", "33%", "67%", "second image"]
+    images, given = pictures["l.png"]
+    check_images(images, editing.resample_levels(levels, test[:1], 3, temperature=0.3, seed=2))
+    assert [label.split("\n")[1] for label in given["row_labels"]] == ["level 0, fine", "level 1, coarse"]
+
+
+def test_directions_lead_from_the_images_without_to_those_with_the_attribute(modes, classes):
+    folder, _, pictures = modes
+    images, labels = image_data.load("digits").train.random_subset(20_000, seed=0)
+    ones, eights = (editing.encode(classes, images[labels == c], [0] * np.sum(labels == c)) for c in (1, 8))
+    direction = np.load(folder / "new" / "d.npy")
+    np.testing.assert_allclose(direction, ones.mean(axis=0) - eights.mean(axis=0), atol=1e-3)
+    images, given = pictures["p.png"]
+    assert given["column_labels"] == ["class 8\n-1", "unchanged", "class 1\n+1"] and given["marked_column"] == 1
+    test = image_data.load("digits").test.images[:2]
+    check_images(images, editing.apply_direction(classes, test, direction, [-1.0, 0.0, 1.0], [0, 0]))
+    assert pictures["pca.png"][1]["column_labels"] == ["-3σ", "mean", "+3σ"]
+    shares = [label.split("\n")[1] for label in pictures["pca.png"][1]["row_labels"]]
+    for number, (share, name) in enumerate(zip(shares, pictures["pca-scatter.png"][1]["axis_names"], strict=True), 1):
+        assert name.startswith(f"component {number}, {share} ")
+
+
 @pytest.mark.parametrize("line", DEFAULT_WEIGHTS)
 def test_the_default_weights_go_by_what_is_read(modes, line):
-    folder, answers = modes
+    folder, answers, _ = modes
     status, output, error = answers[line]
     assert status == 0, error
     assert DEFAULT_WEIGHTS[line] in output
@@ -200,7 +285,7 @@ def test_the_default_weights_go_by_what_is_read(modes, line):
 
 @pytest.mark.parametrize("line", WARNED_MODES)
 def test_modes_make_do_with_what_is_there(modes, line):
-    folder, answers = modes
+    folder, answers, _ = modes
     status, _, error = answers[line]
     assert status == 0, error
     assert error.startswith("warning: ") and error.count("\n") == 1

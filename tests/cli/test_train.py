@@ -8,7 +8,9 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
+from absl.testing import flagsaver
 from commands import environment, run_many, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
@@ -109,6 +111,15 @@ def test_wrong_input_is_one_line_and_nothing_is_written(tmp_path, wrong, imports
         assert error.startswith("error: "), line
         assert error.count("\n") == 1, error
         assert words in error, (line, error)
+
+
+def test_the_seed_draws_the_first_weights():
+    with flagsaver.flagsaver():
+        train.FLAGS(["main.py", *TINY, "--seed", "3"])
+        trainer, _ = train._build(*train._check_flags([]), None)
+    drawn = Glow(trainer.glow.config, seed=3).named_variables()
+    for name, variable in trainer.glow.named_variables().items():
+        np.testing.assert_array_equal(variable, drawn[name])
 
 
 @pytest.fixture(scope="module")
