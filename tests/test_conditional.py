@@ -43,6 +43,10 @@ def test_levels_sum_to_the_density(kind, rng):
     levels = glow.level_log_probs(images, labels)
     assert levels.shape == (5, 2)
     np.testing.assert_allclose(tf.reduce_sum(levels, axis=-1), glow.log_prob(images, labels), rtol=1e-12)
+    if labels is not None:  # only the deepest level, the last, depends on the class
+        others = glow.level_log_probs(images, [2, 0, 1, 0, 2])
+        np.testing.assert_array_equal(levels[:, 0], others[:, 0])
+        assert np.any(levels[:, 1] != others[:, 1])
 
 
 def test_logit_pixels_change_the_density_and_nothing_else(rng):

@@ -175,6 +175,13 @@ def test_integers_are_numbers_for_training_options():
     assert all(type(getattr(config, name)) is float for name in options)
 
 
+def test_a_run_resumes_only_with_the_options_that_decide_its_steps():
+    """All others change its length, its speed or its reports."""
+    others = {field.name for field in dataclasses.fields(TrainConfig)} - set(TrainConfig().fixed())
+    computing = {"backprop", "mixed_precision", "jit_compile"}
+    assert others == {"epochs", "steps", "cooldown_epochs", "evaluate_every", "keep"} | computing
+
+
 @pytest.mark.parametrize("value", [tf.float32, np.float32, np.dtype("float32"), ["float32"]], ids=str)
 def test_types_are_texts(value):
     """A type of TensorFlow equals its name, but no file can hold it."""

@@ -53,6 +53,7 @@ def test_bits_per_dim_of_the_uniform_density_is_the_bit_depth(num_bits):
     # The same on [-2, 2): the density is 1/4 in each of 48 dimensions.
     wide = Dequantizer(num_bits, -2.0, 2.0)
     np.testing.assert_allclose(wide.bits_per_dim(tf.constant([48 * np.log(0.25)]), 48), num_bits, rtol=1e-6)
+    np.testing.assert_allclose(wide.nll_nats(tf.constant([float(num_bits)]), 48), -48 * np.log(0.25), rtol=1e-5)
 
 
 def test_bits_per_dim_of_a_density_concentrated_on_a_quarter():

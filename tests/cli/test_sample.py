@@ -239,6 +239,9 @@ def test_samples_are_those_of_the_flags_under_their_labels(modes, classes):
     images, given = pictures["t.png"]
     check_images(images, editing.temperatures(classes, drawings.TEMPERATURES, 3, seed=1))
     assert given["row_labels"][0] == "temperature 0\nthe mode" and given["row_labels"][-1] == "temperature 1"
+    for name, frames in (("t.gif", 8), ("q.gif", 3)):  # they go there and back
+        with Image.open(modes[0] / name) as moving:
+            assert moving.n_frames == 2 * frames - 2
 
 
 def test_edited_images_are_those_of_the_flags_under_their_labels(modes, classes, levels):

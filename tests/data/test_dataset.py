@@ -160,7 +160,7 @@ def test_a_streamed_split_holds_what_the_one_in_memory_holds(streamed):
     on_disk, held = streamed
     for part, other in zip(collect(on_disk.batches(8)), collect(held.batches(8)), strict=True):
         np.testing.assert_array_equal(part, other)
-    seed = int(np.random.SeedSequence([3, 0]).generate_state(1)[0])  # of a run's seed and epoch
+    seed = int(np.random.SeedSequence([3, 0]).generate_state(1)[0])  # a run's seed and epoch decide it
     first, _ = collect(on_disk.source.encoded("train", seed).map(on_disk.source.decode).batch(10).take(1))
     np.testing.assert_array_equal(on_disk.random_subset(10, seed=3)[0], first)
     np.testing.assert_array_equal(collect(on_disk.training_batches(10, seed=3, epoch=0).take(1))[0], first)

@@ -52,7 +52,7 @@ def test_rate_moves_the_variables():
 
 
 def test_averages_follow_the_variables():
-    """In update t by 1 - min(ema_decay, (1 + t) / (10 + t)), so that the first values are soon forgotten."""
+    """Update t keeps min(ema_decay, (1 + t) / (10 + t)) of an average, so that the first values are soon forgotten."""
     variable = tf.Variable([1.0])
     optimizer = Optimizer([variable], TrainConfig(optimizer="adam", learning_rate=0.1, ema_decay=0.28))
     average = 1.0
@@ -100,11 +100,15 @@ def test_cool_down_is_at_most_half_of_the_run():
 def test_muon_steps_the_kernels_of_the_couplings_and_adam_the_rest(rng):
     kernel = tf.Variable(rng.standard_normal((2, 3, 4)), name="level0/coupling/conv2_kernel")
     shift = tf.Variable([1.0], name="level0/actnorm/shift", dtype=tf.float64)
-    before, gradient = kernel.numpy(), tf.constant(rng.standard_normal((2, 3, 4)))
     optimizer = Optimizer([kernel, shift], TrainConfig(optimizer="muon", learning_rate=0.1, ema_decay=0.0))
-    optimizer.apply([gradient, tf.constant([3.0], tf.float64)], tf.constant(True), tf.constant(0))
-    np.testing.assert_allclose(kernel, before - 0.1 * muon.orthogonalized(gradient).numpy(), rtol=1e-6)
-    assert shift.numpy()[0] == pytest.approx(0.9, abs=1e-6)
+    expected, momentum = kernel.numpy(), 0.0
+    for step, gradient in enumerate(rng.standard_normal((2, 2, 3, 4))):
+        optimizer.apply([tf.constant(gradient), tf.constant([3.0], tf.float64)], tf.constant(True), tf.constant(step))
+        momentum = 0.95 * momentum + 0.05 * gradient
+        ahead = 0.95 * momentum + 0.05 * gradient  # Nesterov's momentum
+        expected = expected - 0.1 * muon.orthogonalized(tf.constant(ahead)).numpy()
+        np.testing.assert_allclose(kernel, expected, rtol=1e-5)
+        assert shift.numpy()[0] == pytest.approx(0.9 - 0.1 * step, abs=1e-6)
     np.testing.assert_array_equal(optimizer.ema[0], kernel)
 
 
