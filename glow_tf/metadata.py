@@ -49,6 +49,22 @@ def total_steps(metadata: Mapping[str, Any]) -> int | None:
     return None if step is None else step + (metadata.get("previous_steps") or 0)
 
 
+def is_decided_by_few(mean: float, error: float | None) -> bool:
+    """Whether a few images decide a mean of bits/dim: its standard error is larger than half of it.
+
+    The standard error is None for a single image.
+
+    >>> is_decided_by_few(3.5, 0.01), is_decided_by_few(20.0, 18.0), is_decided_by_few(20.0, None)
+    (False, True, False)
+    """
+    return error is not None and bool(error > abs(mean) / 2)
+
+
+def caveat(mean: float, error: float | None) -> str:
+    """What to write after a mean of bits/dim and its standard error: nothing, unless a few images decide the mean."""
+    return " (decided by a few images)" if is_decided_by_few(mean, error) else ""
+
+
 def encode(kind: str, value: Mapping[str, Any]) -> bytes:
     """Encodes a "configuration" or "metadata" as JSON; raises InputError for values that a file cannot store."""
     limit, check = _KINDS[kind]

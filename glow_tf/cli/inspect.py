@@ -18,6 +18,7 @@ from glow_tf._files import printable
 from glow_tf.cli import app, defaults
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
+from glow_tf.metadata import caveat
 from glow_tf.training import curves
 
 FLAGS = flags.FLAGS
@@ -87,8 +88,8 @@ def _result(metadata: Mapping[str, Any]) -> str:
     bits, error, count = (metadata.get(f"test_{name}") for name in ("bits_per_dim", "standard_error", "images"))
     if bits is None:
         return _UNKNOWN
-    error = "" if error is None else f", standard error {error:.4f}"
-    return f"{bits:.4f}{error}, on {'the' if count is None else count} test images"
+    spread = "" if error is None else f", standard error {error:.4f}"
+    return f"{bits:.4f}{spread}{caveat(bits, error)}, on {'the' if count is None else count} test images"
 
 
 def _text(value: object) -> str:

@@ -20,6 +20,7 @@ from glow_tf.dequantization import NoiseStream
 from glow_tf.errors import InputError
 from glow_tf.evaluation import metrics, ood
 from glow_tf.glow import Glow
+from glow_tf.metadata import caveat, is_decided_by_few
 from glow_tf.training import diagnostics
 
 FLAGS = flags.FLAGS
@@ -45,8 +46,10 @@ def evaluate_split(glow: Glow, weights: str) -> int:
         return 1
     summary = metrics.describe(bits.mean(), metrics.standard_error(bits), len(bits))
     print(f"{summary} of {data.name} ({weights})")
+    is_whole = len(bits) == data.test.num_images
+    warn_of_few(bits, [f"test:{index}" for index in range(len(bits))] if is_whole else ["one of them"] * len(bits))
     report_conversion(glow, data.name)
-    if len(bits) < data.test.num_images:
+    if not is_whole:
         print(f"a random subset of the {data.test.num_images:,} test images")
     noise = "noise sample" if glow.config.dequantization == "uniform" else "learned noise sample"
     samples = f"1 {noise}" if FLAGS.draws == 1 else f"importance-weighted over {FLAGS.draws} {noise}s"
@@ -54,7 +57,7 @@ def evaluate_split(glow: Glow, weights: str) -> int:
     if result.classes is not None:
         print(f"given the class; the generative classifier is right for {result.accuracy:.2%} of {len(bits):,} images")
     print_classes(result, data.class_names)
-    print_levels(glow, result.level_bits_per_dim.mean(axis=0), split)
+    print_levels(glow, result.level_bits_per_dim, split)
     print(
         f"decode(encode(image)) changes {result.num_wrong_bytes:,} of {result.num_bytes:,} bytes of "
         f"{counted(len(bits), 'image')}; largest error {result.round_trip_error:.2g} of a bin"
@@ -95,13 +98,6 @@ def explain_not_finite(glow: Glow, bits: np.ndarray, split: ArrayDataset | Strea
     """Prints an error and returns True if some bits/dim of a split are not finite."""
     bad = np.flatnonzero(~np.isfinite(bits))
     if not len(bad):
-        far = int((bits > metrics.FAR).sum())
-        if far:
-            print(
-                f"warning: {far:,} of {len(bits):,} images have more than {metrics.FAR:,.0f} bits/dim, which float32 "
-                "rounds coarsely: they are unlike anything that the model knows",
-                file=sys.stderr,
-            )
         return False
     images, labels = image_data.pick(split, [int(bad[0])])
     values = glow.dequantize(images, FLAGS.seed)
@@ -111,31 +107,48 @@ def explain_not_finite(glow: Glow, bits: np.ndarray, split: ArrayDataset | Strea
     return True
 
 
+def warn_of_few(bits: np.ndarray, names: Sequence[str]) -> None:
+    """Prints a warning if a few images decide the mean of bits/dim [N]; it names the one farthest from the median."""
+    if is_decided_by_few(bits.mean(), metrics.standard_error(bits)):
+        median = np.median(bits)
+        far = int(np.argmax(np.abs(bits - median)))
+        print(
+            f"warning: a few images decide the mean: the median is {metrics.shown(median)} bits/dim, and "
+            f"{printable(names[far])} has {metrics.shown(bits[far])}",
+            file=sys.stderr,
+        )
+
+
 def print_classes(result: metrics.SplitResult, names: Sequence[str]) -> None:
-    """Prints images, bits/dim and accuracy of the first classes."""
+    """Prints images, bits/dim and accuracy of the first classes, and whether a few images decide a class's bits/dim."""
     if len(names) < 2:
         return
     rows = result.per_class()
     print(f"images  bits/dim{'' if result.classes is None else '  accuracy'}  class")
     for label, (count, bits, accuracy) in list(rows.items())[:MAX_ROWS]:
         share = "" if accuracy is None else f"  {accuracy:8.2%}"
-        print(f"{count:>6}  {bits:8.4f}{share}  {printable(names[label])}")
+        few = caveat(bits, metrics.standard_error(result.bits_per_dim[result.labels == label]))
+        print(f"{count:>6}  {metrics.shown(bits):>8}{share}  {printable(names[label])}{few}")
     if len(rows) > MAX_ROWS:
         print(f"... and {len(rows) - MAX_ROWS} more classes")
 
 
-def print_levels(glow: Glow, bits: np.ndarray, split: ArrayDataset | StreamingDataset) -> None:
-    """Prints each level's share of the bits/dim `bits` [L] and how close its latents are to N(0, 1)."""
+def print_levels(glow: Glow, level_bits: np.ndarray, split: ArrayDataset | StreamingDataset) -> None:
+    """Prints each level's share of the bits/dim `level_bits` [N, L] and how close its latents are to N(0, 1)."""
     images, labels = split.random_subset(LATENT_IMAGES, seed=0)
     values = glow.dequantize(images, FLAGS.seed, NoiseStream.LATENTS)
     z = glow.encode(values, labels if glow.config.num_classes else None)
     print("level  latents  bits/dim  share  mean of z  variance  skewness  kurtosis  distance from Normal")
-    sizes = metrics.latents_per_level(glow.config)
+    sizes, bits = metrics.latents_per_level(glow.config), level_bits.mean(axis=0)
     for level, latents in enumerate(glow.split_latents(z)):
         n = metrics.normality(latents)
+        # Compared with the sum over the levels, since the share of one may be near 0.
+        is_of_few = is_decided_by_few(bits.sum(), metrics.standard_error(level_bits[:, level]))
         print(
-            f"{level:>5}  {sizes[level]:>7}  {bits[level]:8.4f}  {bits[level] / bits.sum():5.0%}  {n.mean:9.3f}  "
-            f"{n.variance:8.3f}  {n.skewness:8.3f}  {n.kurtosis:8.3f}  {n.ks_statistic:20.4f}"
+            f"{level:>5}  {sizes[level]:>7}  {metrics.shown(bits[level]):>8}  {bits[level] / bits.sum():5.0%}  "
+            f"{n.mean:9.3f}  {n.variance:8.3f}  {n.skewness:8.3f}  {n.kurtosis:8.3f}  {n.ks_statistic:20.4f}"
+            + "  (its bits/dim are decided by a few images)"
+            * is_of_few
         )
     print(f"(z of {counted(len(images), 'image')}; the distance is the Kolmogorov-Smirnov statistic)")
 
@@ -164,6 +177,7 @@ def score_images(glow: Glow, weights: str) -> int:
     bits, corrected = scores.columns["bits_per_dim"], scores.columns["corrected_bits_per_dim"]
     summary = metrics.describe(bits.mean(), metrics.standard_error(bits), len(bits), "image")
     print(f"{summary}, {metrics.shown(corrected.mean(), '+')} against PNG or WebP ({weights})")
+    warn_of_few(bits, scores.names)
     report_conversions(glow, read.names)
     if any(registry.is_same_folder(glow.metadata.get("dataset"), folder) for folder in FLAGS.images):
         print("this model was trained on most of these images: new images of the same type would score worse")

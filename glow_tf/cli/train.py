@@ -40,6 +40,7 @@ from glow_tf.config import (
 )
 from glow_tf.data import registry
 from glow_tf.errors import InputError
+from glow_tf.metadata import caveat
 from glow_tf.training import settings
 from glow_tf.training.run_directory import RunDirectory
 
@@ -305,7 +306,7 @@ def _finish(result: "FitResult", config: TrainConfig, run: RunDirectory, *, is_c
         print(f"this run has reached its end, step {result.steps}; to train further, use {longer}")
     if result.bits_per_dim is not None:
         error = "" if result.standard_error is None else f", standard error {result.standard_error:.4f}"
-        print(f"test: {result.bits_per_dim:.4f} bits/dim{error}")
+        print(f"test: {result.bits_per_dim:.4f} bits/dim{error}{caveat(result.bits_per_dim, result.standard_error)}")
     if not result.is_saved:
         print(f"error: the last save failed; the files in {run.checkpoints} are older", file=sys.stderr)
         return 1

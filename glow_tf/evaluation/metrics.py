@@ -16,12 +16,10 @@ from glow_tf.dequantization import NoiseStream
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
 from glow_tf.inputs import Array, Labels
+from glow_tf.metadata import caveat
 
 # Distance between the seeds of two noise samples of one batch; batches use consecutive seeds.
 SAMPLE_STRIDE = 1_000_003
-
-# Bits/dim beyond which float32 rounds log-densities to hundreds of nats; only images far from the data reach it.
-FAR = 1e6
 
 # Points of a distribution's summary: the quantiles 0, 1/64, ..., 1.
 NUM_QUANTILES = 65
@@ -163,20 +161,24 @@ def standard_error(values: np.ndarray) -> float | None:
     >>> standard_error(np.array([1.0, 3.0]))
     1.0
     """
-    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+    if len(values) < 2:
+        return None
+    return float(np.std(values, ddof=1, dtype=np.float64) / math.sqrt(len(values)))  # float32 would overflow at 1e19
 
 
 def describe(bits: float, error: float | None, count: int, noun: str = "test image") -> str:
-    """A mean of bits/dim with its standard error and the number of images behind it.
+    """A mean of bits/dim with its standard error, the number of images behind it, and whether a few of them decide it.
 
     >>> describe(3.35, 0.0125, 10_000)
     '3.3500 ± 0.0125 bits/dim on 10,000 test images'
+    >>> describe(20.0, 18.0, 12)
+    '20.0000 ± 18.0000 (decided by a few images) bits/dim on 12 test images'
     >>> describe(3.35, None, 1)
     '3.3500 bits/dim on 1 test image (no standard error)'
     """
     if error is None:
         return f"{shown(bits)} bits/dim on {counted(count, noun)} (no standard error)"
-    return f"{shown(bits)} ± {shown(error)} bits/dim on {counted(count, noun)}"
+    return f"{shown(bits)} ± {shown(error)}{caveat(bits, error)} bits/dim on {counted(count, noun)}"
 
 
 def shown(score: float, sign: str = "") -> str:
@@ -291,7 +293,7 @@ def bits_per_dim(
             batches.append(glow.bits_per_dim(images, conditions, seed=seed + index).numpy())
             advance(len(images))
     values = np.concatenate(batches)
-    return float(values.mean()), standard_error(values), len(values)
+    return float(values.mean(dtype=np.float64)), standard_error(values), len(values)
 
 
 def latent_statistics(glow: Glow, images: Array, labels: Labels | None = None, seed: int = 0) -> dict[str, float]:

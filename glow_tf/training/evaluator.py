@@ -19,7 +19,7 @@ from glow_tf.dequantization import NoiseStream
 from glow_tf.errors import InputError
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
-from glow_tf.metadata import total_steps
+from glow_tf.metadata import is_decided_by_few, total_steps
 from glow_tf.training import diagnostics, hardware, model_card, pictures
 from glow_tf.training.progress import Reporter
 from glow_tf.training.run_directory import RunDirectory
@@ -185,10 +185,10 @@ class Evaluator:
                 f"warning: the bits/dim of the test images is {bits}; the first values that are not finite are in "
                 f"{where or 'none of the first images'}"
             )
-        elif error is not None and error > abs(bits) / 2:
+        elif is_decided_by_few(bits, error):
             self.reporter.line(
                 "warning: a few test images have far more bits/dim than the others and decide this mean; evaluate.py "
-                "prints the classes that they are in, and with --images the bits/dim of each image"
+                "names one of them, and with --images prints the bits/dim of each image"
             )
 
     def _draw_and_diagnose(self, glow: Glow) -> None:

@@ -15,6 +15,7 @@ from absl import logging
 from glow_tf._files import printable, write_atomically
 from glow_tf.config import GlowConfig
 from glow_tf.glow import Glow
+from glow_tf.metadata import caveat
 from glow_tf.training import curves
 
 # Licences of well-known data sets, as their authors state them.
@@ -118,7 +119,7 @@ def _result(metadata: Mapping[str, Any]) -> str:
         return "not finite"
     spread = "" if error is None else f" ± {error:.4f}"
     images = "" if count is None else f" on {count:,} test image{'' if count == 1 else 's'}"
-    return f"{bits:.4f}{spread}{images}"
+    return f"{bits:.4f}{spread}{caveat(bits, error)}{images}"
 
 
 def _code(value: object) -> str:

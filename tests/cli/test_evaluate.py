@@ -11,7 +11,6 @@ from commands import run_many
 from helpers import make_glow
 from PIL import Image
 
-from glow_tf.cli import reports
 from glow_tf.data import image_data
 from glow_tf.dequantization import NoiseStream
 from glow_tf.evaluation import metrics
@@ -54,7 +53,9 @@ SEEN = "--weights seen.h5 --images ./folder"
 ONE = "--weights weights.h5 --dataset digits --eval_images 1 --seed 7"
 CONVERTED = "--weights colour.h5 --dataset digits --eval_images 8"
 NAMED = "--weights run --dataset digits --images test:0,5 --images folder"
-RIGHT = (DIGITS, CLASSES, SCORED, SHOWN, SEEN, ONE, NAMED, CONVERTED)
+SPOTTED = "--weights strict.h5 --dataset ./spotted"
+SPOTTED_IMAGES = "--weights strict.h5 --images spotted/test"
+RIGHT = (DIGITS, CLASSES, SCORED, SHOWN, SEEN, ONE, NAMED, CONVERTED, SPOTTED, SPOTTED_IMAGES)
 BROKEN = "--weights broken.h5 --dataset digits --eval_images 9"
 BROKEN_IMAGES = "--weights broken.h5 --images folder"
 LOSSY = "--weights lossy.h5 --dataset digits --eval_images 9"
@@ -83,6 +84,15 @@ def answers(tmp_path_factory):
     lossy = make_glow(**size)
     lossy.named_variables()["level0/actnorm/log_scale"].assign(tf.fill([2, 4], -40.0))
     lossy.save_weights(folder / "lossy.h5")
+    strict = make_glow(**two_levels)  # of black images
+    strict.named_variables()["level0/actnorm/shift"].assign([[0.47] * 4, [0.0] * 4])
+    strict.named_variables()["level0/actnorm/log_scale"].assign([[6.0] * 4, [0.0] * 4])
+    strict.save_weights(folder / "strict.h5")
+    for split, name, grey in (("train", "a/0", 0), ("train", "b/0", 0), *(("test", f"a/{i}", 0) for i in range(9)),
+                              *(("test", f"b/{i}", 255 * (i == 2)) for i in range(3))):  # fmt: skip
+        path = folder / "spotted" / split / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), grey).save(path)
     (folder / "empty").mkdir()
     os.mkfifo(folder / "pipe")
     (folder / "folder").mkdir()
@@ -214,6 +224,18 @@ def test_images_that_were_trained_on_are_named_so(answers):
     assert "this model was trained on most of these images" in output
 
 
-def test_bits_per_dim_beyond_float32_are_named(capsys):
-    assert not reports.explain_not_finite(None, np.array([1e28, 3.0]), None)
-    assert "warning: 1 of 2 images have more than 1,000,000 bits/dim" in capsys.readouterr().err
+def test_means_that_a_few_images_decide_are_marked(answers):
+    """The last of nine and three images is white."""
+    status, output, error = answers[SPOTTED]
+    assert status == 0, error
+    marked = [line for line in output.splitlines() if "decided by a few images" in line]
+    assert re.search(r" \(decided by a few images\) bits/dim on 12 test images of ./spotted \(strict.h5\)$", marked[0])
+    assert re.search(r"^     3 .*  b \(decided by a few images\)$", marked[1])
+    assert re.search(r"^    0 .*  \(its bits/dim are decided by a few images\)$", marked[2])
+    warning = r"warning: a few images decide the mean: the median is (.*) bits/dim, and {} has (.*)\n"
+    median, most = map(float, re.search(warning.format("test:11"), error).groups())
+    assert median < most / 100
+    status, output, error = answers[SPOTTED_IMAGES]
+    assert status == 0, error
+    assert " (decided by a few images) bits/dim on 12 images, " in output
+    assert re.search(warning.format("spotted/test/b/2.png"), error)

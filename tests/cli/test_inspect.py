@@ -29,6 +29,12 @@ def file(tmp_path, small_glow):
     return path
 
 
+def test_a_mean_that_a_few_images_decide_is_marked(file, small_glow):
+    small_glow.save_weights(file, test_bits_per_dim=20.0, test_standard_error=18.0, test_images=12)
+    expected = "20.0000, standard error 18.0000 (decided by a few images), on 12 test images"
+    assert inspect.describe(file)["bits/dim"] == expected
+
+
 def test_everything_that_the_file_says(file, small_glow):
     shown = inspect.describe(file)
     assert shown["model"] == "images 4x8x2 of 8 bits; L=2, K=2, width 8"

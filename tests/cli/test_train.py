@@ -150,6 +150,8 @@ def test_a_run_at_its_end_says_how_to_train_further(capsys):
     assert "this run has reached its end, step 90; to train further, use --epochs 90\n" in output
     assert "use --steps 180\n" in finish(capsys, {"epochs": 45, "steps": 90}, new_steps=0)[1]
     assert "reached its end" not in finish(capsys, {}, new_steps=90)[1]
+    decided = finish(capsys, {}, new_steps=90, bits_per_dim=20.0, standard_error=18.0)[1]
+    assert decided.startswith("test: 20.0000 bits/dim, standard error 18.0000 (decided by a few images)\n")
 
 
 @pytest.mark.parametrize("bits", [float("nan"), float("inf")])

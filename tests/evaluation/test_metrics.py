@@ -68,6 +68,7 @@ def test_one_image_has_no_standard_error(small_glow, pixels):
     assert metrics.standard_error(pixels[:1]) is None
     assert metrics.describe(bits, error, count) == f"{bits:.4f} bits/dim on 1 test image (no standard error)"
     assert metrics.describe(1.25e28, 2e27, 2) == "1.25e+28 ± 2e+27 bits/dim on 2 test images"
+    assert metrics.standard_error(np.array([1e28, 3.0], np.float32)) == pytest.approx(5e27)
 
 
 def test_a_limit_takes_a_random_subset(small_glow, pixels):

@@ -27,6 +27,9 @@ def test_says_what_the_weights_are():
     assert "1,234 parameters" in card
     started = model_card.text(CONFIG, 1, METADATA | {"previous_steps": 90}, "")
     assert "| steps | 9, epoch 3, seed 0, after 90 steps of the weights that it started from |" in started
+    few = {"test_bits_per_dim": 20.0, "test_standard_error": 18.0, "test_images": 12}
+    row = "| test bits/dim | 20.0000 ± 18.0000 (decided by a few images) on 12 test images |"
+    assert row in model_card.text(CONFIG, 1, few, "")
     assert "Glow.load" in card
 
 
