@@ -140,11 +140,16 @@ def check_no_arguments(arguments: Sequence[str], hint: str = "a weights file is 
     raise InputError(f"unexpected argument {printable(word)!r}; {hint}")
 
 
-def check_output(flag: str) -> None:
-    """Raises InputError if the file that a flag names cannot be written; its folder need not exist."""
+def check_output(flag: str, inputs: Sequence[str | os.PathLike] = ()) -> None:
+    """Raises InputError if the file that a flag names cannot be written, or would replace one of the input files.
+
+    Its folder need not exist.
+    """
     value = FLAGS[flag].value
     if value is None:
         return
+    if os.path.exists(value) and any(os.path.exists(each) and os.path.samefile(value, each) for each in inputs):
+        raise InputError(f"--{flag} is {printable(value)}, which is also an input; name another file")
     folder = os.path.dirname(os.path.abspath(value))
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
@@ -159,6 +164,15 @@ def check_output(flag: str) -> None:
         raise InputError(f"--{flag} is {printable(value)}, which cannot be written: {error.strerror}") from error
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise InputError(f"--{flag} is {printable(value)}, but {printable(folder)} is not a writable folder")
+
+
+def check_data_dir(kind: str, dataset: str) -> None:
+    """Raises InputError for --data_dir with a data set that is not one of TFDS, which would ignore it."""
+    if FLAGS["data_dir"].present and kind != "tfds":
+        raise InputError(
+            f"--data_dir has no effect, since {printable(dataset)} is not a data set of TFDS; leave it out, or name a "
+            "folder of images by --dataset"
+        )
 
 
 def resume_command() -> str:

@@ -76,7 +76,7 @@ def _check_flags(arguments: list[str], program: str | None, target: str | None) 
         raise InputError("--ema is for --from openai: only its checkpoints hold averaged weights")
     if target == "saved-model" and os.path.lexists(FLAGS.out):
         raise InputError(f"--out {printable(FLAGS.out)} exists already; name a folder to make")
-    app.check_output("out")
+    app.check_output("out", sources)
     if target:
         return app.find_weights(sources[0]).path
     if program != "openai":  # whose checkpoints are several files

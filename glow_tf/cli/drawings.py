@@ -14,7 +14,6 @@ from absl import flags, logging
 from glow_tf._files import counted, printable
 from glow_tf.cli import app, attribute, defaults, images
 from glow_tf.cli.attribute import chosen_label, class_names
-from glow_tf.data import image_data
 from glow_tf.errors import InputError
 from glow_tf.evaluation import editing, metrics, visualization
 from glow_tf.glow import Glow
@@ -55,7 +54,7 @@ def draw_samples(glow: Glow) -> Drawing:
     columns = math.ceil(FLAGS.n / rows) if FLAGS.n else COLUMNS
     samples = glow.sample(rows * columns, FLAGS.temp, FLAGS.seed, np.repeat(np.arange(rows), columns)).numpy()
     shown = f"each of {rows} classes" if rows == classes else f"the first {rows} of {classes} classes"
-    title = f"{columns} samples of {shown} {at}"
+    title = f"{counted(columns, 'sample')} of {shown} {at}"
     names = [*map(attribute.named_class, class_names(glow)[:rows])]
     return Drawing(samples.reshape(rows, columns, *samples.shape[1:]), title, seed, names)
 
@@ -259,14 +258,14 @@ def chosen_images(glow: Glow, count: int, at_least: int = 1) -> tuple[np.ndarray
         named = images.read(FLAGS.images, glow, count if FLAGS.n or any(map(os.path.isdir, FLAGS.images)) else None)
     else:
         data = images.data_of(glow)
-        split, name = data.test, "test"
+        split, prefix = data.test, "test:"
         if split.num_images < at_least:
-            split, name = data.train, "train"
+            split, prefix = data.train, "train:"
             logging.warning(
                 "the test split has %s; training images are used instead", counted(data.test.num_images, "image")
             )
         numbers = range(min(count, split.num_images))
-        named = images.NamedImages(*image_data.pick(split, numbers), tuple(f"{name}:{number}" for number in numbers))
+        named = images.of_split(glow, data, split, numbers, prefix)
     label = chosen_label(glow)
     if not glow.config.num_classes:
         return named.images, None, named.names

@@ -66,8 +66,8 @@ def check_flags(arguments: Sequence[str]) -> None:
         raise InputError("--csv and --html are for scores of single images; name the images with --images")
     if FLAGS.csv and FLAGS.html and os.path.abspath(FLAGS.csv) == os.path.abspath(FLAGS.html):
         raise InputError(f"--csv and --html are both {FLAGS.csv}; name two files")
-    app.check_output("csv")
-    app.check_output("html")
+    app.check_output("csv", FLAGS.images or ())
+    app.check_output("html", FLAGS.images or ())
     if FLAGS.images is not None:
         named_images.check(FLAGS.images)
         for name in ("batch_size", "eval_images"):

@@ -9,13 +9,14 @@ import numpy as np
 from absl import flags
 
 from glow_tf import _progress
-from glow_tf._files import check_file, printable
+from glow_tf._files import check_file, counted, format_names, printable
 from glow_tf.cli import app
 from glow_tf.data import listing, registry
 from glow_tf.errors import InputError
 
 if TYPE_CHECKING:
     from glow_tf.config import GlowConfig
+    from glow_tf.data.dataset import ArrayDataset, StreamingDataset
     from glow_tf.data.image_data import ImageData
     from glow_tf.glow import Glow
 
@@ -70,7 +71,9 @@ def check_data_flags(reads_data: bool) -> None:
 
 def check_data(model: "app.Weights") -> None:
     """Raises InputError if the data set of `data_of` is missing, without importing TensorFlow."""
-    registry.check_data_set(data_set_of(model), FLAGS.data_dir, FLAGS.download and FLAGS.dataset is not None)
+    name = data_set_of(model)
+    kind = registry.check_data_set(name, FLAGS.data_dir, FLAGS.download and FLAGS.dataset is not None)
+    app.check_data_dir(kind, name)
 
 
 def data_set_of(model: "app.Weights | Glow") -> str:
@@ -93,21 +96,33 @@ def read(values: Sequence[str], glow: "Glow", limit: int | None = None) -> Named
     groups = [_read(value, glow, limit) for value in values]
     images, labels = (np.concatenate([getattr(group, part) for group in groups]) for part in ("images", "labels"))
     names = tuple(name for group in groups for name in group.names)
+    if limit is not None and limit < len(names):
+        _progress.line(f"{counted(limit, 'image')} are used (--n); left out: {format_names(names[limit:])}")
     return NamedImages(images[:limit], labels[:limit], names[:limit])
 
 
-def _read(value: str, glow: "Glow", limit: int | None) -> NamedImages:
+def of_split(
+    glow: "Glow", data: "ImageData", split: "ArrayDataset | StreamingDataset", numbers: Sequence[int], prefix: str
+) -> NamedImages:
+    """Images of a split by number; unlabelled for a class-conditional model of other classes."""
     from glow_tf.data import image_data
 
+    images, labels = image_data.pick(split, numbers)
+    if glow.config.num_classes and not data.has_classes_of(glow):
+        labels = np.full_like(labels, UNKNOWN)
+    return NamedImages(images, labels, tuple(f"{prefix}{number}" for number in numbers))
+
+
+def _read(value: str, glow: "Glow", limit: int | None) -> NamedImages:
     if value.startswith(TEST):
-        split, numbers = data_of(glow).test, indices(value)
+        data, numbers = data_of(glow), indices(value)
+        split = data.test
         if max(numbers) >= split.num_images:
             raise InputError(
                 f"--images is {printable(value)!r}; the test split has {split.num_images} images, so numbers can be "
                 f"from 0 to {split.num_images - 1}"
             )
-        images, labels = image_data.pick(split, numbers)
-        return NamedImages(images, labels, tuple(f"{TEST}{number}" for number in numbers))
+        return of_split(glow, data, split, numbers, TEST)
     if os.path.isdir(value):
         images, names = read_folder(value, glow.config, limit)
     else:
@@ -123,7 +138,7 @@ def read_folder(folder: str, config: "GlowConfig", limit: int | None = None) -> 
     if limit is not None and limit < found:
         _progress.line(f"the first {limit:,} of {found:,} images in {printable(folder)} are used")
     height, width, channels = config.image_shape
-    read = image_folder.read_folder(folder, image_size=(height, width), channels=channels, limit=limit)
+    read = image_folder.read_folder(folder, image_size=(height, width), channels=channels, max_bad=1.0, limit=limit)
     return read.images, tuple(os.path.join(folder, path) for path in read.paths)
 
 

@@ -135,7 +135,7 @@ def check_flags(arguments: Sequence[str]) -> None:
         from glow_tf.evaluation import visualization
 
         visualization.check_image_path(FLAGS.out)
-        app.check_output("out")
+        app.check_output("out", FLAGS.images or ())
     app.check_output("save_direction")
     if FLAGS.mode == "attribute":
         attribute.check_flags()

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from glow_tf.config import GlowConfig
 from glow_tf.data import image_folder, listing, registry
 from glow_tf.data.dataset import ArrayDataset, StreamingDataset
 from glow_tf.data.digits import CLASS_NAMES, load_digits
@@ -40,6 +41,24 @@ class ImageData:
     def num_images(self) -> int:
         """Number of training and test images."""
         return self.train.num_images + self.test.num_images
+
+    def check_fits(self, config: GlowConfig) -> None:
+        """Raises InputError if a model of this configuration cannot be trained on the images."""
+        if self.image_shape != config.image_shape:
+            have, need = ("x".join(map(str, shape)) for shape in (self.image_shape, config.image_shape))
+            raise InputError(
+                f"the images of {self.name} are {have}, but the model expects {need}; use --img_size "
+                f"{config.image_shape[0]} --channel_size {config.image_shape[2]}, or name other data with --dataset"
+            )
+        count, needed = len(self.class_names), config.num_classes
+        if needed and needed != count:
+            classes = f"{count} classes" if count else "no classes"
+            raise InputError(f"{self.name} has {classes}, but the model has {needed}; name other data with --dataset")
+
+    def has_classes_of(self, glow: Any) -> bool:
+        """Whether the classes are those of a class-conditional Glow: as many, and of the same names if it has any."""
+        names = list(glow.metadata.get("class_names") or self.class_names)
+        return len(self.class_names) == glow.config.num_classes and names == list(self.class_names)
 
     def fingerprint(self) -> dict[str, Any]:
         """JSON values that a run records; `holdout.describe_change` compares them with those of a later start."""
@@ -174,6 +193,7 @@ def of_model(
         image_size=(height, width),
         channels=channels,
         download=download and name is not None,
+        max_bad=1.0,  # the share that the training tolerated is not known
     )
 
 

@@ -152,12 +152,11 @@ def _report_bad(root: str, bad: Sequence[tuple[str, str]], num_good: int, max_ba
     total = len(bad) + num_good
     if num_good == 0 or len(bad) > max_bad * total:
         examples = "; ".join(f"{path!r}: {reason}" for path, reason in bad[:3])
-        accept = (
-            f", or train with --max_bad {math.ceil(100 * len(bad) / total) / 100:g} to accept them" if num_good else ""
-        )
+        share = f", more than the {max_bad:.0%} that are tolerated" if num_good else ""
+        accept = f"train with --max_bad {math.ceil(100 * len(bad) / total) / 100:g} to accept them"
         raise InputError(
-            f"{len(bad)} of {total} files in {root!r} cannot be used, more than the {max_bad:.0%} that are tolerated"
-            f" ({examples}{'; ...' if len(bad) > 3 else ''}); remove them{accept}"
+            f"{len(bad)} of {total} files in {root!r} cannot be used{share} ({examples}"
+            f"{'; ...' if len(bad) > 3 else ''}){f'; remove them, or {accept}' if num_good else ''}"
         )
     for path, reason in bad[:_WARNINGS_SHOWN]:
         logging.warning("skipped %r: %s", path, reason)

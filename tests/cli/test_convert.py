@@ -37,6 +37,7 @@ REFUSED = [
     (("--to", "openai", "{prefix}.index", "--out", "w"), "part of a TensorFlow checkpoint"),
     (("--from", "openai", "{prefix}", "--img_size", "8", "--out", "{prefix}.index/w"), "is not a writable folder"),
     (("--from", "openai", "{prefix}", "--img_size", "8", "--out", "."), "is a folder"),
+    (("--from", "glow-tf2", "{prefix}.index", "--out", "{prefix}.index"), "which is also an input; name another file"),
     (("--to", "saved-model", "digits", "--out", "."), "--out . exists already; name a folder to make"),
     *WRONG_FLAGS,
 ]

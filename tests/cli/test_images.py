@@ -9,6 +9,7 @@ from glow_tf import _progress
 from glow_tf.cli import images
 from glow_tf.data import image_file
 from glow_tf.data.dataset import ArrayDataset
+from glow_tf.data.image_data import ImageData, of_model
 from glow_tf.errors import InputError
 
 
@@ -41,6 +42,24 @@ def test_files_folders_and_test_images_keep_their_order(folder, data, small_glow
     assert named.names == ("many/b.png", "many/c.png", "test:4", "test:0", "a.png")
 
 
+def test_labels_are_those_of_the_models_classes(conditional_glow, monkeypatch):
+    """Images of other classes are unlabelled, so that they are not encoded under any of the model's by accident."""
+    split = ArrayDataset(np.zeros((3, 4, 8, 2), np.uint8), np.arange(3))
+    monkeypatch.setattr(conditional_glow, "metadata", {"class_names": ["ant", "bee", "cow"]})
+    for names, labels in ((["ant", "bee", "cow"], [2, 0]), (["ape", "bee", "cow"], [-1, -1]), ([], [-1, -1])):
+        data = ImageData("animals", split, split, (4, 8, 2), tuple(names))
+        assert images.of_split(conditional_glow, data, split, [2, 0], "test:").labels.tolist() == labels
+        assert data.has_classes_of(conditional_glow) == (labels == [2, 0])
+
+
+def test_unreadable_files_of_a_folder_are_left_out(folder, small_glow):
+    """Also where training needed --max_bad to accept them."""
+    (folder / "many" / "text.png").write_text("not an image")
+    assert images.read(["many"], small_glow).names == ("many/b.png", "many/c.png")
+    data = of_model(small_glow, "./many")
+    assert (data.train.num_images, data.test.num_images) == (1, 1)
+
+
 def test_a_folder_is_read_only_as_far_as_needed_and_that_is_said(folder, small_glow, monkeypatch):
     decoded, lines = [], []
     decode = image_file.decode
@@ -52,7 +71,7 @@ def test_a_folder_is_read_only_as_far_as_needed_and_that_is_said(folder, small_g
     assert decoded == ["many/b.png"]
     assert lines == ["the first 1 of 2 images in many are used"]
     assert images.read(["many", "a.png"], small_glow, limit=2).names == ("many/b.png", "many/c.png")
-    assert len(lines) == 1
+    assert lines[1:] == ["2 images are used (--n); left out: a.png"]
 
 
 @pytest.mark.parametrize(

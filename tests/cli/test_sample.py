@@ -30,6 +30,8 @@ WRONG = {
     "--mode levels --gif --out moving.gif": "--out is moving.gif; it names the picture",
     "--gif": "--mode samples does not use --gif",
     "--out blocked.png": "--out is blocked.png, which is a folder; name a file",
+    "--mode reconstruct --images own.png --out ./own.png": "--out is ./own.png, which is also an input; name another",
+    "--weights digits --mode pca --data_dir empty": "--data_dir has no effect, since digits is not a data set of TFDS",
     "--out page.html/new/s.png": "page.html is not a writable folder",
     "--weights weights.h5 --label 1": "this model has no classes; train one with --conditional",
     "--weights animals.h5 --label dgo": "--label is 'dgo'; did you mean dog? The classes are dog, cat, or an index",
@@ -59,6 +61,7 @@ def answers(tmp_path_factory):
     (folder / "empty").mkdir()
     (folder / "page.html").write_text("<!DOCTYPE html><html></html>" * 50)
     (folder / "blocked.png").mkdir()
+    (folder / "own.png").write_bytes(b"a photograph")
     lines = [line.split() for line in WRONG]
     return dict(zip(WRONG, run_many("sample", lines, folder, "no tensorflow"), strict=True))
 
@@ -76,7 +79,7 @@ def test_wrong_input_is_one_line(answers, line):
 MODES = {
     "--seed 1 --out s.png": ("8 samples of each of 10 classes at temperature 0.7", "s.png"),
     "--label 7 --n 5 --seed 1 --out label.webp": ("5 samples of class 7 at temperature 0.7", "label.webp"),
-    "--temp 0 --n 4 --out no/folder/mode.png": ("at temperature 0 (classes.h5)", "no/folder/mode.png"),
+    "--temp 0 --n 4 --out no/folder/mode.png": ("1 sample of each of 10 classes at temp", "no/folder/mode.png"),
     "--mode temperature --seed 1 --n 3 --gif --out t.png": ("3 samples at rising temperatures", "t.gif"),
     "--mode reconstruct --images test:0,5,17 --out r.png": ("3 images and their reconstructions", "r.png"),
     "--mode reconstruct --images more --images test:1 --out more.jpg": ("3 images and", "more.jpg"),
