@@ -55,7 +55,7 @@ def describe(path: str | os.PathLike) -> dict[str, str]:
         "numbers": "all finite",
         "data set": _text(metadata.get("dataset")) + (f", {len(names):,} classes" if names else ""),
         "trained": _progress(metadata, path),
-        "bits/dim": _result(metadata),
+        "bits/dim": _result(metadata) + ", given the class" * bool(config.num_classes),
         "command": _text(metadata.get("command")),
         "SHA-256": digest,
     }

@@ -51,9 +51,7 @@ def evaluate_split(glow: Glow, weights: str) -> int:
     report_conversion(glow, data.name)
     if not is_whole:
         print(f"a random subset of the {data.test.num_images:,} test images")
-    noise = "noise sample" if glow.config.dequantization == "uniform" else "learned noise sample"
-    samples = f"1 {noise}" if FLAGS.draws == 1 else f"importance-weighted over {FLAGS.draws} {noise}s"
-    print(f"an upper bound, {samples} per image{' (levels: 1)' if FLAGS.draws > 1 else ''}")
+    print_bound(glow, " (levels: 1)" if FLAGS.draws > 1 else "")
     if result.classes is not None:
         print(f"given the class; the generative classifier is right for {result.accuracy:.2%} of {len(bits):,} images")
     print_classes(result, data.class_names)
@@ -71,12 +69,23 @@ def evaluate_split(glow: Glow, weights: str) -> int:
     return 0
 
 
+def print_bound(glow: Glow, of_levels: str = "") -> None:
+    """Prints from which noise the bits/dim come, and of how many bits the pixels are."""
+    noise = "noise sample" if glow.config.dequantization == "uniform" else "learned noise sample"
+    samples = f"1 {noise}" if FLAGS.draws == 1 else f"importance-weighted over {FLAGS.draws} {noise}s"
+    seen = f"; the model sees {glow.config.num_bits} bits per channel" if glow.config.num_bits < 8 else ""
+    print(f"an upper bound, {samples} per image{of_levels}{seen}")
+
+
 def report_conversion(glow: Glow, name: str) -> None:
-    """Prints a note if the images of a data set do not have the model's shape."""
+    """Prints a note if images do not have the model's shape, and one if they may have been trained on."""
     if name == glow.metadata.get("dataset"):
         return
     if registry.is_folder(name):
         print(f"the images of {name} are converted to {model_input(glow)}, the input of this model")
+        trained = glow.metadata.get("dataset")
+        if registry.overlaps(trained, name):  # images are held out by their paths inside the folder
+            print(f"the model was trained on {trained}: training images may be among these test images")
         return
     shape = (8, 8, 1)
     if name != "digits":
@@ -143,22 +152,19 @@ def print_levels(glow: Glow, level_bits: np.ndarray, split: ArrayDataset | Strea
     for level, latents in enumerate(glow.split_latents(z)):
         n = metrics.normality(latents)
         # Compared with the sum over the levels, since the share of one may be near 0.
-        is_of_few = is_decided_by_few(bits.sum(), metrics.standard_error(level_bits[:, level]))
+        few = is_decided_by_few(bits.sum(), metrics.standard_error(level_bits[:, level]))
         print(
             f"{level:>5}  {sizes[level]:>7}  {metrics.shown(bits[level]):>8}  {bits[level] / bits.sum():5.0%}  "
             f"{n.mean:9.3f}  {n.variance:8.3f}  {n.skewness:8.3f}  {n.kurtosis:8.3f}  {n.ks_statistic:20.4f}"
-            + "  (its bits/dim are decided by a few images)"
-            * is_of_few
+            f"{'  (its bits/dim are decided by a few images)' if few else ''}"
         )
     print(f"(z of {counted(len(images), 'image')}; the distance is the Kolmogorov-Smirnov statistic)")
 
 
 def check_classes(glow: Glow, data: image_data.ImageData) -> None:
     """Raises InputError unless the classes of the images are those of the model."""
-    if not glow.config.num_classes:
-        return
-    known = list(glow.metadata.get("class_names") or [])
-    if len(data.class_names) != glow.config.num_classes or known not in ([], list(data.class_names)):
+    if glow.config.num_classes and not data.has_classes_of(glow):
+        known = glow.metadata.get("class_names") or []
         mine, others = (", ".join(map(printable, names[:5])) or "no names" for names in (known, data.class_names))
         raise InputError(
             f"the model has {glow.config.num_classes} classes ({mine}, ...), {data.name} has "
@@ -178,8 +184,12 @@ def score_images(glow: Glow, weights: str) -> int:
     summary = metrics.describe(bits.mean(), metrics.standard_error(bits), len(bits), "image")
     print(f"{summary}, {metrics.shown(corrected.mean(), '+')} against PNG or WebP ({weights})")
     warn_of_few(bits, scores.names)
+    print_bound(glow)
+    if glow.config.num_classes:
+        print(f"under the mixture of the model's {glow.config.num_classes} classes, not given the class")
     report_conversions(glow, read.names)
-    if any(registry.is_same_folder(glow.metadata.get("dataset"), folder) for folder in FLAGS.images):
+    files = (value for value in FLAGS.images if not value.startswith(named_images.TEST))
+    if any(registry.is_in_folder(glow.metadata.get("dataset"), file) for file in files):
         print("this model was trained on most of these images: new images of the same type would score worse")
     if "typicality_p" not in scores.columns:
         print("no typicality: this weights file does not contain the bits/dim of its training images")

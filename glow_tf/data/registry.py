@@ -3,6 +3,7 @@
 import difflib
 import glob
 import os
+import pathlib
 import re
 from typing import Literal
 
@@ -92,11 +93,24 @@ def is_folder(name: str) -> bool:
     return exists and (is_path(name) or not _is_of_tfds(name))
 
 
-def is_same_folder(dataset: object, folder: str) -> bool:
-    """Whether the data set that weights record, if any, is that existing folder."""
+def is_in_folder(dataset: object, path: str) -> bool:
+    """Whether the data set that weights record, if any, is a folder with that path inside, or is that folder itself.
+
+    Test folders inside of it do not count.
+    """
     if not isinstance(dataset, str) or "\0" in dataset or not is_folder(dataset):
         return False
-    return os.path.samefile(*map(os.path.expanduser, (dataset, folder)))
+    inner, outer = (pathlib.Path(os.path.realpath(os.path.expanduser(each))) for each in (path, dataset))
+    if not inner.is_relative_to(outer):
+        return False
+    return not any(part.lower() in listing.TEST_NAMES for part in inner.relative_to(outer).parts)
+
+
+def overlaps(dataset: object, folder: str) -> bool:
+    """Whether one of two folders is inside the other: the data set that weights record, if any, and an existing one."""
+    if not (isinstance(dataset, str) and is_in_folder(dataset, dataset)):
+        return False
+    return is_in_folder(dataset, folder) != is_in_folder(folder, dataset)
 
 
 def is_tfds_name(name: str) -> bool:

@@ -86,6 +86,10 @@ class Evaluator:
         )
         self._typical = self.train.random_subset(TYPICAL_IMAGES, seed=1)[0]
         self._warned: set[str] = set()
+        # The Glow's own metadata are those of the weights that were loaded into it, perhaps of this run.
+        loaded = self.trainer.glow.metadata
+        is_this_run = loaded.get("run_id") == self.record.run_id
+        self._previous_steps = loaded.get("previous_steps") if is_this_run else total_steps(loaded)
         self._is_traced = False
         self._last_diagnosed, self._diagnosis_seconds = -math.inf, 0.0
 
@@ -102,6 +106,8 @@ class Evaluator:
         bits = best.get(f"{chosen}_bits_per_dim")
         if best.get(f"{chosen}_images") == self._limit and bits is not None:
             record.best_bits_per_dim = min(record.best_bits_per_dim, float(bits))
+        # Recorded when the run began; the weights that it started from may have been trained further since.
+        self._previous_steps = newest.get("previous_steps") or self._previous_steps
         if not record.run_id or newest.get("run_id") != record.run_id or newest.get("step") != step:
             return None
         record.reported_step = step
@@ -172,7 +178,8 @@ class Evaluator:
         step = self.trainer.step_count
         statistics = self._latent_statistics(glow, "test", *self._watched)
         nll = glow.dequantizer.nll_nats(bits, glow.config.num_dims)
-        self.reporter.scalars("test", step, {"bits_per_dim": bits, "nll_nats": nll, "epoch": self._epoch})
+        scores = {"bits_per_dim": bits, "nll_nats": nll, "test_images": count, "epoch": self._epoch}
+        self.reporter.scalars("test", step, scores)
         self.reporter.line(
             f"epoch {self._epoch}, step {step}: {metrics.describe(bits, error, count)}; "
             f"z has mean {statistics['z/mean']:+.3f} and variance {statistics['z/variance']:.3f}"
@@ -233,11 +240,8 @@ class Evaluator:
             "test_standard_error": error if error is not None and math.isfinite(error) else None,
             "test_images": count,
         }
-        # The Glow's own metadata are those of the weights that were loaded into it, perhaps of this run.
-        is_this_run = glow.metadata.get("run_id") == self.record.run_id
-        before = glow.metadata.get("previous_steps") if is_this_run else total_steps(glow.metadata)
-        if before:
-            metadata["previous_steps"] = before
+        if self._previous_steps:
+            metadata["previous_steps"] = self._previous_steps
         typical = metrics.bits_per_dim_per_image(glow, self._typical)
         if math.isfinite(typical.mean()):
             metadata["train_bits_per_dim"] = metrics.distribution_summary(typical)

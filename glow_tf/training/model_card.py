@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import logging
 
-from glow_tf._files import printable, write_atomically
+from glow_tf._files import counted, printable, write_atomically
 from glow_tf.config import GlowConfig
 from glow_tf.glow import Glow
 from glow_tf.metadata import caveat
@@ -82,7 +82,7 @@ def text(
         "steps": f"{metadata.get('step', 'unknown')}, epoch {metadata.get('epoch', 'unknown')}, "
         f"seed {metadata.get('seed', 'unknown')}"
         + (f", after {before} steps of the weights that it started from" if before else ""),
-        "test bits/dim": _result(metadata),
+        "test bits/dim": _result(metadata) + ", given the class" * bool(classes),
         "hardware": _inline(hardware),
         "training time": curves.training_time(seconds, cpu_seconds) or "unknown",
     }
@@ -118,7 +118,7 @@ def _result(metadata: Mapping[str, Any]) -> str:
     if bits is None:
         return "not finite"
     spread = "" if error is None else f" ± {error:.4f}"
-    images = "" if count is None else f" on {count:,} test image{'' if count == 1 else 's'}"
+    images = "" if count is None else f" on {counted(count, 'test image')}"
     return f"{bits:.4f}{spread}{caveat(bits, error)}{images}"
 
 

@@ -86,8 +86,8 @@ def answers(tmp_path_factory):
     lossy.save_weights(folder / "lossy.h5")
     strict = make_glow(**two_levels)  # of black images
     strict.named_variables()["level0/actnorm/shift"].assign([[0.47] * 4, [0.0] * 4])
-    strict.named_variables()["level0/actnorm/log_scale"].assign([[6.0] * 4, [0.0] * 4])
-    strict.save_weights(folder / "strict.h5")
+    strict.named_variables()["level0/actnorm/log_scale"].assign([[1.0] * 4, [0.0] * 4])
+    strict.save_weights(folder / "strict.h5", dataset=".")
     for split, name, grey in (("train", "a/0", 0), ("train", "b/0", 0), *(("test", f"a/{i}", 0) for i in range(9)),
                               *(("test", f"b/{i}", 255 * (i == 2)) for i in range(3))):  # fmt: skip
         path = folder / "spotted" / split / f"{name}.png"
@@ -118,7 +118,7 @@ def test_the_digits_are_scored(answers):
     assert status == 0, error
     assert re.search(r"^\d+\.\d{4} ± 0\.\d{4} bits/dim on 256 test images of digits \(weights.h5\)$", output, re.M)
     assert "converted" not in output
-    assert "an upper bound, 1 noise sample per image" in output
+    assert "an upper bound, 1 noise sample per image; the model sees 4 bits per channel\n" in output
     assert "level  latents  bits/dim  share" in output
     assert "changes 0 of 16,384 bytes of 256 images" in output
 
@@ -186,6 +186,7 @@ def test_images_are_scored_one_by_one(answers):
     status, output, error = answers[SCORED]
     assert status == 0, error
     assert "bits/dim on 3 images" in output and "written: new/s.csv" in output and "no typicality" not in output
+    assert "under the mixture of the model's 10 classes" in output
     with open(answers["folder"] / "new" / "s.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == sorted(f"folder/{name}" for name in NAMES)
@@ -228,6 +229,7 @@ def test_means_that_a_few_images_decide_are_marked(answers):
     """The last of nine and three images is white."""
     status, output, error = answers[SPOTTED]
     assert status == 0, error
+    assert "the model was trained on .: training images may be among these test images\n" in output
     marked = [line for line in output.splitlines() if "decided by a few images" in line]
     assert re.search(r" \(decided by a few images\) bits/dim on 12 test images of ./spotted \(strict.h5\)$", marked[0])
     assert re.search(r"^     3 .*  b \(decided by a few images\)$", marked[1])
@@ -238,4 +240,5 @@ def test_means_that_a_few_images_decide_are_marked(answers):
     status, output, error = answers[SPOTTED_IMAGES]
     assert status == 0, error
     assert " (decided by a few images) bits/dim on 12 images, " in output
+    assert "an upper bound, 1 noise sample per image; the model sees 4 bits per channel\n" in output
     assert re.search(warning.format("spotted/test/b/2.png"), error)

@@ -187,13 +187,25 @@ sys.exit("nothing was refused")
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path).returncode == 0
 
 
-def test_a_folder_is_the_one_of_the_training_by_its_place(tmp_path, monkeypatch):
-    for name in ("photographs", "digits", "other"):
-        (tmp_path / name).mkdir()
+def test_images_are_those_of_the_training_by_their_place(tmp_path, monkeypatch):
+    for name in ("photographs/cats", "photographs/Test/cats", "digits", "other"):
+        (tmp_path / name).mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert registry.is_same_folder("photographs", "~/photographs")
-    assert registry.is_same_folder("~/photographs", "photographs")
-    assert not registry.is_same_folder("photographs", "other")
-    assert not registry.is_same_folder("digits", "digits")  # the data set, not the folder
-    assert not registry.is_same_folder(None, "other")
+    assert registry.is_in_folder("photographs", "~/photographs")
+    assert registry.is_in_folder("~/photographs", "photographs/cats/a.png")
+    assert not registry.is_in_folder("photographs", "photographs/Test/cats")
+    assert not registry.is_in_folder("photographs/cats", "photographs")
+    assert not registry.is_in_folder("photographs", "other")
+    assert not registry.is_in_folder("digits", "digits")  # the data set, not the folder
+    assert not registry.is_in_folder(None, "other")
+
+
+def test_a_part_of_the_folder_of_the_training_holds_out_other_images(tmp_path, monkeypatch):
+    for name in ("photographs/cats", "photographs/test", "digits"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert registry.overlaps("photographs", "photographs/cats") and registry.overlaps("./photographs/cats", ".")
+    assert not registry.overlaps("photographs", "./photographs")  # the same test images
+    assert not registry.overlaps("photographs", "photographs/test")
+    assert not registry.overlaps("digits", ".") and not registry.overlaps(None, ".")

@@ -46,6 +46,7 @@ def test_latents_are_those_of_either_split(run):
     _, directory, glow = run
     with open(directory.path / "metrics.csv", newline="") as file:
         (row,) = csv.DictReader(file)
+    assert row["test_images"] == "12"
     for name, split in zip(("train", "test"), images(), strict=True):
         expected = metrics.latent_statistics(glow, split.random_subset(256, seed=0)[0])["z/variance"]
         assert float(row[f"{name}_z_variance"]) == pytest.approx(expected, rel=1e-4)

@@ -1,5 +1,6 @@
 """The card beside the weights: what it says, that nothing escapes its table, and that it never ends a run."""
 
+import dataclasses
 import re
 import time
 
@@ -27,6 +28,8 @@ def test_says_what_the_weights_are():
     assert "1,234 parameters" in card
     started = model_card.text(CONFIG, 1, METADATA | {"previous_steps": 90}, "")
     assert "| steps | 9, epoch 3, seed 0, after 90 steps of the weights that it started from |" in started
+    of_classes = model_card.text(dataclasses.replace(CONFIG, num_classes=2), 1, METADATA | RESULT, "")
+    assert "| test bits/dim | 2.5000 ± 0.2500 on 12 test images, given the class |" in of_classes
     few = {"test_bits_per_dim": 20.0, "test_standard_error": 18.0, "test_images": 12}
     row = "| test bits/dim | 20.0000 ± 18.0000 (decided by a few images) on 12 test images |"
     assert row in model_card.text(CONFIG, 1, few, "")
