@@ -43,7 +43,8 @@ def for_run(preset: str | None, dataset: str, given: Mapping[str, Any]) -> dict[
 
     The image's side, `img_size`, is among them where it has a default.
     """
-    row = defaults.PRESETS[preset] if preset else defaults.DATASETS.get(dataset, defaults.OTHER)
+    name = dataset.partition(":")[0]  # without a version, as in cifar10:3.0.2
+    row = defaults.PRESETS[preset] if preset else defaults.DATASETS.get(name, defaults.OTHER)
     return STANDARD | row | {name: value for name, value in given.items() if value is not None}
 
 

@@ -126,7 +126,10 @@ def main(arguments: list[str]) -> int:
         kind = registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
         if FLAGS["max_bad"].present and kind != "folder":
             raise InputError(f"--max_bad is for a folder of images, and {FLAGS.dataset} is a data set; leave it out")
+        app.check_data_dir(kind, FLAGS.dataset)
         run = _run_directory(_known_settings(model, weights, kind) | config.fixed() | {"dataset": FLAGS.dataset})
+        if kind == "folder":
+            run.check_outside(FLAGS.dataset)
         tf = app.import_tensorflow(starts_devices=FLAGS.strategy != "multi_worker")
         if config.jit_compile and not tf.config.list_physical_devices("GPU"):
             raise InputError("--jit_compile needs a GPU: on CPUs it makes steps many times slower")
@@ -244,16 +247,19 @@ def _build(model: Mapping[str, Any], config: TrainConfig, weights: app.Weights |
         raise InputError(f"--conditional needs classes; {images.name} has neither labels nor one folder per class")
     with strategy.scope():
         if weights is not None:
+            images.check_fits(weights.config)
             glow = Glow.load(weights.path)
             if _learns_noise() and glow.flow.noise is None:
                 count = min(initial_images(glow.config), images.train.num_images)
                 glow = glow.with_learned_noise(images.train.random_subset(count, seed=config.seed)[0])
         else:
             glow = Glow(model_config(model, images.image_shape, len(images.class_names)), seed=config.seed)
-    check_data_fits(images, glow.config)
     if config.mixed_precision is True and not hardware.has_fast_bfloat16():
         logging.warning("--mixed_precision is slower here: neither a GPU nor this processor computes in bfloat16")
     schedule = Schedule.from_config(config, images.train.steps_per_epoch(config.batch_size))
+    if schedule.warmup_steps > schedule.total_steps:
+        message = "the run has %d steps and its warm-up %d, so --learning_rate is not reached; lower --warmup_epochs"
+        logging.warning(message, schedule.total_steps, schedule.warmup_steps)
     return Trainer(glow, config, schedule), images
 
 
@@ -264,25 +270,12 @@ def model_config(model: Mapping[str, Any], image_shape: tuple[int, int, int], nu
     return GlowConfig(image_shape, num_classes=num_classes if model["conditional"] else 0, **settings)
 
 
-def check_data_fits(images: "ImageData", config: GlowConfig) -> None:
-    """Raises InputError if the images do not fit the model."""
-    if images.image_shape != config.image_shape:
-        have, need = ("x".join(map(str, shape)) for shape in (images.image_shape, config.image_shape))
-        raise InputError(
-            f"the images of {images.name} are {have}, but the model expects {need}; use --img_size "
-            f"{config.image_shape[0]} --channel_size {config.image_shape[2]}"
-        )
-    count, known = len(images.class_names), config.num_classes
-    if known and known < count:
-        raise InputError(f"{images.name} has {count} classes, but the model has {known}; name other data")
-
-
 def _announce(trainer: "Trainer", images: "ImageData", run: RunDirectory) -> None:
     config, workers = trainer.glow.config, trainer.workers
     print(
         f"{images.name}: {images.train.num_images} training and {images.test.num_images} test images of "
-        f"{'x'.join(map(str, config.image_shape))}; K={config.num_steps}, L={config.num_levels}, "
-        f"{trainer.glow.num_parameters:,} parameters; "
+        f"{'x'.join(map(str, config.image_shape))} in {config.num_bits} bits; K={config.num_steps}, "
+        f"L={config.num_levels}, {trainer.glow.num_parameters:,} parameters; "
         + (f"run directory {run.path}" if workers.is_chief else f"worker {workers.index} follows the chief"),
         flush=True,
     )
@@ -317,7 +310,8 @@ def _finish(result: "FitResult", config: TrainConfig, run: RunDirectory, *, is_c
             file=sys.stderr,
         )
         return 1
-    print(f"weights: {run.weights}\npictures: {run.results}\nmore: python3 sample.py --weights {run.weights}")
+    weights = shlex.quote(str(run.weights))
+    print(f"weights: {run.weights}\npictures: {run.results}\nmore: python3 sample.py --weights {weights}")
     return 0
 
 

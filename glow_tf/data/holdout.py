@@ -63,6 +63,11 @@ def fingerprint(
     }
 
 
+def num_copies(images: Mapping[str, Any]) -> int:
+    """Number of different test images with the pixels of a training image, by a fingerprint; 0 if it has no pixels."""
+    return len(codes_in(images.get("train_pixels", "")) & codes_in(images.get("test_pixels", "")))
+
+
 def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, bool]:
     """(how the data set of one fingerprint became that of another, whether training must not resume).
 

@@ -15,7 +15,7 @@ from glow_tf import _progress
 from glow_tf._files import counted
 from glow_tf.config import AUTO, GlowConfig, TrainConfig
 from glow_tf.data.dataset import ArrayDataset, StreamingDataset
-from glow_tf.data.holdout import fingerprint
+from glow_tf.data.holdout import fingerprint, num_copies
 from glow_tf.errors import InputError, WorkerLost
 from glow_tf.metadata import check_metadata
 from glow_tf.training import settings as run_settings
@@ -155,6 +155,13 @@ class _Loop:
         self.checkpointer = Checkpointer(trainer.state, record, run.state, trainer.num_replicas, run.check_lock)
         restored = self._restore_or_initialize()
         self._total = count_steps(config, self.batches.per_epoch)
+        if config.steps is not None and config.steps > self._total:
+            message = "the run ends with its %d epochs, at step %d; for %d steps it needs more epochs"
+            logging.warning(message, config.epochs, self._total, config.steps)
+        copies = 0 if self.test is self.batches.train else num_copies(self.settings["images"])
+        if copies:
+            message = "%d of the %d test images are also training images, which makes the test bits/dim too low"
+            logging.warning(message, copies, self.test.num_images)
         self._steps_per_evaluation = config.evaluate_every * self.batches.per_epoch
         self.reporter = Reporter(run, record, self._total, config.batch_size, self._steps_per_evaluation)
         self.reporter.configuration(model=self.settings["model"], training=config.fixed() | {"epochs": config.epochs})

@@ -203,6 +203,15 @@ class RunDirectory:
                 f"--fresh cannot archive {self.path}, which holds the working directory; name another --run_dir"
             )
 
+    def check_outside(self, folder: str | os.PathLike) -> None:
+        """Raises InputError if the run is inside a folder of images, of which its pictures would become a part."""
+        inner, outer = Path(os.path.realpath(self.path)), os.path.realpath(os.path.expanduser(folder))
+        if inner.is_relative_to(outer) and not any(part.startswith(".") for part in inner.relative_to(outer).parts):
+            raise InputError(
+                f"the run directory {self.path} is inside the folder of images {printable(folder)}, so that the run's "
+                f"pictures would be trained on; name another --run_dir"
+            )
+
     def check_writable(self, needed_bytes: int) -> None:
         """Raises InputError unless the run can write its files and this many bytes, such as two checkpoints, are free.
 

@@ -43,6 +43,11 @@ def test_a_cool_down_of_half_the_run_follows_its_length():
         assert schedule == Schedule(warmup_steps=20, cooldown_steps=50 * epochs, total_steps=100 * epochs)
 
 
+def test_a_data_set_of_a_certain_version_has_the_same_defaults():
+    assert options.for_run(None, "cifar10:3.0.2", {}) == options.for_run(None, "cifar10", {})
+    assert options.for_run(None, "cifar:10", {})["n_bits"] == defaults.OTHER["n_bits"]
+
+
 def test_every_option_is_a_flag_with_a_sentence_of_help():
     for name, field in options.TRAINING.items():
         assert field.metadata["doc"] in train.FLAGS[name].help

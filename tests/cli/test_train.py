@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 from commands import environment, run_many, start
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
@@ -76,6 +77,8 @@ WRONG_FLAGS = {
     "--communication ring": "--communication is for --strategy multi_worker",
     "--max_bad nan": "--max_bad is nan; it must be a number from 0 to 1",
     "--max_bad 0.5": "--max_bad is for a folder of images, and digits is a data set",
+    "--data_dir empty": "--data_dir has no effect, since digits is not a data set of TFDS; leave it out",
+    "--dataset ./photos --run_dir photos/run": "photos/run is inside the folder of images ./photos, so that the run's",
     "--flip=maybe": "it must be true or false",
     "--no_such_flag": "--no_such_flag is not a flag of this command; ",
     "--lr 3": "--lr is not a flag of this command; did you mean --learning_rate?",
@@ -88,13 +91,19 @@ WRONG_DATA = {
     "--flip": "--flip would change the meaning of the images of digits",
     "--dataset ./empty --conditional": "found 0 images in './empty'",
     "--jit_compile": "--jit_compile needs a GPU",
-    "--weights fashion_mnist": "8x8x1, but the model expects 32x32x1; use --img_size 32 --channel_size 1",
+    "--weights fashion_mnist --dequantization variational": "8x8x1, but the model expects 32x32x1; use --img_size 32 "
+    "--channel_size 1, or name other data with --dataset",
+    "--weights fashion_mnist --dataset ./photos --img_size 32 --channel_size 1": "photos has no classes, but the model "
+    "has 10; name other data",
 }
 
 
 def answers_in(folder, lines, imports):
     (folder / "empty").mkdir()
     (folder / "file").write_text("")
+    (folder / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("L", (8, 8)).save(folder / "photos" / name)
     (folder / "piped").mkdir()
     os.mkfifo(folder / "piped" / ".lock")
     before = sorted(folder.rglob("*"))

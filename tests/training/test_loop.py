@@ -301,6 +301,16 @@ def test_diagnostics_that_take_long_beside_an_epoch_are_rarer(path, monkeypatch,
     assert seen == steps
 
 
+def test_steps_beyond_the_epochs_and_copies_among_the_test_images_are_said(path, caplog):
+    train, test = images()
+    fit(trainer_at_start(), path, epochs=1, steps=STEPS_PER_EPOCH)
+    assert not caplog.records
+    test = ArrayDataset(np.concatenate([test.images, train.images[3:5]]))
+    assert trainer_at_start().fit(train, test, run_directory=path.with_name("b"), epochs=1, steps=50).steps == 3
+    assert "the run ends with its 1 epochs, at step 3; for 50 steps it needs more epochs" in caplog.text
+    assert "2 of the 14 test images are also training images" in caplog.text
+
+
 def test_an_unknown_option_is_refused(path):
     with pytest.raises(InputError, match="fit has no option batch_size; it can be epochs, steps"):
         fit(trainer_at_start(), path, batch_size=4)
@@ -312,12 +322,16 @@ def test_a_run_from_weights_counts_their_steps(path, tmp_path, monkeypatch):
     loaded = metadata(RunDirectory(path).weights)
     assert "previous_steps" not in loaded
     # The metadata of a Glow that was loaded from these weights, which were themselves trained from others.
-    monkeypatch.setattr(trainer.glow, "metadata", loaded | {"previous_steps": 4})
     for folder, previous in ((tmp_path / "another run", 7), (path, 4)):
+        monkeypatch.setattr(trainer.glow, "metadata", loaded | {"previous_steps": 4})
         trainer = trainer_at_start()
         last = list(trainer.glow.named_variables().values())[-1]
         last.assign_add(tf.ones_like(last))  # a run is known by its first weights
         fit(trainer, folder, epochs=2)
+        assert metadata(RunDirectory(folder).weights)["previous_steps"] == previous
+        # When it is resumed, the weights that it started from have been trained further.
+        monkeypatch.setattr(trainer.glow, "metadata", loaded | {"step": 300, "previous_steps": 4000, "run_id": "x"})
+        fit(trainer_at_start(), folder, epochs=3)
         assert metadata(RunDirectory(folder).weights)["previous_steps"] == previous
 
 

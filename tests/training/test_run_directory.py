@@ -224,6 +224,16 @@ def test_archive_refuses_the_working_directory(tmp_path, monkeypatch, path):
     assert run.checkpoints.exists()
 
 
+def test_a_run_inside_its_images_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+    with pytest.raises(InputError, match="runs/a is inside the folder of images ., so that the run's pictures"):
+        RunDirectory("runs/a").check_outside(".")
+    RunDirectory(".runs/a").check_outside(".")  # hidden folders are not read
+    RunDirectory("../runs/a").check_outside(".")
+    RunDirectory("../photos-runs").check_outside(tmp_path / "photos")
+
+
 def test_a_removed_working_directory_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
