@@ -108,6 +108,20 @@ def test_the_classifiers_loss_is_the_references(one_step):
     assert np.any(glow.named_variables()["classifier/kernel"].numpy() != before["classifier/kernel"])
 
 
+def test_the_gradients_norm_adds_images_of_one_class(one_step):
+    _, pixels, _, metrics = one_step
+    reference, labels = make_glow(**ONE_LEVEL), [0, 2, 1, 1]
+    noise = tf.random.stateless_uniform(pixels.shape, [0, 0], dtype=tf.float64)
+    values = reference.dequantizer.dequantize(pixels, noise, tf.float64)
+    with tf.GradientTape() as tape:
+        bits = reference.dequantizer.bits_per_dim(reference.log_prob(values, labels), 64)
+        nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, reference.classify(values))
+        loss = tf.reduce_mean(bits) + 0.5 * tf.reduce_mean(nats) / np.log(2)
+    gradients = map(tf.convert_to_tensor, tape.gradient(loss, reference.trainable_variables))
+    norm = np.sqrt(sum(np.sum(np.square(gradient)) for gradient in gradients))
+    np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-9)
+
+
 def test_the_classifiers_loss_is_the_same_on_two_replicas(one_step, two_replicas):
     on_two, _, _, metrics = training_step(0.5, two_replicas)
     for name in ("class_bits", "class_accuracy", "bits_per_dim", "gradient_norm"):

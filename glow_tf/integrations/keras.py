@@ -212,7 +212,10 @@ class KerasGlow(tf_keras.Model):
 
     def _check_initialized(self) -> None:
         if not self.glow.is_initialized:
-            raise InputError("the actnorms are not initialised; call initialize(images) before fit")
+            raise InputError(
+                "the actnorms are not initialised; call initialize(images) before fit, or set "
+                "glow.is_initialized = True if trained weights were assigned"
+            )
 
     def _check_continuous(self, data: Any) -> None:
         inputs.continuous_images(data[0] if isinstance(data, tuple) else data, self.glow.config)

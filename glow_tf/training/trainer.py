@@ -130,7 +130,10 @@ class Trainer:
             InputError: for an invalid batch, before the model is initialised, and inside a `tf.function`.
         """
         if not self.glow.is_initialized:
-            raise InputError("the actnorms are not initialised; call initialize(images) before train_step")
+            raise InputError(
+                "the actnorms are not initialised; call initialize(images) before train_step, or set "
+                "glow.is_initialized = True if trained weights were assigned"
+            )
         if not tf.executing_eagerly():
             raise InputError("train_step is compiled already; call it outside of tf.function")
         if self._holds_averages:
@@ -170,7 +173,8 @@ class Trainer:
         noise = self._noise(step, images, replica)
         losses, gradients = self._sum_over_replicas(*self._loss_and_gradients(noise, images, labels))
         bits_per_dim = self.glow.dequantizer.bits_per_dim(-losses["nll_nats"], self.glow.config.num_dims)
-        norm = tf.linalg.global_norm(gradients)
+        # Converted, since the norm of IndexedSlices, the gradient of the class parameters, would not add equal classes.
+        norm = tf.linalg.global_norm([tf.convert_to_tensor(gradient) for gradient in gradients])
         is_finite = tf.math.is_finite(bits_per_dim) & tf.math.is_finite(norm)
         rate = self.optimizer.next_learning_rate(step)
         self.optimizer.apply(gradients, is_finite, step)
