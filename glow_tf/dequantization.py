@@ -82,6 +82,7 @@ class Dequantizer:
             dtype: type of the result.
         """
         bins = tf.cast(tf.cast(as_uint8(images), tf.int32) // 2 ** (8 - self.num_bits), dtype)
+        noise = tf.cast(tf.convert_to_tensor(noise, dtype_hint=dtype), dtype)
         return self.low + (bins + noise) * self.bin_width
 
     def quantize(self, values: Array) -> tf.Tensor:

@@ -130,7 +130,8 @@ class Glow(tf.Module):
         images = inputs.uint8_images(images, self.config.image_shape)
         inputs.check_seed(seed)
         inputs.check_seed(stream, name="stream")
-        uniform = dequantization.uniform_noise(tf.shape(images), [seed, stream], self._dtype)
+        seeds = [tf.cast(seed, tf.int64), tf.cast(stream, tf.int64)]
+        uniform = dequantization.uniform_noise(tf.shape(images), seeds, self._dtype)
         return self._dequantize(uniform, images)
 
     def log_prob(self, images: Array, labels: Labels | None = None) -> tf.Tensor:

@@ -192,6 +192,8 @@ def error_of_assertion(error: Exception) -> InputError | None:
 
 def as_tensor(values: Any, name: str) -> tf.Tensor:
     """Converts arrays, lists and tensors to a tensor; InputError for anything else."""
+    if type(values).__name__ == "KerasTensor":  # Keras would wrap each operation in a layer that has no variables
+        raise InputError(f"{name} are a symbolic input of Keras; use the model in the `call` of a layer of your own")
     try:
         # Via numpy, which converts Python numbers to float64 and int64.
         return tf.convert_to_tensor(values if tf.is_tensor(values) else np.asarray(values))

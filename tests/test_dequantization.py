@@ -61,6 +61,17 @@ def test_bits_per_dim_of_a_density_concentrated_on_a_quarter():
     np.testing.assert_allclose(Dequantizer(8).bits_per_dim(tf.constant(10 * np.log(4.0)), 10), 6.0, rtol=1e-6)
 
 
+@pytest.mark.parametrize("noise_dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_noise_of_any_float_type(noise_dtype, dtype, rng):
+    pixels, noise = rng.integers(0, 256, (3, 4)).astype(np.uint8), rng.random((3, 4)).astype(noise_dtype)
+    expected = (pixels + noise.astype(dtype)) / 256 - 0.5
+    for given in (noise, tf.constant(noise)):
+        found = Dequantizer().dequantize(pixels, given, dtype)
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-15 if dtype == "float64" else 1e-7)
+
+
 def test_noise_is_a_function_of_its_seed():
     noise = uniform_noise([20, 20], [3, 0])
     np.testing.assert_array_equal(noise, uniform_noise([20, 20], [3, 0]))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from helpers import SMALL, make_glow
 
 from glow_tf import inputs
@@ -143,6 +144,20 @@ def test_tensors_as_arguments_of_a_sample(conditional):
     arguments = tf.constant(4), tf.constant(0.5), tf.constant(3)
     for sample in (conditional.sample, tf.function(conditional.sample, autograph=False)):
         np.testing.assert_array_equal(sample(*arguments), expected)
+
+
+def test_a_seed_and_a_step_of_different_types(glow):
+    expected = glow.dequantize(PIXELS, 3, 7)
+    for seed, step in ((tf.constant(3), tf.Variable(7, dtype=tf.int64)), (tf.constant(3, tf.int64), np.uint8(7))):
+        np.testing.assert_array_equal(glow.dequantize(PIXELS, seed, step), expected)
+
+
+def test_symbolic_inputs_of_keras(glow):
+    symbolic = tf_keras.Input(SHAPE)
+    for method in (glow.log_prob, glow.encode, glow.distribution.log_prob, glow.bijector().inverse, glow.bits_per_dim):
+        assert "a symbolic input of Keras; use the model in the `call` of a layer" in message_of(
+            lambda method=method: method(symbolic)
+        )
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
