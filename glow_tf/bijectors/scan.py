@@ -31,6 +31,8 @@ class Scan(ImageBijector):
         step: (parameters of one step, residuals) -> an ImageBijector that preserves the event shape. The parameters
             are slices of the stacked ones. `step` must hand them to the bijector unchanged; anything computed from them
             belongs in the bijector's methods or in `prepare`, since `reversible` calls `step` outside the tape.
+            A tensor that `step` captures is a constant for the gradient: a context to differentiate by is one more
+            parameter, `tf.repeat(context[tf.newaxis], num_steps, axis=0)`.
             `residuals` is for the step's most expensive computation (see `residuals.checkpoint`).
         parameters: nested dictionary of variables, tensors or arrays [K, ...].
         num_steps: K.
