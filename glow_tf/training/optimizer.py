@@ -87,7 +87,10 @@ class Optimizer(tf.Module):
         tf.raw_ops.AssignAddVariableOp(resource=self.updates.handle, value=tf.constant(1, tf.int64))
 
     def _clipped(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The gradients, scaled down together if their norm is more than CLIP times its moving average."""
+        """The gradients, scaled down together if their norm is more than CLIP times its moving average.
+
+        In this norm the gradients of the class parameters count image by image: they are IndexedSlices.
+        """
         norm = tf.cast(tf.linalg.global_norm(gradients), tf.float32)
         usual = tf.convert_to_tensor(self.usual_norm)
         is_first = tf.equal(usual, 0.0)

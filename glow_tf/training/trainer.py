@@ -173,7 +173,7 @@ class Trainer:
         noise = self._noise(step, images, replica)
         losses, gradients = self._sum_over_replicas(*self._loss_and_gradients(noise, images, labels))
         bits_per_dim = self.glow.dequantizer.bits_per_dim(-losses["nll_nats"], self.glow.config.num_dims)
-        # Converted, since the norm of IndexedSlices, the gradient of the class parameters, would not add equal classes.
+        # Dense, since the gradient of the class parameters is IndexedSlices, with a row for each image.
         norm = tf.linalg.global_norm([tf.convert_to_tensor(gradient) for gradient in gradients])
         is_finite = tf.math.is_finite(bits_per_dim) & tf.math.is_finite(norm)
         rate = self.optimizer.next_learning_rate(step)
