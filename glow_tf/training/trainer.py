@@ -237,11 +237,11 @@ class Trainer:
         raw = [variable.numpy() for variable in self._variables]
         for variable, average in zip(self._variables, self.optimizer.ema, strict=True):
             variable.assign(average)
-        self._holds_averages = True
+        is_nested, self._holds_averages = self._holds_averages, True
         try:
             yield self.glow
         finally:
-            self._holds_averages = False
+            self._holds_averages = is_nested
             for variable, value in zip(self._variables, raw, strict=True):
                 variable.assign(value)
 
