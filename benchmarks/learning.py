@@ -200,7 +200,7 @@ def plot(options):
                     float(row["cpu_seconds"]),
                     float(row["bits_per_dim"]),
                 )
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
     for model, width in dict.fromkeys((key[0], key[1]) for key in ends):
         points = sorted(point for key, point in ends.items() if key[:2] == (model, width))
         axes.plot(*zip(*points, strict=True), marker="o", linestyle=":", label=f"{model}, width {width}")
@@ -215,7 +215,7 @@ def plot(options):
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.set_title("Each marker is the end of a training with a schedule of its own", fontsize="medium")
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(options.out, dpi=100)
 
 
