@@ -15,7 +15,7 @@ from glow_tf.bijectors.base import sum_except_batch
 from glow_tf.bijectors.shapes import with_nonempty_batch
 from glow_tf.config import GlowConfig
 from glow_tf.nn.base import ParameterModule, slice_of
-from glow_tf.nn.plus import PlusNetwork, whitening
+from glow_tf.nn.plus import BoundedScaleNetwork, whitening
 
 WIDTH = 64
 
@@ -45,7 +45,7 @@ class NoiseFlow(ParameterModule):
 
     def __init__(self, config: GlowConfig, rng: np.random.Generator, name: str) -> None:
         channels = config.squeezed_shapes()[0][-1]
-        self._network = PlusNetwork(WIDTH)
+        self._network = BoundedScaleNetwork(WIDTH)
         self._squeeze = Squeeze(dtype=tf.as_dtype(config.dtype))
         values = {
             "whitening": {"shift": np.zeros(channels), "kernel": np.eye(channels)},

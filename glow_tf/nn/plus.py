@@ -1,12 +1,13 @@
 """The parts of the architecture "plus": Glow with bounded, symmetric scales and initial 1x1 convolutions from the data.
 
-It differs from OpenAI's in four places:
+It differs from OpenAI's in five places:
 
 1. The scale of a coupling is exp(2 tanh(raw / 2)), which starts at one and lies between 0.14 and 7.4, so a coupling
    expands as easily as it contracts, and its inverse never divides by a small number.
 2. The scale of the Gaussian at a split is bounded in the same way.
-3. The 1x1 convolutions start from the principal components of the data; see `WhitenedSteps`.
-4. Each class has its own Gaussian at every position of the deepest latents.
+3. The networks of the couplings see values beyond 20 as 20; see `PlusNetwork`.
+4. The 1x1 convolutions start from the principal components of the data; see `WhitenedSteps`.
+5. Each class has its own Gaussian at every position of the deepest latents.
 
 The variables have the same names as those of "openai" and, except for the class parameters, the same shapes.
 `docs/results.md` reports the effect of each part.
@@ -20,6 +21,8 @@ import tensorflow as tf
 
 from glow_tf.bijectors import ActNorm, actnorm_init
 from glow_tf.bijectors.invertible_conv import plu_decompose
+from glow_tf.bijectors.residuals import Residuals
+from glow_tf.nn.base import Parameters
 from glow_tf.nn.openai import OpenAINetwork
 from glow_tf.nn.priors import SplitPrior, TopPrior
 from glow_tf.nn.steps import FlowSteps
@@ -28,11 +31,14 @@ from glow_tf.nn.steps import FlowSteps
 MAX_LOG_SCALE = 2.0
 MAX_SPLIT_LOG_SCALE = 3.0
 
+# The networks of the couplings see values between minus this and this; those of typical images stay below 12.
+MAX_INPUT = 20.0
+
 # Smaller variances of principal components (of standardised channels) are replaced by this before the division.
 LEAST_VARIANCE = 1e-4
 
 
-class PlusNetwork(OpenAINetwork):
+class BoundedScaleNetwork(OpenAINetwork):
     """OpenAI's network with the scale exp(2 tanh(raw / 2)).
 
     References: Nielsen et al. 2020, whose code (SurVAE Flows) has this scale in its image models.
@@ -41,6 +47,18 @@ class PlusNetwork(OpenAINetwork):
     def log_scale(self, raw: tf.Tensor) -> tf.Tensor:
         """2 tanh(raw / 2)."""
         return _bounded(raw, MAX_LOG_SCALE)
+
+
+class PlusNetwork(BoundedScaleNetwork):
+    """`BoundedScaleNetwork` whose input is clipped; a coupling stays exactly invertible, as it passes x1 on unclipped.
+
+    Without the bound a value far from the training data makes the network's shift proportionally large, the next
+    coupling's input larger still, and the bits/dim of a single test image millions.
+    """
+
+    def output(self, parameters: Parameters, x1: tf.Tensor, residuals: Residuals = None) -> tf.Tensor:
+        """As `OpenAINetwork.output` of the clipped x1."""
+        return super().output(parameters, tf.clip_by_value(x1, -MAX_INPUT, MAX_INPUT), residuals)
 
 
 class WhitenedSteps(FlowSteps):

@@ -6,7 +6,8 @@ from helpers import count_operations, log_abs_det_jacobian, make_glow, random_im
 from glow_tf.bijectors.scan import BACKPROP_MODES
 from glow_tf.config import GlowConfig
 from glow_tf.glow import Glow
-from glow_tf.nn.plus import BoundedSplitPrior, PlusNetwork
+from glow_tf.nn.base import slice_of
+from glow_tf.nn.plus import MAX_INPUT, BoundedScaleNetwork, BoundedSplitPrior, PlusNetwork
 
 KINDS = {
     "rgb": {"image_shape": (8, 4, 3)},
@@ -74,6 +75,30 @@ def test_the_scale_is_symmetric_and_bounded():
     shift, log_scale = network.shift_and_log_scale({}, None)
     np.testing.assert_array_equal(shift, np.zeros(5))
     np.testing.assert_allclose(log_scale, [-2, 2 * np.tanh(-0.05), 0, 2 * np.tanh(0.05), 2], rtol=1e-12)
+
+
+def test_values_far_from_the_data_do_not_grow(rng):
+    glow = make_plus()
+    network, unbounded = PlusNetwork(glow.config.width), BoundedScaleNetwork(glow.config.width)
+    parameters = slice_of(glow.flow.steps[0].prepared()["coupling"], 0)
+    inside = tf.constant(rng.uniform(-MAX_INPUT, MAX_INPUT, (2, 4, 4, parameters["conv1"]["kernel"].shape[2])))
+    for found, expected in zip(
+        network.shift_and_log_scale(parameters, inside), unbounded.shift_and_log_scale(parameters, inside), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    far = 1e6 * tf.sign(inside)
+    np.testing.assert_array_equal(network.output(parameters, far), network.output(parameters, MAX_INPUT * tf.sign(far)))
+
+
+def test_density_and_round_trip_far_from_the_data(rng):
+    """Where inputs are clipped, the layers are still exact inverses with the log-determinant of their Jacobian."""
+    glow = make_plus()
+    images = 1e3 * random_images(rng, glow, 1)
+    z = glow.bijector().inverse(images)
+    assert np.max(np.abs(z)) > 10 * MAX_INPUT
+    log_det = glow.bijector().inverse_log_det_jacobian(images, event_ndims=3)
+    np.testing.assert_allclose(log_det[0], log_abs_det_jacobian(glow.bijector().inverse, images[0]), rtol=1e-9)
+    np.testing.assert_allclose(glow.bijector().forward(z), images, rtol=0, atol=1e-11 * np.max(np.abs(z)))
 
 
 def test_a_split_cannot_overflow():
