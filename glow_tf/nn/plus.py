@@ -52,8 +52,8 @@ class BoundedScaleNetwork(OpenAINetwork):
 class PlusNetwork(BoundedScaleNetwork):
     """`BoundedScaleNetwork` whose input is clipped; a coupling stays exactly invertible, as it passes x1 on unclipped.
 
-    Without the bound a value far from the training data makes the network's shift proportionally large, the next
-    coupling's input larger still, and the bits/dim of a single test image millions.
+    Without the bound, a value far from the training data makes the network's shift proportionally large and the input
+    of the next coupling larger still, until a single test image has millions of bits/dim.
     """
 
     def output(self, parameters: Parameters, x1: tf.Tensor, residuals: Residuals = None) -> tf.Tensor:
