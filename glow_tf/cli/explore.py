@@ -51,8 +51,10 @@ def main(arguments: list[str]) -> None:
     for file in files.values():
         check_file(file, "direction")
     if FLAGS.dataset is not None:
-        registry.check_data_set(FLAGS.dataset, FLAGS.data_dir)
+        app.check_data_dir(registry.check_data_set(FLAGS.dataset, FLAGS.data_dir), FLAGS.dataset)
     weights = app.find_weights(FLAGS.weights, needs_data=True)
+    if FLAGS.dataset is None and weights.metadata.get("dataset") == "digits":
+        app.check_data_dir("digits", "digits")
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the page needs Gradio: run pip install -e '.[explore]' in the checkout of glow_tf")
     app.import_tensorflow()

@@ -276,6 +276,14 @@ def started(tmp_path):
         (["--direction", "a=b", "--direction", "a=c"], "--direction 'a' is used twice"),
         (["--direction", "a=missing.npy"], "missing.npy does not exist"),
         (["--weights", "missing.h5"], "missing.h5 does not exist"),
+        (
+            ["--weights", "digits", "--data_dir", "sets"],
+            "--data_dir has no effect, since digits is not a data set of TF",
+        ),
+        (
+            ["--dataset", "digits", "--data_dir", "sets"],
+            "--data_dir has no effect, since digits is not a data set of TF",
+        ),
     ],
 )
 def test_wrong_flags_are_one_line(started, arguments, message):
