@@ -67,7 +67,8 @@ class NaiveGlow:
             if level < self.config.num_levels - 1:
                 z, leaving = np.split(z, 2, axis=-1)
                 h = conv2d_zeros(z, self.part(f"split{level}/"))
-                mean, log_scale = np.split(h, 2, axis=-1)
+                mean, raw = np.split(h, 2, axis=-1)
+                log_scale = self.split_log_scale(raw)
                 objective = objective + log_normal(leaving, mean, log_scale)
                 eps.append((leaving - mean) / np.exp(log_scale))
                 z = squeeze(z)
@@ -83,8 +84,18 @@ class NaiveGlow:
         if self.config.num_classes:
             one_hot = np.eye(self.config.num_classes)[labels]
             embedded = (one_hot @ p["class_kernel"] + p["class_bias"]) * np.exp(3 * p["class_log_scale"])
-            outputs += embedded[:, np.newaxis, np.newaxis]
+            outputs += embedded.reshape([b, *self.class_shape(h, w), 2 * n])
         return outputs[..., :n], outputs[..., n:]
+
+    def class_shape(self, h, w):
+        """The positions at which a class has a Gaussian of its own."""
+        return 1, 1
+
+    def log_scale(self, raw):
+        return -np.log(1 + np.exp(-(raw + 2.0)))
+
+    def split_log_scale(self, raw):
+        return raw
 
     def step(self, z, level, k):
         z, log_det = self.actnorm(z, f"{level}/actnorm/", "", k)
@@ -102,9 +113,9 @@ class NaiveGlow:
             z2 = z2 + out
         else:
             shift, raw = np.split(out, 2, axis=-1)
-            scale = 1 / (1 + np.exp(-(raw + 2.0)))
-            z2 = (z2 + shift) * scale
-            log_det = log_det + np.log(scale).sum(axis=(1, 2, 3))
+            log_scale = self.log_scale(raw)
+            z2 = (z2 + shift) * np.exp(log_scale)
+            log_det = log_det + log_scale.sum(axis=(1, 2, 3))
         return np.concatenate([z1, z2], axis=-1), log_det
 
     def network(self, z1, prefix, k):

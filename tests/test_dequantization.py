@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from glow_tf.dequantization import Dequantizer, uniform_noise
+from glow_tf.dequantization import Dequantizer, NoiseStream, uniform_noise
 
 BYTES = np.arange(256, dtype=np.uint8)
 every_depth = pytest.mark.parametrize("num_bits", range(1, 9))
@@ -81,3 +81,6 @@ def test_noise_is_a_function_of_its_seed():
     assert np.max(noise) < 1
     np.testing.assert_allclose(np.mean(noise), 0.5, atol=0.05)
     np.testing.assert_allclose(np.var(noise), 1 / 12, atol=0.01)
+    # A seed stands for the same noise in every version.
+    streams = [stream.name for stream in sorted(NoiseStream)]
+    assert streams == ["SCORE", "SAMPLE", "LATENTS", "INITIALIZE", "RECONSTRUCT", "DIAGNOSE"]

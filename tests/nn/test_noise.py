@@ -10,6 +10,7 @@ from glow_tf.errors import InputError
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
 from glow_tf.importers import openai
+from glow_tf.nn.base import slice_of
 from glow_tf.training.trainer import Trainer
 
 KIND = {"image_shape": (4, 4, 1), "num_levels": 1, "dequantization": "variational"}
@@ -123,7 +124,9 @@ def test_no_images():
 
 def test_a_model_of_uniform_noise_can_be_fine_tuned(images):
     uniform = make_glow(**KIND | {"dequantization": "uniform"})
+    uniform.metadata = {"step": 5}
     glow = uniform.with_learned_noise(images)
+    assert glow.metadata == {"step": 5}
     assert glow.config.dequantization == "variational"
     assert glow.is_initialized == uniform.is_initialized
     np.testing.assert_allclose(glow.bits_per_dim(images, seed=2), uniform.bits_per_dim(images, seed=2), rtol=1e-9)
@@ -137,6 +140,10 @@ def test_the_network_sees_whitened_images(rng):
     glow = Glow(GlowConfig(**KIND, num_steps=1, width=4, dtype="float64"))
     glow.initialize(glow.dequantize(images, seed=0))
     noise = glow.flow.noise
-    rows = np.reshape(noise._whitened(noise._squeezed(glow.dequantize(images))), [-1, 4])
+    whitened = noise._whitened(noise._squeezed(glow.dequantize(images)))
+    rows = np.reshape(whitened, [-1, 4])
     np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-9)
     np.testing.assert_allclose(np.cov(rows.T, bias=True), np.eye(4), atol=1e-4)
+    actnorms, _ = noise._network.initialize(slice_of(noise.parameters["coupling"], 0), [whitened])
+    for name, values in actnorms.items():
+        np.testing.assert_allclose(slice_of(noise.parameters["coupling"], 0)[name]["shift"], values["shift"])

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import count_operations, log_abs_det_jacobian, make_glow, random_images
+from helpers import count_operations, log_abs_det_jacobian, make_glow, random_images, values_of
+from naive import NaiveGlow
 
 from glow_tf.bijectors.scan import BACKPROP_MODES
 from glow_tf.config import GlowConfig
@@ -14,6 +15,22 @@ KINDS = {
     "additive_shuffle": {"image_shape": (4, 8, 2), "coupling": "additive", "permutation": "shuffle"},
     "one_level_one_step": {"image_shape": (4, 4, 1), "num_levels": 1, "num_steps": 1},
 }
+
+
+class NaivePlus(NaiveGlow):
+    """The differences that `nn.plus` lists, in numpy."""
+
+    def class_shape(self, h, w):
+        return h, w
+
+    def log_scale(self, raw):
+        return 2 * np.tanh(raw / 2)
+
+    def split_log_scale(self, raw):
+        return 3 * np.tanh(raw / 3)
+
+    def network(self, z1, prefix, k):
+        return super().network(np.clip(z1, -20, 20), prefix, k)
 
 
 def make_plus(**config):
@@ -31,6 +48,8 @@ def correlated_images(rng, shape, count=40):
 def test_density_and_round_trip(kind, rng):
     glow = make_plus(**kind)
     images = random_images(rng, glow, 2)
+    expected, _ = NaivePlus(glow.config, values_of(glow)).encode(images.numpy())
+    np.testing.assert_allclose(glow.log_prob(images), expected, rtol=1e-11)
     z = glow.encode(images)
     jacobian = log_abs_det_jacobian(glow.bijector().inverse, images[0])
     standard = -0.5 * tf.reduce_sum(z[0] ** 2 + np.log(2 * np.pi))
@@ -98,6 +117,8 @@ def test_density_and_round_trip_far_from_the_data(rng):
     assert np.max(np.abs(z)) > 10 * MAX_INPUT
     log_det = glow.bijector().inverse_log_det_jacobian(images, event_ndims=3)
     np.testing.assert_allclose(log_det[0], log_abs_det_jacobian(glow.bijector().inverse, images[0]), rtol=1e-9)
+    expected, _ = NaivePlus(glow.config, values_of(glow)).encode(images.numpy())
+    np.testing.assert_allclose(glow.distribution.log_prob(images), expected, rtol=1e-11)
     np.testing.assert_allclose(glow.bijector().forward(z), images, rtol=0, atol=1e-11 * np.max(np.abs(z)))
 
 
@@ -146,3 +167,5 @@ def test_a_class_has_a_gaussian_at_every_place(rng):
     images = random_images(rng, glow, 2)
     per_class = glow.class_log_probs(images).numpy()
     np.testing.assert_allclose(glow.log_prob(images, labels=[1, 2]), per_class[[0, 1], [1, 2]], rtol=1e-9)
+    expected, _ = NaivePlus(glow.config, values_of(glow)).encode(images.numpy(), [1, 2])
+    np.testing.assert_allclose(per_class[[0, 1], [1, 2]], expected, rtol=1e-11)

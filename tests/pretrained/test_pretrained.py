@@ -6,7 +6,10 @@ import shutil
 import pytest
 
 from glow_tf import pretrained
+from glow_tf.data import image_data
 from glow_tf.errors import InputError
+from glow_tf.evaluation import metrics
+from glow_tf.glow import Glow
 
 
 @pytest.fixture
@@ -22,6 +25,13 @@ def test_every_bundled_file_is_a_name():
     assert set(pretrained.BUNDLED) == {path.stem for path in pretrained.DIGITS.parent.glob("*.h5")}
     for name, path in pretrained.BUNDLED.items():
         assert pretrained.find(name, "runs") == path
+
+
+def test_the_digits_have_the_bits_that_their_file_records():
+    """As the version that trained them measured."""
+    glow = Glow.load("digits")
+    bits, *_ = metrics.bits_per_dim(glow, image_data.load("digits").test)
+    assert bits == pytest.approx(glow.metadata["test_bits_per_dim"], abs=1e-5)
 
 
 def test_files_and_runs(here):
