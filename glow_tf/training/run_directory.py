@@ -151,7 +151,8 @@ class RunDirectory:
 
     def remove_snapshots(self, keep: int) -> None:
         """Removes all but the newest `keep` epoch snapshots."""
-        snapshots = sorted(path for path in _entries(self.checkpoints) if _SNAPSHOT.fullmatch(path.name))
+        snapshots = [path for path in _entries(self.checkpoints) if _SNAPSHOT.fullmatch(path.name)]
+        snapshots.sort(key=lambda path: (len(path.name), path.name))  # 10000 follows 9999
         for path in snapshots[: max(0, len(snapshots) - keep)]:
             path.unlink()
 

@@ -127,6 +127,14 @@ def test_remove_litter_needs_no_folder(run):
     assert run.remove_stale_files() == []
 
 
+def test_the_newest_snapshots_are_kept(run):
+    run.create()
+    for epoch in (9, 9998, 9999, 10_000):
+        run.snapshot(epoch).touch()
+    run.remove_snapshots(keep=2)
+    assert {file.name for file in run.checkpoints.glob("*.h5")} == {"weights-epoch9999.h5", "weights-epoch10000.h5"}
+
+
 def test_check_writable_leaves_nothing_behind(run, tmp_path):
     run.check_writable(1000)
     assert os.listdir(tmp_path) == []
