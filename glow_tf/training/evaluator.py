@@ -57,6 +57,8 @@ def num_evaluated(config: TrainConfig, num_train: int, num_test: int) -> int:
     10000
     >>> num_evaluated(TrainConfig(), num_train=1_000, num_test=10_000)
     300
+    >>> num_evaluated(TrainConfig(), num_train=100, num_test=10_000)
+    64
     """
     limit = config.eval_images or max(FEWEST_EVALUATED, TRAINING_COST * num_train // 10)
     return min(limit, num_test)

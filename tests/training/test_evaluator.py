@@ -47,6 +47,8 @@ def test_latents_are_those_of_either_split(run):
     with open(directory.path / "metrics.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["test_images"] == "12"
+    nats = glow.dequantizer.nll_nats(float(row["test_bits_per_dim"]), 64)
+    assert float(row["nll_nats"]) == pytest.approx(nats, rel=1e-4)
     for name, split in zip(("train", "test"), images(), strict=True):
         expected = metrics.latent_statistics(glow, split.random_subset(256, seed=0)[0])["z/variance"]
         assert float(row[f"{name}_z_variance"]) == pytest.approx(expected, rel=1e-4)

@@ -40,11 +40,13 @@ def test_auto_needs_width_and_a_fast_processor(monkeypatch, is_fast, width, chos
     assert hardware.prefers_bfloat16(width) == chosen
 
 
-@pytest.mark.parametrize(("capability", "is_fast"), [((7, 5), False), ((9, 0), True)])
-def test_gpus_count_before_the_processor(monkeypatch, tmp_path, capability, is_fast):
-    monkeypatch.setattr(hardware.tf.config, "list_physical_devices", lambda kind: ["gpu"])
-    details = {"compute_capability": capability}
-    monkeypatch.setattr(hardware.tf.config.experimental, "get_device_details", lambda gpu: details)
+@pytest.mark.parametrize(
+    ("capabilities", "is_fast"), [([(7, 5)], False), ([(8, 0)], True), ([(9, 0), (7, 5)], False)], ids=str
+)
+def test_gpus_count_before_the_processor(monkeypatch, tmp_path, capabilities, is_fast):
+    details = [{"compute_capability": capability} for capability in capabilities]
+    monkeypatch.setattr(hardware.tf.config, "list_physical_devices", lambda kind: details)
+    monkeypatch.setattr(hardware.tf.config.experimental, "get_device_details", lambda gpu: gpu)
     assert hardware.has_fast_bfloat16(tmp_path / "missing") == is_fast
 
 

@@ -12,6 +12,7 @@ from matplotlib import figure
 from PIL import Image
 from tqdm import std
 
+from glow_tf.evaluation import editing
 from glow_tf.training import curves, diagnostics, pictures, progress
 from glow_tf.training.progress import Reporter
 from glow_tf.training.run_directory import RunDirectory
@@ -279,11 +280,20 @@ def axes_of(monkeypatch):
 
 
 def test_curves_show_what_there_is(axes_of):
-    rows = [{"step": 10.0 * i, "seconds": 60.0 * i, "test_bits_per_dim": 3.0} for i in range(1, 4)]
+    columns = {"train_bits_per_dim": 4.0, "test_bits_per_dim": 3.0, "cpu_seconds": 300.0}
+    rows = [{"step": 10.0 * i, "seconds": 60.0 * i} | columns for i in range(1, 4)]
     rows[1]["test_bits_per_dim"] = np.nan
     axes = axes_of(rows, "a $ b_c")
-    assert list(axes) == ["bits/dim (lower is better)", "learning rate", "time so far, in minutes"]
-    assert [list(line.get_ydata()) for title in axes for line in axes[title].lines] == [[3.0, 3.0], [1.0, 2.0, 3.0]]
+    drawn = {
+        title: {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes[title].lines}
+        for title in axes
+    }
+    steps = [10.0, 20.0, 30.0]
+    assert drawn == {
+        "bits/dim (lower is better)": {"training images": (steps, [4.0] * 3), "test images": ([10.0, 30.0], [3.0] * 2)},
+        "learning rate": {},
+        "time so far, in minutes": {"by the clock": (steps, [1.0, 2.0, 3.0]), "of all CPU cores": (steps, [5.0] * 3)},
+    }
 
 
 def test_diagnostics_show_every_level_against_its_limits(axes_of):
@@ -319,6 +329,8 @@ def test_class_conditional_samples_have_a_row_per_class(conditional_glow, rng, m
     expected = conditional_glow.sample(18, 0.7, seed=0, labels=np.repeat([0, 1, 2], 6))
     np.testing.assert_array_equal(samples[0], expected)
     assert samples[1]["caption"] == "Samples at temperature 0.7\nepoch 1, step 3"
+    swept = editing.temperatures(conditional_glow, pictures.SWEEP_TEMPERATURES, 6, seed=0)
+    np.testing.assert_array_equal(temperatures[0], swept.reshape(-1, 4, 8, 2))
     assert temperatures[1]["row_labels"] == [f"temperature {t}" for t in ("0", "0.25", "0.5", "0.7", "0.8", "0.9", "1")]
     assert reconstructions[1]["row_labels"] == ["original", "reconstruction"]
     np.testing.assert_array_equal(reconstructions[0][:5], images)

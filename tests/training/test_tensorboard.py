@@ -1,5 +1,7 @@
 """TensorBoard's HParams and Projector pages, read back as TensorBoard reads them; curves that overlay."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,6 +27,11 @@ def log(folder):
 def test_train_and_test_share_the_tags_that_overlay(run):
     train, test = (set(log(folder).Tags()["tensors"]) for folder in (run.train_logs, run.test_logs))
     assert {"bits_per_dim", "nll_nats", "z/mean", "z/variance", "z/level0/mean"} <= train & test
+
+
+def test_numbers_stand_at_their_steps(run):
+    for folder, steps in ((run.train_logs, [1, 2, 3]), (run.test_logs, [3])):
+        assert [event.step for event in log(folder).Tensors("bits_per_dim")] == steps
 
 
 def test_diagnostics_explain_themselves(run):
@@ -60,6 +67,15 @@ def test_projector_plugin_reads_the_configuration(run):
 
     config = text_format.Parse((run.test_logs / "projector_config.pbtxt").read_text(), ProjectorConfig())
     assert list(config.embeddings[0].sprite.single_image_dim) == [8, 8]
+
+
+def test_thumbnails_are_the_images_row_by_row(tmp_path, rng):
+    images = rng.integers(0, 256, (3, 2, 4, 3)).astype(np.uint8)
+    tensorboard.write_projector(tmp_path, np.zeros((3, 2)), images, [0, 1, 2])
+    rows = np.concatenate(images[:2], axis=1), np.concatenate([images[2], np.zeros_like(images[2])], axis=1)
+    np.testing.assert_array_equal(Image.open(tmp_path / "images.png"), np.concatenate(rows))
+    sizes = re.findall(r"single_image_dim: (\d)", (tmp_path / "projector_config.pbtxt").read_text())
+    assert sizes == ["4", "2"]  # width and height
 
 
 def test_names_cannot_break_the_table(tmp_path):

@@ -6,9 +6,10 @@ import tensorflow as tf
 from small_training import BATCH, CONFIG, images, make_trainer, trainer_at_start
 
 from glow_tf.config import GlowConfig
+from glow_tf.dequantization import NoiseStream
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
-from glow_tf.training import loop
+from glow_tf.training import diagnostics, loop
 from glow_tf.training.recovery import locate
 from glow_tf.training.trainer import Trainer
 
@@ -124,15 +125,25 @@ def test_every_backprop_leaves_a_nan_step_out(backprop):
     assert same(trainer.values(), before)
 
 
-def test_locate_names_the_place():
+def test_locate_names_the_place(monkeypatch):
     trainer = initialized()
     trainer.nan_to.assign(1)
     trainer.train_step(batch())
     assert locate(trainer, batch()) == "the pixels"
+    with monkeypatch.context() as patch:
+        patch.setattr(diagnostics, "first_not_finite", lambda *_: None)
+        assert locate(trainer, batch()) == "the gradient of top/log_scale"
     trainer.nan_to.assign(0)
     assert locate(trainer, batch()) == "no layer: the batch is finite when it is run again"
     trainer.glow.named_variables()["level1/actnorm/shift"].assign(tf.fill([2, 8], np.inf))
     assert locate(trainer, batch()) == "level 1, step 0, actnorm"
+
+
+def test_the_noise_of_the_initialisation_goes_by_the_seed():
+    trainer, glow = make_trainer(num_levels=1, seed=5), Glow(GlowConfig(**CONFIG | {"num_levels": 1}))
+    trainer.initialize(batch())
+    glow.initialize(glow.dequantize(batch(), seed=5, stream=NoiseStream.INITIALIZE))
+    assert same(trainer.glow.trainable_variables, glow.trainable_variables)
 
 
 def test_averaged_weights_are_lent(trainer):
