@@ -43,6 +43,8 @@ IMAGENET_64 = {"img_size": 64, "k_glow": 48, "l_glow": 4, "batch_size": 16, "epo
 SMALL = {
     "img_size": 32,
     "architecture": "plus",
+    "dequantization": "variational",
+    "mixed_precision": "auto",
     "batch_size": 32,
     "optimizer": "muon",
     "beta_2": 0.99,
@@ -81,8 +83,6 @@ PRESETS: dict[str, dict] = {
         "dataset": "cifar10",
         "k_glow": 16,
         "width": 80,
-        "dequantization": "variational",
-        "mixed_precision": "auto",
         "flip": True,
         "epochs": 13,
         "learning_rate": 2e-3,
@@ -95,7 +95,7 @@ PRESETS: dict[str, dict] = {
         "k_glow": 8,
         "width": 64,
         "conditional": True,
-        "epochs": 2,
+        "epochs": 3,
         "learning_rate": 1e-3,  # twice as much diverged
         "warmup_epochs": 0.1,
         "ema_decay": 0.995,
