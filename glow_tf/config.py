@@ -1,11 +1,16 @@
-"""Configurations: what a Glow is (stored beside its weights), and how it is trained."""
+"""Configurations: what a Glow is (stored beside its weights), and how it is trained.
+
+A field is all that an option needs: its check, the flag of the training command with its help, the description in the
+docstring and the record in weights files and a run's settings come from here.
+"""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from glow_tf._files import shown
+from glow_tf._option import check, documented, integer, option, plain
 from glow_tf.errors import InputError
 
 COUPLINGS = ("affine", "additive")
@@ -30,27 +35,10 @@ MAX_CLASSES = 100_000
 MAX_WEIGHTS = 1_000_000_000
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class GlowConfig:
     """The architecture of a Glow; an invalid value raises an InputError that names the valid ones.
-
-    Args:
-        image_shape: (height, width, channels); height and width divisible by 2**num_levels, 1 to 4 channels.
-        num_levels: L, the scales of the multi-scale architecture.
-        num_steps: K, the flow steps of each level.
-        width: channels of the hidden layers of a coupling's network.
-        coupling: "affine" or "additive".
-        permutation: "conv1x1" (the paper's), "shuffle" (fixed, random) or "reverse" (RealNVP's).
-        num_bits: bits per channel, 1 to 8.
-        learned_top: whether the deepest latents have a learned Gaussian, as in every published run.
-        num_classes: number of classes of a class-conditional model; 0 for an unconditional one.
-        classifier: whether a class-conditional model also has OpenAI's classifier of its deepest latents.
-        pixels: "scale" to model the pixels as they are (the paper's), or "logit" to model RealNVP's logit of them.
-        pixel_range: (low, high) of the continuous pixels, all bins together.
-        architecture: the networks and Gaussians: "openai" (the paper's), "plus", which learns faster (see `nn.plus`),
-            or "glow_tf2" for weights of that program.
-        dequantization: noise within the bins, "uniform" (the paper's) or "variational", which is learned (`nn.noise`).
-        dtype: "float32" or "float64".
 
     >>> config = GlowConfig(image_shape=(32, 32, 3), num_levels=3, num_steps=32, width=512)
     >>> config.squeezed_shapes()
@@ -63,39 +51,51 @@ class GlowConfig:
     glow_tf.errors.InputError: image height 30 is not divisible by 2**2 = 4 ...
     """
 
-    image_shape: tuple[int, int, int]
-    num_levels: int = 3
-    num_steps: int = 32
-    width: int = 512
-    coupling: str = "affine"
-    permutation: str = "conv1x1"
-    num_bits: int = 8
-    learned_top: bool = True
-    num_classes: int = 0
-    classifier: bool = False
-    pixels: str = "scale"
-    pixel_range: tuple[float, float] = (-0.5, 0.5)
-    architecture: str = "openai"
-    dequantization: str = "uniform"
-    dtype: str = "float32"
+    image_shape: tuple[int, int, int] = option(
+        dataclasses.MISSING,
+        "(height, width, channels); height and width divisible by 2**num_levels, 1 to 4 channels.",
+        flag=False,
+    )
+    num_levels: int = option(3, "L, levels of the multi-scale architecture.", *integer(1, MAX_LEVELS), flag="l_glow")
+    num_steps: int = option(32, "K, flow steps per level.", *integer(1, MAX_STEPS), flag="k_glow")
+    width: int = option(512, "Hidden channels of the coupling networks.", *integer(1, MAX_WIDTH))
+    coupling: str = option("affine", "Type of the coupling layers.", choices=COUPLINGS)
+    permutation: str = option(
+        "conv1x1",
+        "Channel permutation between couplings: the paper's 1x1 convolution, fixed random orders, or RealNVP's.",
+        choices=PERMUTATIONS,
+    )
+    num_bits: int = option(8, "Bits per channel, 1 to 8.", *integer(1, 8), flag="n_bits")
+    learned_top: bool = option(
+        True, "Whether the deepest latents have a learned Gaussian, as in every published run.", flag=False
+    )
+    num_classes: int = option(
+        0,
+        "Number of classes of a class-conditional model; 0 for an unconditional one.",
+        *integer(0, MAX_CLASSES),
+        flag=False,
+    )
+    classifier: bool = option(
+        False, "Whether a class-conditional model also has OpenAI's classifier of its deepest latents.", flag=False
+    )
+    pixels: str = option(
+        "scale", "Model the pixels as they are (the paper's), or RealNVP's logit of them.", choices=PIXELS
+    )
+    pixel_range: tuple[float, float] = option(
+        (-0.5, 0.5), "(low, high) of the continuous pixels, all bins together.", flag=False
+    )
+    architecture: str = option(
+        "openai",
+        "Networks and Gaussians: the paper's, plus, which learns faster, or those of GLOW-tf2.",
+        choices=ARCHITECTURES,
+    )
+    dequantization: str = option("uniform", "Noise within the bins: the paper's, or learned.", choices=DEQUANTIZATIONS)
+    dtype: str = option("float32", "Type of the weights and latents.", choices=DTYPES, flag=False)
 
     def __post_init__(self) -> None:
-        _make_plain(self)
+        check(self)
         object.__setattr__(self, "image_shape", _tuple("image_shape", self.image_shape, 3, int))
         object.__setattr__(self, "pixel_range", _tuple("pixel_range", self.pixel_range, 2, (int, float)))
-        _check_range("num_levels", self.num_levels, 1, MAX_LEVELS)
-        _check_range("num_steps", self.num_steps, 1, MAX_STEPS)
-        _check_range("width", self.width, 1, MAX_WIDTH)
-        _check_range("num_bits", self.num_bits, 1, 8)
-        _check_range("num_classes", self.num_classes, 0, MAX_CLASSES)
-        _check_flag("learned_top", self.learned_top)
-        _check_flag("classifier", self.classifier)
-        _check_choice("pixels", self.pixels, PIXELS)
-        _check_choice("coupling", self.coupling, COUPLINGS)
-        _check_choice("permutation", self.permutation, PERMUTATIONS)
-        _check_choice("dtype", self.dtype, DTYPES)
-        _check_choice("architecture", self.architecture, ARCHITECTURES)
-        _check_choice("dequantization", self.dequantization, DEQUANTIZATIONS)
         height, width, channels = self.image_shape
         _check_range("image channels", channels, 1, MAX_CHANNELS)
         factor = 2**self.num_levels
@@ -170,42 +170,17 @@ class GlowConfig:
         return cls(**values)
 
 
-def _option(
-    default: Any,
-    doc: str,
-    valid: str = "",
-    is_valid: Callable[[Any], bool] = lambda value: True,
-    *,
-    choices: tuple[str, ...] = (),
-    is_fixed: bool = False,
-) -> Any:
-    """A field of TrainConfig.
-
-    Args:
-        default: its default; None stands for "not set".
-        doc: one sentence, which is also the help of the flag.
-        valid: the values that are allowed, in words.
-        is_valid: tells whether a value of the right type is allowed.
-        choices: the texts that are allowed.
-        is_fixed: whether the value must stay the same when a run is resumed.
-    """
-    metadata = {"doc": doc, "is_valid": is_valid, "valid": valid, "choices": choices, "is_fixed": is_fixed}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
 # The valid values of several options, in words and as a test.
-_COUNT = ("an integer from 1 to 2147483647", lambda v: 1 <= v < 2**31)
-_FROM_ZERO = ("an integer from 0 to 2147483647", lambda v: 0 <= v < 2**31)
+_COUNT = integer(1, 2**31 - 1)
+_FROM_ZERO = integer(0, 2**31 - 1)
 _BELOW_ONE = 0.9999999  # a number closer to 1 is 1 in float32
 _EPOCHS = ("a number from 0 to 1e6", lambda v: 0 <= v <= 1e6)
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """How a Glow is trained.
-
-    A field is all that an option needs: the flag of the training command, its help, its check and its record in a
-    run's settings come from here.
 
     Raises:
         InputError: for a value that is not allowed; the message names the option and the valid values.
@@ -218,102 +193,74 @@ class TrainConfig:
     glow_tf.errors.InputError: learning_rate is -1.0; it must be a number from 1e-30 to 1e30, 0.001 is usual
     """
 
-    batch_size: int = _option(64, "Images per step, over all devices.", *_COUNT, is_fixed=True)
-    epochs: int = _option(100, "Passes over the training images, those before a resume included.", *_COUNT)
-    steps: int | None = _option(None, "Stop after this many steps in all, even within an epoch.", *_COUNT)
-    learning_rate: float = _option(
+    batch_size: int = option(64, "Images per step, over all devices.", *_COUNT, is_fixed=True)
+    epochs: int = option(100, "Passes over the training images, those before a resume included.", *_COUNT)
+    steps: int | None = option(None, "Stop after this many steps in all, even within an epoch.", *_COUNT)
+    learning_rate: float = option(
         1e-3,
         "Learning rate between warm-up and cool-down.",
         "a number from 1e-30 to 1e30, 0.001 is usual",
         lambda v: 1e-30 <= v <= 1e30,  # in float32 it must be neither zero nor infinite
         is_fixed=True,
     )
-    warmup_epochs: float = _option(1.0, "Epochs over which the learning rate rises from 0.", *_EPOCHS, is_fixed=True)
-    cooldown_epochs: float = _option(
+    warmup_epochs: float = option(1.0, "Epochs over which the learning rate rises from 0.", *_EPOCHS, is_fixed=True)
+    cooldown_epochs: float = option(
         0.0, "Number of last epochs over which the learning rate falls to 0; at most half of the run.", *_EPOCHS
     )
-    optimizer: str = _option("adamax", "Update rule; muon learns fastest.", choices=OPTIMIZERS, is_fixed=True)
-    beta_2: float = _option(
+    optimizer: str = option("adamax", "Update rule; muon learns fastest.", choices=OPTIMIZERS, is_fixed=True)
+    beta_2: float = option(
         0.999,
         "Decay of the optimizer's second moments; 0.99 learns faster in runs of few steps.",
         "a number from 0 to 0.9999999, 0.999 is usual, 0.99 for short runs",
         lambda v: 0 <= v <= _BELOW_ONE,
         is_fixed=True,
     )
-    ema_decay: float = _option(
+    ema_decay: float = option(
         0.999,
         "Decay per step of the moving average of the weights; 0 disables the average.",
         "a number from 0 (no average) to 0.9999999",
         lambda v: 0 <= v <= _BELOW_ONE,
         is_fixed=True,
     )
-    weight_y: float = _option(
+    weight_y: float = option(
         0.0,
         "Weight of the classifier's loss (bits per image) beside the bits/dim; 0.01 is usual, 0 means no classifier.",
         "a number from 0 to 1e30, 0.01 is usual",
         lambda v: 0 <= v <= 1e30,
         is_fixed=True,
     )
-    backprop: str = _option(
+    backprop: str = option(
         "stored", "How the backward pass gets activations; all but stored save memory.", choices=BACKPROPS
     )
-    mixed_precision: bool | str = _option(
+    mixed_precision: bool | str = option(
         False,
         "Compute the coupling networks in bfloat16 during training; auto: only if that is faster here.",
         choices=(AUTO,),
     )
-    jit_compile: bool = _option(False, "Compile the training step with XLA; for GPUs only.")
-    flip: bool = _option(False, "Mirror training images at random; for natural images only.", is_fixed=True)
-    seed: int = _option(0, "Seed for weights, noise and data order.", *_FROM_ZERO, is_fixed=True)
-    evaluate_every: int = _option(1, "Epochs between evaluations, each with pictures and weights.", *_COUNT)
-    eval_images: int | None = _option(
+    jit_compile: bool = option(False, "Compile the training step with XLA; for GPUs only.")
+    flip: bool = option(False, "Mirror training images at random; for natural images only.", is_fixed=True)
+    seed: int = option(0, "Seed for weights, noise and data order.", *_FROM_ZERO, is_fixed=True)
+    evaluate_every: int = option(1, "Epochs between evaluations, each with pictures and weights.", *_COUNT)
+    eval_images: int | None = option(
         None,
         "Test images per evaluation; the last evaluation uses all. By default an evaluation takes at most a tenth of "
         "an epoch.",
         *_COUNT,
         is_fixed=True,
     )
-    keep: int = _option(0, "Number of epoch snapshots of the weights to keep.", *_FROM_ZERO)
+    keep: int = option(0, "Number of epoch snapshots of the weights to keep.", *_FROM_ZERO)
 
     def __post_init__(self) -> None:
-        _make_plain(self)
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            _check_option(field, value)
-            if field.type is float:
-                object.__setattr__(self, field.name, float(value))
+        check(self)
 
     def fixed(self) -> dict[str, Any]:
         """The options that must stay the same when a run is resumed."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata["is_fixed"]}
 
 
-def _check_option(field: dataclasses.Field, value: Any) -> None:
-    options = field.metadata
-    if value is None and field.default is None:
-        return
-    numbers = (int, float) if field.type is float else int
-    if isinstance(field.default, bool):
-        _check_flag(field.name, value, *options["choices"])
-    elif options["choices"]:
-        _check_choice(field.name, value, options["choices"])
-    elif isinstance(value, bool) or not isinstance(value, numbers) or not options["is_valid"](value):
-        raise InputError(f"{field.name} is {shown(value)}; it must be {options['valid']}")
-
-
-def _make_plain(config: "GlowConfig | TrainConfig") -> None:
-    """Replaces numpy's numbers by Python's, which JSON can hold."""
-    for field in dataclasses.fields(config):
-        object.__setattr__(config, field.name, _plain(getattr(config, field.name)))
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") and not isinstance(value, type) else value
-
-
 def _tuple(name: str, value: Any, length: int, kind: type | tuple[type, ...]) -> tuple:
     try:
-        values = tuple(map(_plain, value))  # accepts a TensorShape, too
+        values = tuple(map(plain, value))  # accepts a TensorShape, too
     except (TypeError, ValueError):
         values = ()
     if len(values) != length or any(not isinstance(v, kind) or isinstance(v, bool) for v in values):
@@ -332,16 +279,6 @@ def _check_pixel_range(low: float, high: float) -> None:
 def _check_range(name: str, value: Any, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InputError(f"{name} is {shown(value)}; it must be an integer from {low} to {high}")
-
-
-def _check_flag(name: str, value: Any, *others: str) -> None:
-    if not isinstance(value, bool) and value not in others:
-        raise InputError(f"{name} is {shown(value)}; it must be {' or '.join(['True', 'False', *others])}")
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise InputError(f"{name} is {shown(value)}; it can be {', '.join(choices)}")
 
 
 def _nearby(side: int, factor: int) -> str:

@@ -12,6 +12,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "glow_tf"
 FLOORS = (
     ("errors", "_gc", "_hdf5_contents"),
     ("_files",),
+    ("_option",),
     ("_progress", "config", "inputs", "bijectors"),
     ("nn", "dequantization", "_hdf5", "metadata"),
     ("weights",),

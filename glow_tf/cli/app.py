@@ -24,8 +24,8 @@ from absl import flags
 from glow_tf import _progress, pretrained
 from glow_tf._files import printable
 from glow_tf._gc import importing
-from glow_tf.cli import COMMANDS, defaults, streams
-from glow_tf.config import AUTO, GlowConfig, TrainConfig
+from glow_tf.cli import COMMANDS, defaults, options, streams
+from glow_tf.config import AUTO, GlowConfig
 from glow_tf.errors import InputError, TrainingFailure
 from glow_tf.weights import open_weights
 
@@ -41,7 +41,8 @@ DATA_DIR_HELP = "Folder of prepared TensorFlow Datasets (TFDS). Default: TFDS's 
 DOWNLOAD_HELP = "Download the TFDS data set that --dataset names if it is not prepared."
 
 # Flags whose name differs from that of the setting in the code.
-FLAG_NAMES = {"num_levels": "l_glow", "num_steps": "k_glow", "num_bits": "n_bits", "image_shape": "img_size"}
+FLAG_NAMES = {field.name: flag for flag, field in options.MODEL.items() if flag != field.name}
+FLAG_NAMES |= {"image_shape": "img_size"}
 
 # {a word after a switch: the value that it means}.
 _SWITCH_VALUES = {word: word for word in ("true", "false", AUTO)} | dict.fromkeys(("yes", "on", "1"), "true")
@@ -258,7 +259,7 @@ def _check_not_empty(main: Callable) -> None:
 
 def _command_with(flag: str) -> str | None:
     """The command that has a flag. Two commands' flags cannot be defined in one process, so this reads their code."""
-    if flag in (field.name for field in dataclasses.fields(TrainConfig)):
+    if flag in options.STANDARD:
         return COMMANDS["train"][0]
     definition = re.compile(rf'DEFINE_\w+\(\s*"{re.escape(flag)}"')
     modules = (name for name in COMMANDS if definition.search(Path(__file__).with_name(f"{name}.py").read_text()))

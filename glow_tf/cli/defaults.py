@@ -1,6 +1,7 @@
 """Defaults of the commands' flags. A data set can override them; a flag on the command line takes precedence.
 
-Only the commands read this file.
+Only the commands read this file. The standard model and training, which hold where nothing here overrides them, are the
+defaults of `GlowConfig` and `TrainConfig`.
 """
 
 # The default data set: bundled, no download, minutes on two CPU cores.
@@ -14,20 +15,6 @@ TEMPERATURE = 0.7
 
 # Images of a sample grid.
 NUM_SAMPLES = 64
-
-# The default model. TrainConfig has the defaults of the training.
-MODEL = {
-    "k_glow": 32,  # K, flow steps per level
-    "l_glow": 3,  # L, levels
-    "width": 512,  # hidden channels of the coupling networks
-    "coupling": "affine",
-    "permutation": "conv1x1",
-    "architecture": "openai",
-    "n_bits": 8,  # bits per channel
-    "pixels": "scale",
-    "dequantization": "uniform",
-    "conditional": False,  # one Gaussian per class
-}
 
 # A cool-down is capped at half of the run, so this value means half of a run of any length.
 HALF_OF_THE_RUN = 1e6

@@ -1,18 +1,22 @@
 """The settings of main.py, their defaults for each data set and preset, and the table that `--help` shows."""
 
-import dataclasses
 import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
 
+from glow_tf._option import by_flag
 from glow_tf.cli import defaults
-from glow_tf.config import AUTO, TrainConfig
+from glow_tf.config import AUTO, GlowConfig, TrainConfig
 
-TRAINING = {field.name: field for field in dataclasses.fields(TrainConfig)}
+# {flag: field} of a model and of its training.
+MODEL = by_flag(GlowConfig)
+TRAINING = by_flag(TrainConfig)
 
-STANDARD: dict[str, Any] = defaults.MODEL | {name: field.default for name, field in TRAINING.items()}
+# {flag: default}. A class-conditional model has as many classes as its data set.
+STANDARD: dict[str, Any] = {name: field.default for name, field in MODEL.items()} | {"conditional": False}
+STANDARD |= {name: field.default for name, field in TRAINING.items()}
 
 # Settings whose defaults a data set or preset overrides.
 OVERRIDDEN = {name for row in (*defaults.DATASETS.values(), defaults.OTHER, *defaults.PRESETS.values()) for name in row}

@@ -27,17 +27,7 @@ from absl import flags, logging
 
 from glow_tf._files import counted, printable
 from glow_tf.cli import app, defaults, options
-from glow_tf.config import (
-    COUPLINGS,
-    DEQUANTIZATIONS,
-    MAX_CHANNELS,
-    MAX_LEVELS,
-    MAX_SIDE,
-    PERMUTATIONS,
-    PIXELS,
-    GlowConfig,
-    TrainConfig,
-)
+from glow_tf.config import MAX_CHANNELS, MAX_LEVELS, MAX_SIDE, GlowConfig, TrainConfig
 from glow_tf.data import registry
 from glow_tf.errors import InputError
 from glow_tf.metadata import caveat
@@ -57,26 +47,13 @@ flags.DEFINE_bool("download", True, app.DOWNLOAD_HELP)
 flags.DEFINE_integer("img_size", None, "Height and width of the images. Default: the data set's own.", 1, MAX_SIDE)
 flags.DEFINE_integer("channel_size", None, "Channels of the images. Default: the data set's own.", 1, MAX_CHANNELS)
 flags.DEFINE_float("max_bad", 0.05, "Largest fraction of unreadable files in a folder of images.", 0, 1)
-flags.DEFINE_integer("k_glow", None, "K, flow steps per level. Default: see the table.")
-flags.DEFINE_integer("l_glow", None, "L, levels. Default: see the table.")
-flags.DEFINE_integer("width", None, "Hidden channels of the coupling networks. Default: see the table.")
-flags.DEFINE_enum("coupling", None, COUPLINGS, "Type of the coupling layers. Default: see the table.")
-flags.DEFINE_enum("permutation", None, PERMUTATIONS, "Channel permutation between couplings. Default: conv1x1.")
-flags.DEFINE_enum(
-    "architecture", None, ["openai", "plus"], "The paper's, or plus, which learns faster. Default: see the table."
-)
-flags.DEFINE_integer("n_bits", None, "Bits per channel, 1 to 8. Default: see the table.")
-flags.DEFINE_enum(
-    "pixels", None, PIXELS, "Model the pixels as they are (the paper's), or RealNVP's logit of them. Default: scale."
-)
-flags.DEFINE_enum(
-    "dequantization",
-    None,
-    DEQUANTIZATIONS,
-    "Noise within the bins: the paper's, or learned, which may be added to the model of --weights. Default: uniform.",
-)
 flags.DEFINE_bool("conditional", None, "Learn one Gaussian per class; the images need labels or class folders.")
-flags.DEFINE_string("weights", None, f"Start from these weights, which also define the model. {app.WEIGHTS_HELP}")
+flags.DEFINE_string(
+    "weights",
+    None,
+    f"Start from these weights, which also define the model; --dequantization variational adds learned noise to it. "
+    f"{app.WEIGHTS_HELP}",
+)
 flags.DEFINE_enum("preset", None, [*defaults.PRESETS], "Settings of a known run; see the table.")
 flags.DEFINE_enum(
     "strategy", "mirrored", ["mirrored", "multi_worker"], "Train on this machine's devices, or in several processes."
@@ -94,17 +71,17 @@ FEW_TEST_IMAGES = 20  # fewer give a large standard error
 
 
 def _define_options() -> None:
-    """Defines a flag for each field of TrainConfig; None stands for the default of the data set."""
-    for name, field in options.TRAINING.items():
-        text = field.metadata["doc"]
+    """Defines a flag for each option of a model and of its training; None stands for the default of the data set."""
+    for name, field in (options.MODEL | options.TRAINING).items():
+        text, choices = field.metadata["doc"], field.metadata["choices"]
         if name in options.OVERRIDDEN:
             text += " Default: see the table."
         elif field.default is not None and field.default is not False:
             text += f" Default: {field.default}."
-        if isinstance(field.default, bool) and field.metadata["choices"]:
+        if isinstance(field.default, bool) and choices:
             flags.DEFINE_flag(options.AutoFlag(name, None, text))
-        elif field.metadata["choices"]:
-            flags.DEFINE_enum(name, None, field.metadata["choices"], text)
+        elif choices:
+            flags.DEFINE_enum(name, None, choices, text)
         else:
             kinds: dict[Any, Any] = {bool: flags.DEFINE_bool, float: flags.DEFINE_float}
             kinds.get(field.type, flags.DEFINE_integer)(name, None, text)
@@ -169,9 +146,9 @@ def _check_flags(arguments: list[str]) -> tuple[dict[str, Any], TrainConfig]:
     given = {name: FLAGS[name].value for name in (*options.STANDARD, "img_size")}
     chosen = options.for_run(FLAGS.preset, FLAGS.dataset, given)
     config = TrainConfig(**{name: chosen[name] for name in options.TRAINING})
-    model = {name: chosen[name] for name in defaults.MODEL} | {"classifier": config.weight_y > 0}
+    model = {name: chosen[name] for name in (*options.MODEL, "conditional")} | {"classifier": config.weight_y > 0}
     if FLAGS.weights:
-        present = [f"--{name}" for name in defaults.MODEL if FLAGS[name].value is not None]
+        present = [f"--{name}" for name in (*options.MODEL, "conditional") if FLAGS[name].value is not None]
         if _learns_noise():
             present.remove("--dequantization")
         if present:
@@ -265,9 +242,9 @@ def _build(model: Mapping[str, Any], config: TrainConfig, weights: app.Weights |
 
 def model_config(model: Mapping[str, Any], image_shape: tuple[int, int, int], num_classes: int) -> GlowConfig:
     """The GlowConfig of a new model, from settings that are named like the flags."""
-    names = {flag: name for name, flag in app.FLAG_NAMES.items()}
-    settings = {names.get(flag, flag): model[flag] for flag in (*defaults.MODEL, "classifier") if flag != "conditional"}
-    return GlowConfig(image_shape, num_classes=num_classes if model["conditional"] else 0, **settings)
+    settings = {field.name: model[flag] for flag, field in options.MODEL.items()}
+    num_classes = num_classes if model["conditional"] else 0
+    return GlowConfig(image_shape, num_classes=num_classes, classifier=model["classifier"], **settings)
 
 
 def _announce(trainer: "Trainer", images: "ImageData", run: RunDirectory) -> None:
