@@ -11,9 +11,10 @@ from commands import run_many
 from helpers import make_glow
 from PIL import Image
 
+from glow_tf.cli import reports
 from glow_tf.data import image_data
 from glow_tf.dequantization import NoiseStream
-from glow_tf.evaluation import metrics
+from glow_tf.evaluation import metrics, ood
 from glow_tf.glow import Glow
 
 WRONG = {
@@ -98,7 +99,7 @@ def answers(tmp_path_factory):
     (folder / "folder").mkdir()
     (folder / "folder" / "sub.csv").write_text("")
     for index, name in enumerate(NAMES):
-        Image.new("L", (10, 12), 80 * index).save(folder / "folder" / name)
+        Image.new("L", (10, 12 + index), 80 * index).save(folder / "folder" / name)
     lines = [*WRONG, *RIGHT, BROKEN, BROKEN_IMAGES, LOSSY]
     answered = dict(zip(lines, run_many("evaluate", [line.split() for line in lines], folder), strict=True))
     return answered | {"folder": folder}
@@ -135,8 +136,10 @@ def test_classes_and_draws(answers):
     status, output, error = answers[CLASSES]
     assert status == 0, error
     assert "importance-weighted over 2 noise samples per image (levels: 1)" in output
-    assert "the generative classifier is right for" in output and "of 256 images" in output
     assert "images  bits/dim  accuracy  class" in output and "converted" not in output
+    rows = np.array(re.findall(r"^ *(\d+) +\d+\.\d{4} +(\d+\.\d+)%  [0-9]$", output, re.M), float)
+    accuracy = re.search(r"the generative classifier is right for (\d+\.\d+)% of 256 images", output)[1]
+    assert float(accuracy) == pytest.approx(np.average(rows[:, 1], weights=rows[:, 0]), abs=0.01)
 
 
 def test_one_image_has_no_standard_error(answers):
@@ -209,7 +212,7 @@ def test_without_files_the_scores_are_shown(answers):
     scores = np.array([line.split()[:4] for line in lines[title + 1 : title + 4]], float)
     assert float(re.search(r"3 images, (\S+) against PNG", output)[1]) == pytest.approx(scores[:, 3].mean(), abs=2e-4)
     np.testing.assert_allclose(scores[:, 3], scores[:, 1] - scores[:, 2], atol=2e-4)
-    assert "3 of 3 images are converted to 8x8 grey, the input of this model; the largest is 12x10 L" in output
+    assert "3 of 3 images are converted to 8x8 grey, the input of this model; the largest is 14x10 L" in output
 
 
 def test_images_of_a_split_files_and_a_runs_folder(answers):
@@ -223,6 +226,16 @@ def test_images_that_were_trained_on_are_named_so(answers):
     status, output, error = answers[SEEN]
     assert status == 0, error
     assert "this model was trained on most of these images" in output
+
+
+def test_long_tables_end_with_a_count(capsys, monkeypatch):
+    monkeypatch.setattr(reports, "MAX_ROWS", 2)
+    reports.print_scores(ood.Scores(tuple("abcde"), {"bits_per_dim": np.arange(5.0)}))
+    _, first, last, rest = capsys.readouterr().out.splitlines()
+    assert (first.split(), last.split()) == (["0.0000", "a"], ["1.0000", "b"])
+    assert rest == "... and 3 more; --csv FILE writes all"
+    reports.print_classes(metrics.SplitResult(np.arange(5.0), np.ones((5, 1)), np.arange(5), None, 0, 0, 5), "abcde")
+    assert capsys.readouterr().out.splitlines()[-2:] == ["     1    1.0000  b", "... and 3 more classes"]
 
 
 def test_means_that_a_few_images_decide_are_marked(answers):

@@ -46,6 +46,13 @@ def test_everything_that_the_file_says(file, small_glow):
     assert file.read_bytes().endswith(shown["SHA-256"].encode() + b"\n")
 
 
+def test_steps_of_the_weights_before_and_half_precision_are_said(file, small_glow):
+    small_glow.save_weights(file, stored_dtype="float16", step=7, previous_steps=90)
+    shown = inspect.describe(file)
+    assert shown["trained"] == "step 7, steps before 90"
+    assert ", float64 stored as float16, in " in shown["parameters"]
+
+
 @pytest.mark.parametrize("changes", [{"permutation": "shuffle"}, {"num_classes": 3, "classifier": True}])
 def test_the_count_is_that_of_the_trained(tmp_path, changes):
     glow = make_glow(**changes)

@@ -1,5 +1,6 @@
 """The command that draws: wrong input is one line, and the modes of a model are an image, too."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -13,7 +14,7 @@ from prepared import pictures, prepare
 
 from glow_tf.cli import drawings
 from glow_tf.data import image_data
-from glow_tf.evaluation import editing, metrics
+from glow_tf.evaluation import editing, metrics, visualization
 
 WRONG = {
     "--temp -1": "--temp is -1.0; it must be from 0 to 100, 0.7 is usual",
@@ -92,8 +93,8 @@ MODES = {
         "2 images changed towards class 8 (left) and class 1 (right)",
         "new/d.npy",
     ),
-    "--mode attribute --direction new/d.npy --images a.png --gif --columns 3 --out q.png": (
-        "less d (left) and more d (right)",
+    "--mode attribute --direction new/d.npy --images a.png --gif --columns 3 --strength -2 --out q.png": (
+        "more d (left) and less d (right)",
         "q.gif",
     ),
     "--mode attribute --csv table.csv --attribute dark --images a.png --columns 4 --out c.png": (
@@ -179,7 +180,7 @@ def levels():
 def modes(classes, levels, tmp_path_factory):
     folder = tmp_path_factory.mktemp("modes")
     known = {"dataset": "digits", "class_names": [str(digit) for digit in range(10)]}
-    classes.save_weights(folder / "classes.h5", **known)
+    classes.save_weights(folder / "classes.h5", **known, step=1000, previous_steps=90)
     levels.save_weights(folder / "levels.h5", **known)
     make_glow(**SIZE).save_weights(folder / "plain.h5")
     overflowing = make_glow(**SIZE)
@@ -210,7 +211,7 @@ def answers_and_pictures(commands, folder):
     grid, scatter, save = visualization.labelled_grid, visualization.scatter, visualization.save_image
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(visualization, "labelled_grid", lambda *a, **k: drawn.append((*a, k)) or grid(*a, **k))
-        patch.setattr(visualization, "scatter", lambda *a, **k: drawn.append((*a[:1], k)) or scatter(*a, **k))
+        patch.setattr(visualization, "scatter", lambda *a, **k: drawn.append((*a, k)) or scatter(*a, **k))
         patch.setattr(
             visualization, "save_image", lambda out, image: pictures.update({out: drawn.pop()}) or save(out, image)
         )
@@ -238,6 +239,7 @@ def test_samples_are_those_of_the_flags_under_their_labels(modes, classes):
     images, given = pictures["s.png"]
     check_images(images, classes.sample(80, 0.7, seed=1, labels=np.repeat(np.arange(10), 8)))
     assert given["row_labels"] == [f"class {digit}" for digit in range(10)] and "seed 1" in given["caption"]
+    assert "Model: classes.h5, trained 1,090 steps; " in given["caption"]
     check_images(pictures["label.webp"][0], classes.sample(5, 0.7, seed=1, labels=[7] * 5))
     images, given = pictures["t.png"]
     check_images(images, editing.temperatures(classes, drawings.TEMPERATURES, 3, seed=1))
@@ -256,10 +258,12 @@ def test_edited_images_are_those_of_the_flags_under_their_labels(modes, classes,
     check_images(images[:3], test[[0, 5, 17]])
     assert given["row_labels"] == ("original", "reconstruction")
     assert list(given["column_labels"]) == ["test:0", "test:5", "test:17"]
+    assert "; 0 of 192 bytes differ, the model sees 4 bits per channel" in given["caption"]
     images, given = pictures["i.png"]
     pair, label = np.concatenate([grey, test[3:4]]), [metrics.classify(classes, grey)[0], data.test.labels[3]]
     check_images(images, editing.interpolate(classes, pair, 4, label, spherical=True))
     assert given["column_labels"] == ["first image", "33%", "67%", "second image"]
+    assert given["row_labels"] == ["a.png to\ntest:3"] and "along a great circle" in given["caption"]
     images, given = pictures["l.png"]
     check_images(images, editing.resample_levels(levels, test[:1], 3, temperature=0.3, seed=2))
     assert [label.split("\n")[1] for label in given["row_labels"]] == ["level 0, fine", "level 1, coarse"]
@@ -275,9 +279,16 @@ def test_directions_lead_from_the_images_without_to_those_with_the_attribute(mod
     assert given["column_labels"] == ["class 8\n-1", "unchanged", "class 1\n+1"] and given["marked_column"] == 1
     test = image_data.load("digits").test.images[:2]
     check_images(images, editing.apply_direction(classes, test, direction, [-1.0, 0.0, 1.0], [0, 0]))
+    images, given = pictures["q.png"]
+    assert given["column_labels"] == ["more d\n+2", "unchanged", "less d\n-2"]
+    grey = np.full((1, 8, 8, 1), 60, np.uint8)
+    check_images(images, editing.apply_direction(classes, grey, direction, [2.0, 0.0, -2.0], [0]))
     assert pictures["pca.png"][1]["column_labels"] == ["-3σ", "mean", "+3σ"]
     shares = [label.split("\n")[1] for label in pictures["pca.png"][1]["row_labels"]]
-    for number, (share, name) in enumerate(zip(shares, pictures["pca-scatter.png"][1]["axis_names"], strict=True), 1):
+    points, labels, names, given = pictures["pca-scatter.png"]
+    np.testing.assert_array_equal(labels, image_data.load("digits").test.random_subset(256, seed=0)[1])
+    assert names == tuple("0123456789") and np.std(points, axis=0, ddof=1) == pytest.approx([1.0, 1.0])
+    for number, (share, name) in enumerate(zip(shares, given["axis_names"], strict=True), 1):
         assert name.startswith(f"component {number}, {share} ")
 
 
@@ -311,6 +322,19 @@ def test_a_picture_without_a_finite_pixel_is_an_error(modes):
     status, _, error = modes[1][OVERFLOWING]
     assert status == 1
     assert "\nerror: no image has finite pixels, so the picture is black or white; lower --temp\n" in error
+
+
+def test_a_frame_has_the_label_of_its_images(monkeypatch):
+    def grid(images, caption, row_labels, columns):
+        return images.ravel().tolist(), caption, row_labels
+
+    monkeypatch.setattr(visualization, "labelled_grid", grid)
+    images, names = np.arange(6, dtype=np.uint8).reshape(2, 3, 1, 1, 1), ["x", "y\nz", "w"]
+    drawing = drawings.Drawing(images, "", row_labels="ab", column_labels=names)
+    columns = [([0, 3], "Title\nx", "ab"), ([1, 4], "Title\ny z", "ab"), ([2, 5], "Title\nw", "ab")]
+    assert drawings.frames_of(drawing, "Title") == columns
+    rows = [([0, 1, 2], "Title\na", names), ([3, 4, 5], "Title\nb", names)]
+    assert drawings.frames_of(dataclasses.replace(drawing, frames=0), "Title") == rows
 
 
 @pytest.mark.parametrize(("columns", "rows"), [(16, 1), (70, 5)])

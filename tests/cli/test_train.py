@@ -122,13 +122,20 @@ def test_wrong_input_is_one_line_and_nothing_is_written(tmp_path, wrong, imports
         assert words in error, (line, error)
 
 
-def test_the_seed_draws_the_first_weights():
+def test_the_seed_draws_the_first_weights(caplog):
     with flagsaver.flagsaver():
-        train.FLAGS(["main.py", *TINY, "--seed", "3"])
+        train.FLAGS(["main.py", *TINY, "--seed", "3", "--epochs", "1"])
         trainer, _ = train._build(*train._check_flags([]), None)
+    assert "the run has 3 steps and its warm-up 6, so --learning_rate is not reached" in caplog.text
     drawn = Glow(trainer.glow.config, seed=3).named_variables()
     for name, variable in trainer.glow.named_variables().items():
         np.testing.assert_array_equal(variable, drawn[name])
+
+
+def test_a_run_is_named_after_its_images(tmp_path):
+    (tmp_path / "my photos").mkdir()
+    names = {"imagenet_resized/32x32": "imagenet_resized-32x32", f"{tmp_path}/my photos/": "my-photos", "/": "images"}
+    assert {dataset: train.run_name(dataset) for dataset in names} == names
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +275,7 @@ def test_other_settings_are_refused_and_fresh_moves_the_run_aside(folder):
     assert words in refused[2]
     assert fresh[0] == 0, fresh
     assert "the earlier run was moved to my run.old-1\n" in fresh[1]
+    assert "digits: 1541 training and 256 test images of 8x8x1 in 4 bits; K=2, L=1, " in fresh[1]
     assert RunDirectory(folder / "my run.old-1").weights.exists()
     assert RunDirectory(folder / "my run").weights.exists()
     assert longer[0] == 0, longer
@@ -284,3 +292,5 @@ def test_other_settings_are_refused_and_fresh_moves_the_run_aside(folder):
     glow = Glow.load(folder / "learned")
     assert (glow.config.num_steps, glow.config.dequantization) == (2, "variational")
     assert (glow.metadata["step"], glow.metadata["previous_steps"]) == (2, 6)
+    flags = ["--batch_size=512", "--dequantization=variational", "--steps=2", "--weights=my run"]  # not --run_dir
+    assert shlex.split(glow.metadata["command"]) == ["python3", "main.py", *flags]

@@ -43,6 +43,17 @@ def test_interpolation_between_classes_ends_exactly(conditional_glow, pixels):
     np.testing.assert_array_equal(strips[0, [0, -1]], pixels[:2])
 
 
+def test_each_image_is_edited_under_its_own_label(conditional_glow, pixels):
+    chosen, labels = pixels[:3], np.array([2, 0, 1])
+    for_nothing = editing.apply_direction(conditional_glow, chosen, np.zeros([4, 8, 2]), [-1.0, 1.0], labels)
+    np.testing.assert_array_equal(for_nothing, chosen[:, np.newaxis].repeat(2, axis=1))
+    rows = editing.resample_levels(conditional_glow, chosen, 2, 0.7, seed=1, labels=labels)
+    np.testing.assert_array_equal(rows[:, 0], chosen.repeat(2, axis=0))
+    direction = editing.attribute_direction(conditional_glow, chosen[:1], chosen[1:], labels[:1], labels[1:])
+    z = editing.encode(conditional_glow, chosen, labels)
+    np.testing.assert_allclose(direction, z[0] - z[1:].mean(axis=0), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(("count", "steps"), [(3, 5), (0, 5), (2, 1)])
 def test_no_pairs_or_steps_is_an_input_error(small_glow, pixels, count, steps):
     with pytest.raises(InputError, match=str(count if steps == 5 else steps)):

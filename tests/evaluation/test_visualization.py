@@ -128,13 +128,16 @@ def test_scatter_names_its_axes(monkeypatch):
     assert named == {"x": "first", "y": "second"}
 
 
-def test_points_far_outside_do_not_squeeze_the_others(rng):
+def test_points_far_outside_do_not_squeeze_the_others(rng, monkeypatch):
+    notes, write = [], Axes.text
+    monkeypatch.setattr(Axes, "text", lambda self, x, y, text, **k: notes.append(text) or write(self, x, y, text, **k))
     points = rng.standard_normal((200, 2))
     width = np.ptp(pixels(visualization.scatter(points), (0, 114, 178))[:, 1])
     points[0] = 1e6, 0
     far = pixels(visualization.scatter(points, caption="title"), (0, 114, 178))
     assert np.ptp(far[far[:, 1] < np.quantile(far[:, 1], 0.98)][:, 1]) > 0.5 * width
     assert far[:, 1].max() > 600  # the triangle at the edge
+    assert notes == ["", "1 of 200 points lie outside and are drawn as triangles at the edge"]
 
 
 def test_labels_of_large_images_shrink_before_the_images_grow():
