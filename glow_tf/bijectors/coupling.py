@@ -20,7 +20,7 @@ class _Coupling(ImageBijector):
     Args:
         conditioner: x1 [..., H, W, C/2] -> the parameters of the subclass's transform of x2.
         context: None, or [..., H, W, D], appended to the channels of x1 for the conditioner; missing batch axes
-            broadcast. Inside a `Scan`, a context to differentiate by is one of its parameters.
+            broadcast. Inside a `Scan`, the context comes from its argument `shared`.
     """
 
     def __init__(

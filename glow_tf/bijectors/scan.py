@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from glow_tf.bijectors.base import ImageBijector
+from glow_tf.bijectors.captures import captured_floats, refuse_captured, refuse_consumers, refusing_gradients_of
 from glow_tf.bijectors.residuals import Residuals, SaveResiduals, UseResiduals, vjp
 from glow_tf.bijectors.shapes import batch_shape, with_nonempty_batch
 
@@ -28,11 +29,10 @@ class Scan(ImageBijector):
     log-det: the sum over the steps, shape [...], nats
 
     Args:
-        step: (parameters of one step, residuals) -> an ImageBijector that preserves the event shape. The parameters
-            are slices of the stacked ones. `step` must hand them to the bijector unchanged; anything computed from them
-            belongs in the bijector's methods or in `prepare`, since `reversible` calls `step` outside the tape.
-            A tensor that `step` captures is a constant for the gradient: a context to differentiate by is one more
-            parameter, `tf.repeat(context[tf.newaxis], num_steps, axis=0)`.
+        step: (parameters of one step, residuals[, shared]) -> an ImageBijector that preserves the event shape. The
+            parameters are slices of the stacked ones. `step` must hand its tensors to the bijector unchanged; anything
+            computed from them belongs in the bijector's methods or in `prepare`, since `reversible` calls `step`
+            outside the tape. What `step` captures must be constant; anything to differentiate by belongs in `shared`.
             `residuals` is for the step's most expensive computation (see `residuals.checkpoint`).
         parameters: nested dictionary of variables, tensors or arrays [K, ...].
         num_steps: K.
@@ -47,9 +47,15 @@ class Scan(ImageBijector):
             "reversible": only the result, from which the backward pass reconstructs each step's input, with the
             rounding error of the round trip. This is for `inverse`; in `forward` it means "recompute". First
             derivatives only.
+        shared: None, or a nested structure of variables, tensors or arrays that every step receives whole as its third
+            argument, such as the context of a conditional coupling. Its gradient is the sum over the steps. `prepare`
+            does not see it. With it, an empty batch reaches the step as it is; without, the step sees one image.
 
     Raises:
-        ValueError: if `backprop` is not one of these, or a parameter's leading axis is not `num_steps` long.
+        ValueError: if `backprop` is not one of these, a parameter's leading axis is not `num_steps` long, or a tensor
+            has another floating-point type than the bijector. Also by a gradient that would miss something: if `step`
+            captures a variable or, in a `tf.function`, a tensor that is not constant (eager code cannot tell), or if
+            with "reversible" it computes something from its tensors.
 
     >>> from glow_tf.bijectors import ActNorm
     >>> parameters = {"shift": tf.zeros([3, 2]), "log_scale": tf.ones([3, 2])}
@@ -67,6 +73,7 @@ class Scan(ImageBijector):
         backprop: str = "recompute",
         dtype: tf.DType = tf.float32,
         name: str = "scan",
+        shared: Any = None,
     ) -> None:
         arguments = dict(locals())
         if backprop not in BACKPROP_MODES:
@@ -77,14 +84,17 @@ class Scan(ImageBijector):
             shape: Any = getattr(value, "shape", ())
             if len(shape) == 0 or shape[0] != num_steps:
                 raise ValueError(f"a parameter has shape {tuple(shape)}; its first axis must be {num_steps} long")
-            if tf.as_dtype(value.dtype).is_floating and value.dtype != tf.as_dtype(dtype):
-                raise ValueError(f"a parameter is {tf.as_dtype(value.dtype).name}; it must be of this bijector's dtype")
+        for value in tf.nest.flatten([parameters, shared]):
+            found = tf.as_dtype(getattr(value, "dtype", dtype))
+            if found.is_floating and found != tf.as_dtype(dtype):
+                raise ValueError(f"a parameter is {found.name}; it must be of this bijector's dtype")
         super().__init__(dtype=dtype, parameters=arguments, name=name)
         self.step = step
         self.stacked_parameters = parameters
         self.num_steps = num_steps
         self.prepare = prepare
         self.backprop = backprop
+        self.shared = shared
 
     def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return self._scan(z, inverse=False)
@@ -100,19 +110,24 @@ class Scan(ImageBijector):
             direction = "inverse" if inverse else "forward"
             stacked = self.prepare(stacked, ("inverse", "forward") if backprop == "reversible" else (direction,))
         kind = {"stored": _Stored, "recompute": _Recompute, "reversible": _Reversible}[backprop]
-        return with_nonempty_batch(lambda x: kind(self.step, stacked, self.num_steps, inverse, x).run(), values)
+        if self.shared is None:
+            return with_nonempty_batch(lambda x: kind(self.step, stacked, (), self.num_steps, inverse, x).run(), values)
+        shared = tf.nest.map_structure(tf.convert_to_tensor, self.shared)  # it may have the batch axes of `values`
+        return kind(self.step, stacked, (shared,), self.num_steps, inverse, values).run()
 
 
 @dataclasses.dataclass(eq=False)
 class _Recompute:
     """One pass through the K steps, in order for `inverse` and in reverse order for `forward`, and its gradient.
 
-    Saves the input of every step; the backward pass runs each step a second time, under a tape. `stacked` are the
-    floating-point parameters [K, ...], which are differentiable, and `floats` one step's slices of them.
+    Saves the input of every step; the backward pass runs each step a second time, under a tape. `tensors` are what is
+    differentiable: the floating-point parameters [K, ...], then the floating-point shared tensors. `floats` are those
+    of one step: slices of the parameters, then the shared tensors.
     """
 
-    make_bijector: Callable[[Parameters, Residuals], ImageBijector]  # the argument `step` of `Scan`
+    make_bijector: Callable[..., ImageBijector]  # the argument `step` of `Scan`
     parameters: Parameters  # nested dictionary of tensors [K, ...]
+    shared: tuple[Any, ...]  # the argument `shared` of `Scan`, of tensors, or nothing
     num_steps: int
     inverse: bool
     values: tf.Tensor  # the input of the first step
@@ -120,7 +135,8 @@ class _Recompute:
     backprop = "recompute"
 
     def __post_init__(self) -> None:
-        self.stacked = [t for t in tf.nest.flatten(self.parameters) if t.dtype.is_floating]
+        self.tensors = [t for t in tf.nest.flatten([self.parameters, self.shared]) if t.dtype.is_floating]
+        self.num_stacked = sum(t.dtype.is_floating for t in tf.nest.flatten(self.parameters))
 
     def saved_specs(self) -> list[Any]:
         """For each tensor that a step saves, a tf.TensorSpec or a tensor with its dtype and shape."""
@@ -151,28 +167,40 @@ class _Recompute:
         one_step = tf.nest.map_structure(
             lambda t: next(remaining) if t.dtype.is_floating else _slices([t], k)[0], self.parameters
         )
-        return self.make_bijector(one_step, residuals)
+        shared = tf.nest.map_structure(lambda t: next(remaining) if t.dtype.is_floating else t, self.shared)
+        return self.make_bijector(one_step, residuals, *shared)
+
+    def floats(self, k: tf.Tensor, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """The part of `tensors` that step k sees."""
+        return [*_slices(tensors[: self.num_stacked], k), *tensors[self.num_stacked :]]
 
     def run(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """(result, log-det) of all steps, differentiable with respect to `values` and the parameters."""
+        """(result, log-det) of all steps, differentiable with respect to `values` and `tensors`."""
 
         @tf.custom_gradient
-        def differentiable(values: tf.Tensor, *stacked: tf.Tensor) -> tuple[Any, Callable]:
-            result, log_det, arrays = self._forward_loop(values, stacked)
+        def differentiable(values: tf.Tensor, *tensors: tf.Tensor) -> tuple[Any, Callable]:
+            result, log_det, arrays = self._forward_loop(values, tensors)
             was_eager = tf.executing_eagerly()
 
-            def backward(dresult: tf.Tensor, dlog_det: tf.Tensor, result: tf.Tensor, *stacked: tf.Tensor) -> tuple:
-                return self._backward_loop(_readable(arrays, was_eager), result, dresult, dlog_det, stacked)
+            def backward(dresult: tf.Tensor, dlog_det: tf.Tensor, result: tf.Tensor, *tensors: tf.Tensor) -> tuple:
+                return self._backward_loop(_readable(arrays, was_eager), result, dresult, dlog_det, tensors)
 
             if self.backprop != "recompute":
                 backward = _first_derivatives_only(backward, self.backprop)
-            # `result` and `stacked` are arguments, not captured: the gradients depend on them, so
-            # `_first_derivatives_only` must also refuse derivatives with respect to them.
-            return (result, log_det), lambda *dresults: backward(*dresults, result, *stacked)
 
-        return differentiable(self.values, *self.stacked)
+            def gradient(*dresults: tf.Tensor, variables: Sequence[tf.Variable] = ()) -> tuple:
+                if variables:  # TensorFlow passes those that the loop has read
+                    refuse_captured(f"the variable {variables[0].name}")
+                # `result` and `tensors` are arguments, not captured: the gradients depend on them, so
+                # `_first_derivatives_only` must also refuse derivatives with respect to them.
+                return backward(*dresults, result, *tensors)
 
-    def _forward_loop(self, values: tf.Tensor, stacked: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, list]:
+            return (result, log_det), gradient
+
+        results = differentiable(self.values, *self.tensors)
+        return refusing_gradients_of(self.captured, results)
+
+    def _forward_loop(self, values: tf.Tensor, tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, list]:
         """(result, log-det, [a TensorArray of K elements for each tensor that a step saves])."""
         # Not cleared after a read, because a persistent tape may run the backward pass more than once.
         arrays = [
@@ -182,17 +210,16 @@ class _Recompute:
 
         def iteration(i: tf.Tensor, values: tf.Tensor, log_det: tf.Tensor, arrays: list) -> tuple:
             k = self._index(i)
-            (result, step_log_det), saved = self.step_forward(k, values, _slices(stacked, k))
+            (result, step_log_det), saved = self.step_forward(k, values, self.floats(k, tensors))
             result.set_shape(values.shape)
             arrays = [array.write(k, tensor) for array, tensor in zip(arrays, saved, strict=True)]
             return i + 1, result, log_det + step_log_det, arrays
 
+        zeros = tf.zeros(batch_shape(values), values.dtype)
         _, result, log_det, arrays = tf.while_loop(
-            lambda *_: True,
-            iteration,
-            (tf.constant(0), values, tf.zeros(batch_shape(values), values.dtype), arrays),
-            maximum_iterations=self.num_steps,
+            lambda *_: True, iteration, (tf.constant(0), values, zeros, arrays), maximum_iterations=self.num_steps
         )
+        self.captured = captured_floats(result, [values, zeros, *tensors])
         log_det.set_shape(values.shape[:-3])
         return result, log_det, arrays
 
@@ -202,31 +229,34 @@ class _Recompute:
         result: tf.Tensor,
         dresult: tf.Tensor,
         dlog_det: tf.Tensor,
-        stacked: Sequence[tf.Tensor],
+        tensors: Sequence[tf.Tensor],
     ) -> tuple[tf.Tensor, ...]:
-        """The gradients of the values and of every stacked tensor."""
+        """The gradients of the values and of each of `tensors`."""
+        stacked, shared = tensors[: self.num_stacked], tensors[self.num_stacked :]
         # Written one slice at a time, so that no iteration touches a tensor of all K slices.
         gradients = [tf.TensorArray(t.dtype, self.num_steps, element_shape=t.shape[1:]) for t in stacked]
 
-        def iteration(i: tf.Tensor, result: tf.Tensor, dresult: tf.Tensor, gradients: list) -> tuple:
+        def iteration(i: tf.Tensor, result: tf.Tensor, dresult: tf.Tensor, gradients: list, sums: list) -> tuple:
             k = self._index(i)
             saved = [array.read(k) for array in arrays]
-            values, (dvalues, *dfloats) = self.step_backward(k, result, saved, (dresult, dlog_det), _slices(stacked, k))
+            floats = self.floats(k, tensors)
+            values, (dvalues, *dfloats) = self.step_backward(k, result, saved, (dresult, dlog_det), floats)
             values.set_shape(result.shape)
             dvalues.set_shape(dresult.shape)
             gradients = [
                 array.write(k, tf.zeros(t.shape[1:], t.dtype) if d is None else d)
-                for array, t, d in zip(gradients, stacked, dfloats, strict=True)
+                for array, t, d in zip(gradients, stacked, dfloats[: len(stacked)], strict=True)
             ]
-            return i - 1, values, dvalues, gradients
+            sums = [_sum(total, d) for total, d in zip(sums, dfloats[len(stacked) :], strict=True)]
+            return i - 1, values, dvalues, gradients, sums
 
-        _, _, dvalues, gradients = tf.while_loop(
+        _, _, dvalues, gradients, sums = tf.while_loop(
             lambda *_: True,
             iteration,
-            (tf.constant(self.num_steps - 1), result, dresult, gradients),
+            (tf.constant(self.num_steps - 1), result, dresult, gradients, [tf.zeros_like(t) for t in shared]),
             maximum_iterations=self.num_steps,
         )
-        return dvalues, *(array.stack() for array in gradients)
+        return dvalues, *(array.stack() for array in gradients), *sums
 
     def _index(self, i: tf.Tensor) -> tf.Tensor:
         """The step of iteration i of the forward loop."""
@@ -245,7 +275,7 @@ class _Stored(_Recompute):
 
         # Traced before the loop, which needs the residuals' shapes for its arrays.
         specs = [tf.TensorSpec([], tf.int32), tf.TensorSpec(self.values.shape, self.values.dtype)]
-        specs += [tf.TensorSpec(t.shape[1:], t.dtype) for t in self.stacked]
+        specs += [tf.TensorSpec(t.shape[i < self.num_stacked :], t.dtype) for i, t in enumerate(self.tensors)]
         self._apply_and_save = tf.function(traced, autograph=False).get_concrete_function(*specs)
         self._residual_specs = self._apply_and_save.structured_outputs[1]
         return [self.values, *tf.nest.flatten(self._residual_specs)]
@@ -274,7 +304,11 @@ class _Reversible(_Recompute):
 
     def step_backward(self, k: tf.Tensor, result: tf.Tensor, saved: list, dresults: tuple, floats: list) -> tuple:
         dresult, dlog_det = dresults
-        values, dvalues, dfloats = self.bijector(k, floats).inverse_vjp(result, dresult, dlog_det, floats)
+        # The identities have no other consumers than those that `step` adds.
+        floats = [*floats[: self.num_stacked], *map(tf.identity, floats[self.num_stacked :])]
+        bijector = self.bijector(k, floats)
+        refuse_consumers(floats)
+        values, dvalues, dfloats = bijector.inverse_vjp(result, dresult, dlog_det, floats)
         return values, [dvalues, *dfloats]
 
 
@@ -283,6 +317,14 @@ def _slices(stacked: Sequence[tf.Tensor], k: tf.Tensor) -> list[tf.Tensor]:
     begin = tf.reshape(k, [1])
     end, strides = begin + 1, tf.ones([1], tf.int32)
     return [tf.strided_slice(tensor, begin, end, strides, shrink_axis_mask=1) for tensor in stacked]
+
+
+def _sum(total: tf.Tensor, gradient: tf.Tensor | None) -> tf.Tensor:
+    if gradient is None:
+        return total
+    result = total + gradient
+    result.set_shape(total.shape)
+    return result
 
 
 def _readable(arrays: list[tf.TensorArray], was_eager: bool) -> list[tf.TensorArray]:

@@ -113,6 +113,7 @@ WRONG = {
     "a row": (lambda: ActNorm(0.0, 0.0).inverse(tf.zeros([2, 4])), r"an event has 3 axes, .* not \(2, 4\)"),
     "text for a number": (lambda: Scan(None, STEPS, "2"), "num_steps is '2'; it must be an integer"),
     "another dtype": (lambda: Scan(None, STEPS, 2, dtype=tf.float64), "a parameter is float32"),
+    "another dtype to share": (lambda: Scan(None, STEPS, 2, shared=[1, np.zeros(2)]), "a parameter is float64"),
 }
 
 

@@ -7,7 +7,6 @@ import tensorflow_probability as tfp
 from helpers import SMALL, randomize
 
 from glow_tf.bijectors.actnorm import ActNorm
-from glow_tf.bijectors.coupling import AffineCoupling
 from glow_tf.bijectors.scan import BACKPROP_MODES, Scan
 from glow_tf.config import GlowConfig
 from glow_tf.nn.base import slice_of
@@ -66,42 +65,6 @@ def test_equals_the_chain_of_its_steps(kind, direction, compiled, rng):
             assert np.max(np.abs(wanted)) > 1e-3, f"{name} is no test: it is about zero"
             scale = np.max(np.abs(wanted))
             np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12 * scale, err_msg=f"{name}, {backprop}")
-
-
-@pytest.mark.parametrize("backprop", BACKPROP_MODES)
-def test_a_context_among_the_parameters_has_a_gradient(backprop, rng):
-    kernels = tf.constant(rng.standard_normal((NUM_STEPS, 3, 2)))
-    values, context = (tf.constant(rng.standard_normal((2, 2, 2, channels))) for channels in (4, 1))
-
-    def coupling(kernel, context):
-        def conditioner(seen):
-            shift = tf.tanh(tf.tensordot(seen, kernel, axes=1))
-            return shift, 0.5 * shift
-
-        return AffineCoupling(conditioner, tf.float64, context=context)
-
-    def gradients(make_bijector):
-        with tf.GradientTape() as tape:
-            tape.watch([values, context])
-            z, log_det = make_bijector().inverse_and_log_det(values)
-            loss = tf.reduce_sum(tf.square(z)) + tf.reduce_sum(tf.square(log_det))
-        return tape.gradient(loss, [values, context])
-
-    def scanned():
-        parameters = {"kernel": kernels, "context": tf.repeat(context[tf.newaxis], NUM_STEPS, axis=0)}
-        step = lambda slices, residuals: coupling(**slices)  # noqa: E731
-        return Scan(step, parameters, NUM_STEPS, backprop=backprop, dtype=tf.float64)
-
-    class Unrolled:
-        def inverse_and_log_det(self, values):
-            total = 0.0
-            for kernel in kernels:
-                values, log_det = coupling(kernel, context).inverse_and_log_det(values)
-                total += log_det
-            return values, total
-
-    for found, expected in zip(gradients(scanned), gradients(Unrolled), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("backprop", BACKPROP_MODES)
