@@ -5,8 +5,11 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from forked import call_all, environment
+
+from glow_tf.dequantization import Dequantizer
 
 BENCHMARKS = sorted((Path(__file__).parents[1] / "benchmarks").rglob("*.py"))
 
@@ -31,6 +34,19 @@ def missing_names(path):
             if module is not None and not hasattr(module, node.attr):
                 missing.append(f"line {node.lineno}: {ast.unparse(node)}")
     return missing
+
+
+def test_programs_are_compared_by_the_same_bits_after_equal_steps(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS[0].parent)
+    compare, learning = map(importlib.import_module, ("compare", "learning"))
+    log_prob = np.array([-1e4, 0.0, 1e4])
+    own = Dequantizer().bits_per_dim(log_prob, compare.NUM_DIMS)
+    np.testing.assert_allclose(compare.bits_per_dim(log_prob), own, rtol=1e-6)
+    pixels, noise = compare.random_bytes(2), np.random.default_rng(1)
+    values = compare.dequantized(pixels, noise)
+    np.testing.assert_array_equal(Dequantizer().quantize(values), pixels)
+    factors = [learning.rate_factor(progress) for progress in (0.0, 0.02, 0.04, 0.5, 0.75, 1.0)]
+    np.testing.assert_allclose(factors, [0, 0.5, 1, 1, 0.5, 0])
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)

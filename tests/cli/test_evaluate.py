@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from helpers import make_glow
 from PIL import Image
 
 from glow_tf.cli import reports
+from glow_tf.config import GlowConfig
 from glow_tf.data import image_data
 from glow_tf.dequantization import NoiseStream
 from glow_tf.evaluation import metrics, ood
@@ -236,6 +238,14 @@ def test_long_tables_end_with_a_count(capsys, monkeypatch):
     assert rest == "... and 3 more; --csv FILE writes all"
     reports.print_classes(metrics.SplitResult(np.arange(5.0), np.ones((5, 1)), np.arange(5), None, 0, 0, 5), "abcde")
     assert capsys.readouterr().out.splitlines()[-2:] == ["     1    1.0000  b", "... and 3 more classes"]
+
+
+def test_the_bound_names_its_noise(capsys, monkeypatch):
+    monkeypatch.setattr(reports, "FLAGS", types.SimpleNamespace(draws=2))
+    config = GlowConfig((8, 8, 1), num_levels=1, dequantization="variational")
+    reports.print_bound(types.SimpleNamespace(config=config))
+    expected = "an upper bound, importance-weighted over 2 learned noise samples per image\n"
+    assert capsys.readouterr().out == expected
 
 
 def test_means_that_a_few_images_decide_are_marked(answers):

@@ -38,6 +38,7 @@ def test_a_mean_that_a_few_images_decide_is_marked(file, small_glow):
 def test_everything_that_the_file_says(file, small_glow):
     shown = inspect.describe(file)
     assert shown["model"] == "images 4x8x2 of 8 bits; L=2, K=2, width 8"
+    assert shown["kind"] == "affine coupling, conv1x1, pixels scale, openai"
     assert shown["parameters"].startswith(f"{small_glow.num_parameters:,} trained")
     assert shown["data set"] == "digits, 2 classes"
     assert shown["trained"] == "step 7, epoch 2, seed 3"

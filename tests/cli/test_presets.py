@@ -75,7 +75,12 @@ def test_mixed_precision_is_on_off_or_auto(given, value, recorded):
 
 def test_help_shows_the_defaults_of_every_data_set_and_preset():
     usage = train.usage()
-    assert "  every data set          l_glow=3 k_glow=32 width=512 " in usage
+    standard = usage.partition("  every data set")[2].partition("\n  digits ")[0]
+    assert " ".join(standard.split()) == (
+        "l_glow=3 k_glow=32 width=512 coupling=affine n_bits=8 architecture=openai dequantization=uniform "
+        "conditional=false batch_size=64 epochs=100 learning_rate=0.001 warmup_epochs=1 cooldown_epochs=0 "
+        "optimizer=adamax beta_2=0.999 ema_decay=0.999 weight_y=0 backprop=stored mixed_precision=false flip=false"
+    )
     assert "  digits                  l_glow=2 k_glow=8 width=96 n_bits=4 epochs=45 warmup_epochs=2\n" in usage
     assert all(f"\n  {name} " in usage for name in (*defaults.DATASETS, *defaults.PRESETS))
     assert max(map(len, usage.splitlines())) <= 120

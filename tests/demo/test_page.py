@@ -20,7 +20,7 @@ from PIL import Image
 from glow_tf.data import image_data
 from glow_tf.demo import explorer, guard, page
 from glow_tf.errors import InputError
-from glow_tf.evaluation import editing
+from glow_tf.evaluation import editing, visualization
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,17 @@ def png(*size, value=200):
     return content.getvalue()
 
 
-def test_samples_depend_on_temperature_seed_and_class(exploring, of_classes):
+def test_samples_depend_on_temperature_seed_and_class(exploring, of_classes, monkeypatch):
     grids = [exploring.samples(0.7, 1), exploring.samples(0.9, 1), exploring.samples(0.7, 2)]
     assert len({grid.tobytes() for grid in grids}) == 3
     np.testing.assert_array_equal(exploring.samples(0.7, 1.0), grids[0])
     assert len({of_classes.samples(0.7, 1, label).tobytes() for label in (None, 0, 2)}) == 3
+    drawn = []
+    monkeypatch.setattr(visualization, "labelled_grid", lambda images, caption: drawn.append((caption, images)))
+    of_classes.samples(0.7, 1, 2)
+    ((caption, images),) = drawn
+    assert caption == "16 samples at temperature 0.7, class 2\nseed 1"
+    np.testing.assert_array_equal(images, of_classes.glow.sample(16, 0.7, 1, [2] * 16))
 
 
 def test_mixtures_end_at_both_images(exploring):

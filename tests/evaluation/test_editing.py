@@ -143,10 +143,12 @@ def test_components_start_at_the_mean(conditional_glow, pixels):
     np.testing.assert_array_equal(strips[0, 1], editing.decode(conditional_glow, z.mean(axis=0)[np.newaxis], [0])[0])
 
 
-def test_temperatures_share_their_noise(small_glow):
+def test_temperatures_share_their_noise(small_glow, conditional_glow):
     strips = editing.temperatures(small_glow, (0.0, 0.5, 1.0), 3, seed=4)
     for row, temperature in enumerate((0.0, 0.5, 1.0)):
         np.testing.assert_array_equal(strips[row], small_glow.sample(3, temperature, seed=4))
+    (strip,) = editing.temperatures(conditional_glow, [0.5], 3, seed=4, labels=[2, 2, 0])
+    np.testing.assert_array_equal(strip, conditional_glow.sample(3, 0.5, seed=4, labels=[2, 2, 0]))
 
 
 def test_reconstructions_are_exact(pixels):

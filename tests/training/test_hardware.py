@@ -44,10 +44,11 @@ def test_auto_needs_width_and_a_fast_processor(monkeypatch, is_fast, width, chos
     ("capabilities", "is_fast"), [([(7, 5)], False), ([(8, 0)], True), ([(9, 0), (7, 5)], False)], ids=str
 )
 def test_gpus_count_before_the_processor(monkeypatch, tmp_path, capabilities, is_fast):
-    details = [{"compute_capability": capability} for capability in capabilities]
+    details = [{"compute_capability": c, "device_name": f"GPU {i}"} for i, c in enumerate(capabilities)]
     monkeypatch.setattr(hardware.tf.config, "list_physical_devices", lambda kind: details)
     monkeypatch.setattr(hardware.tf.config.experimental, "get_device_details", lambda gpu: gpu)
     assert hardware.has_fast_bfloat16(tmp_path / "missing") == is_fast
+    assert hardware.gpu_names() == ["GPU 0", "GPU 1"][: len(details)]
 
 
 @pytest.mark.usefixtures("undrawn", "glance")
