@@ -33,6 +33,7 @@ from glow_tf.errors import InputError
 from glow_tf.metadata import caveat
 from glow_tf.training import settings
 from glow_tf.training.run_directory import RunDirectory
+from glow_tf.weights import open_weights
 
 if TYPE_CHECKING:
     from glow_tf.data.image_data import ImageData
@@ -68,6 +69,7 @@ flags.DEFINE_bool("fresh", False, "Start over; an earlier run in the same folder
 NOT_RECORDED = ("data_dir", "download", "evaluate_every", "fresh", "keep", "run_dir")
 
 FEW_TEST_IMAGES = 20  # fewer give a large standard error
+OVERFITTED = 0.01  # bits/dim by which the last weights are worse than the best
 
 
 def _define_options() -> None:
@@ -287,9 +289,26 @@ def _finish(result: "FitResult", config: TrainConfig, run: RunDirectory, *, is_c
             file=sys.stderr,
         )
         return 1
+    _print_best(run)
     weights = shlex.quote(str(run.weights))
     print(f"weights: {run.weights}\npictures: {run.results}\nmore: python3 sample.py --weights {weights}")
     return 0
+
+
+def _print_best(run: RunDirectory) -> None:
+    """Names the best weights of a run if the last ones are clearly worse."""
+    found = []
+    with contextlib.suppress(InputError):  # there are none
+        for path in (run.best_weights, run.weights):
+            with open_weights(path) as file:
+                found.append(file.metadata)
+    # Where the last weights were scored on more images than the others, the best were chosen by another mean.
+    bits: list[Any] = [metadata.get("selection_bits_per_dim", metadata.get("test_bits_per_dim")) for metadata in found]
+    if len(bits) == 2 and None not in bits and bits[1] - bits[0] > OVERFITTED:
+        print(
+            f"the model overfits: the test bits/dim was {bits[0]:.4f} after epoch {found[0]['epoch']} and is "
+            f"{bits[1]:.4f} now; the best weights: {run.best_weights}"
+        )
 
 
 @contextlib.contextmanager

@@ -170,6 +170,27 @@ def test_a_run_at_its_end_says_how_to_train_further(capsys):
     assert decided.startswith("test: 20.0000 bits/dim, standard error 18.0000 (decided by a few images)\n")
 
 
+@pytest.mark.parametrize(
+    ("best", "last", "said"),
+    [
+        ({"test_bits_per_dim": 3.0}, {"test_bits_per_dim": 3.02}, "was 3.0000 after epoch 4 and is 3.0200 now"),
+        ({"test_bits_per_dim": 3.0}, {"test_bits_per_dim": 3.009}, None),
+        ({"test_bits_per_dim": 3.0}, {"test_bits_per_dim": 3.5, "selection_bits_per_dim": 3.0}, None),
+        ({"test_bits_per_dim": 3.5, "selection_bits_per_dim": 3.0}, {"test_bits_per_dim": 3.25}, "is 3.2500 now"),
+        ({"test_bits_per_dim": 3.0}, {"test_bits_per_dim": None}, None),
+    ],
+)
+def test_a_run_that_overfitted_names_its_best_weights(capsys, small_glow, tmp_path, monkeypatch, best, last, said):
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory("run")
+    run.checkpoints.mkdir(parents=True)
+    small_glow.save_weights(run.best_weights, epoch=4, **best)
+    small_glow.save_weights(run.weights, epoch=9, **last)
+    output = finish(capsys, {}, new_steps=90)[1]
+    assert ("the model overfits: " in output) == (said is not None)
+    assert said is None or (said in output and f"the best weights: {run.best_weights}\n" in output)
+
+
 @pytest.mark.parametrize("bits", [float("nan"), float("inf")])
 def test_a_result_that_is_not_finite_is_a_failure_with_a_reason(capsys, bits):
     status, _, error = finish(capsys, {}, new_steps=90, bits_per_dim=bits)
