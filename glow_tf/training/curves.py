@@ -5,6 +5,7 @@ import io
 import math
 import os
 import re
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,7 +67,7 @@ class History:
         row, bits = self._row | values, self._train_bits
         self._row, self._train_bits = {}, []
         if bits:
-            row["train_bits_per_dim"] = sum(bits) / len(bits)
+            row["train_bits_per_dim"] = statistics.median(bits)  # one outlier among the images would decide the mean
         row = {column: row[column] for column in dict.fromkeys([*_FIRST, *row]) if column in row}
         self.rows = [*(old for old in self.rows if old["step"] < row["step"]), row]
         columns = list(dict.fromkeys(column for each in self.rows for column in each))

@@ -189,8 +189,8 @@ def evaluate(reporter, step, bits):
 
 
 def report(reporter, step, bits):
-    for number in (step - 1, step):
-        reporter.step(number, {"bits_per_dim": bits + number - step, "learning_rate": 0.01, "is_finite": True})
+    for number, train_bits in ((step - 2, 1e5), (step - 1, bits - 1), (step, bits)):  # the first has an outlier
+        reporter.step(number, {"bits_per_dim": train_bits, "learning_rate": 0.01, "is_finite": True})
     reporter.step(step, {"bits_per_dim": np.nan, "learning_rate": 0.01, "is_finite": False})
     reporter.scalars("train", step, {"z/variance": 0.9, "gradient_norm": 3.0})
     reporter.scalars("test", step, {"bits_per_dim": bits, "z/variance": 1.25, "diagnostics/level0/condition": 8.0})
@@ -203,7 +203,7 @@ def test_metrics_csv_has_a_row_per_evaluation_and_survives_a_resume(run, clock, 
     evaluate(reporter, 10, 3.5)
     evaluate(reporter, 20, 3.25)
     reporter.close()
-    first = {"step": "10", "seconds": "30", "train_bits_per_dim": "3", "test_bits_per_dim": "3.5"}
+    first = {"step": "10", "seconds": "30", "train_bits_per_dim": "3.5", "test_bits_per_dim": "3.5"}
     assert first.items() <= rows_of(run)[0].items()
     assert rows_of(run)[0]["test_z_variance"] == "1.25" and rows_of(run)[0]["train_z_variance"] == "0.9"
     assert rows_of(run)[0]["learning_rate"] == "0.01" and "gradient_norm" not in rows_of(run)[0]
