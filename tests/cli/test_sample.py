@@ -281,8 +281,12 @@ def test_directions_lead_from_the_images_without_to_those_with_the_attribute(mod
     check_images(images, editing.apply_direction(classes, test, direction, [-1.0, 0.0, 1.0], [0, 0]))
     images, given = pictures["q.png"]
     assert given["column_labels"] == ["more d\n+2", "unchanged", "less d\n-2"]
-    grey = np.full((1, 8, 8, 1), 60, np.uint8)
-    check_images(images, editing.apply_direction(classes, grey, direction, [2.0, 0.0, -2.0], [0]))
+    dark, bright = (np.full((1, 8, 8, 1), value, np.uint8) for value in (60, 200))
+    check_images(images, editing.apply_direction(classes, dark, direction, [2.0, 0.0, -2.0], [0]))
+    images, given = pictures["c.png"]
+    assert given["column_labels"] == ["less dark\n-1", "-0.5", "unchanged", "+0.5", "more dark\n+1"]
+    direction = editing.attribute_direction(classes, dark, bright, [0], [0])
+    check_images(images, editing.apply_direction(classes, dark, direction, np.linspace(-1, 1, 5), [0]))
     assert pictures["pca.png"][1]["column_labels"] == ["-3σ", "mean", "+3σ"]
     shares = [label.split("\n")[1] for label in pictures["pca.png"][1]["row_labels"]]
     points, labels, names, given = pictures["pca-scatter.png"]

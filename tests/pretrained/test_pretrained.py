@@ -27,6 +27,11 @@ def test_every_bundled_file_is_a_name():
         assert pretrained.find(name, "runs") == path
 
 
+@pytest.mark.parametrize("name", sorted({*pretrained.BUNDLED} - {"digits"}))
+def test_bundled_weights_are_those_of_a_model(name):
+    assert Glow.load(name).is_initialized
+
+
 def test_the_digits_have_the_bits_that_their_file_records():
     """As the version that trained them measured."""
     glow = Glow.load("digits")

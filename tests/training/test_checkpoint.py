@@ -109,6 +109,15 @@ def test_a_damaged_state_is_skipped_and_the_one_before_taken(trainer, folder, na
     assert "ckpt-30 is skipped: " in caplog.text
 
 
+def test_states_keep_the_names_of_earlier_versions(folder):
+    """By which a run that is in progress is resumed after an update."""
+    names = {name.partition("/.ATTRIBUTES")[0] for name, _ in tf.train.list_variables(str(folder / "ckpt-30"))}
+    slots = [f"optimizer/{slot}/0" for slot in ("_first", "_second", "averages")]
+    assert {"optimizer/steps", "optimizer/learning_rate", *slots, "variables/level0.Sactnorm.Sshift"} <= names
+    record = ("run_id", "num_replicas", "reported_step", "best_bits_per_dim", "skipped", "skipped_in_a_row")
+    assert {"step_count", *record, "rate_was_halved", "seconds", "cpu_seconds"} <= names
+
+
 def test_the_newest_state_is_taken(trainer, folder):
     assert restored_step(trainer, folder) == 30
 

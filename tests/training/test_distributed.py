@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from forked import call_all
 
 from glow_tf.config import TrainConfig
 from glow_tf.data.dataset import ArrayDataset
-from glow_tf.errors import InputError
+from glow_tf.errors import InputError, TrainingFailure
 from glow_tf.training import distributed
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -93,6 +94,39 @@ def test_one_process_is_its_own_chief(two_replicas):
         alone = distributed.Workers(strategy)
         assert (alone.is_chief, alone.index, alone.count, alone.first_replica) == (True, 0, 1, 0)
         alone.share([])
+        assert alone.exchange(3, 7, 15).tolist() == [3, 7, 15]
+
+
+def test_the_chief_sends_its_values_once_and_takes_the_others_signals(monkeypatch):
+    sent, signals = [], []
+    monkeypatch.setattr(os, "kill", lambda pid, number: signals.append((pid == os.getpid(), number)))
+    workers = SimpleNamespace(count=2, exchange=lambda *message: sent.append(message) or np.array([0, 0, 0, len(sent)]))
+    trainer = SimpleNamespace(workers=workers, step_count=7, broadcast_variables=lambda: sent.append("values"))
+    chief = distributed.Chief(trainer)
+    chief.announce_step()
+    chief.announce_step()
+    chief.announce_end(15)
+    take_values, step, end = distributed._TAKE_VALUES, distributed._STEP, distributed._END
+    assert sent == [(take_values,), "values", (step, 7), (step, 7), (end, 15)]
+    assert signals == [(True, 3), (True, 4)]
+
+
+def test_the_other_workers_do_what_the_chief_says():
+    done = []
+    take_values, step, end = distributed._TAKE_VALUES, distributed._STEP, distributed._END
+    messages = iter([(take_values, 0), (step, 7), (step, 8), (end, 15), (end, 0), (distributed._FAILED, 0)])
+    trainer = SimpleNamespace(
+        workers=SimpleNamespace(exchange=lambda signal_received: next(messages)),
+        state=SimpleNamespace(step_count=0),
+        broadcast_variables=lambda: done.append("values"),
+        train_step=lambda *batch: done.append((trainer.state.step_count, *batch)),
+    )
+    batches = SimpleNamespace(batch=lambda number: (f"images {number}", f"labels {number}"))
+    assert distributed.follow(trainer, batches) == 15
+    assert done == ["values", (7, "images 7", "labels 7"), (8, "images 8", "labels 8")]
+    assert distributed.follow(trainer, batches) is None
+    with pytest.raises(TrainingFailure, match="the chief ended with an error"):
+        distributed.follow(trainer, batches)
 
 
 def test_batches_are_those_of_the_options_and_have_the_labels_of_a_model_with_classes(rng):

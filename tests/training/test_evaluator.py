@@ -9,7 +9,10 @@ from small_training import fit, images, trainer_at_start
 from glow_tf.dequantization import NoiseStream
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
+from glow_tf.training import pictures
 from glow_tf.training.run_directory import RunDirectory
+
+NO_PICTURE = np.zeros((1, 1, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +21,8 @@ def run(tmp_path_factory):
     trainer, path = trainer_at_start(), tmp_path_factory.mktemp("evaluated") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("glow_tf.training.curves.draw", lambda *_: b"png")
+        patch.setattr(pictures, "draw", lambda glow, *drawn: trainer.drawn.append(drawn) or {"samples": NO_PICTURE})
+        trainer.drawn = []
         fit(trainer, path, epochs=1)
     return trainer, RunDirectory(path), Glow.load(path)
 
@@ -32,6 +37,12 @@ def test_the_averages_are_scored_and_written(run):
     assert glow.metadata["test_images"] == count == 12
     found = glow.metadata["test_bits_per_dim"], glow.metadata["test_standard_error"]
     assert found == pytest.approx((bits, error), rel=1e-5)
+
+
+def test_pictures_are_of_test_images_and_say_when(run):
+    ((pixels, _, class_names, when, _),) = run[0].drawn
+    np.testing.assert_array_equal(pixels, images()[1].random_subset(256, seed=0)[0])
+    assert (class_names, when) == ((), "epoch 1, step 3")
 
 
 def test_typical_images_are_those_of_the_training(run):

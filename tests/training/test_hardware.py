@@ -1,6 +1,7 @@
 """Processors with and without bfloat16 products, by their flags, and what `mixed_precision="auto"` makes of them."""
 
 import json
+import types
 
 import pytest
 from small_training import BATCH, fit
@@ -28,6 +29,16 @@ def test_flags_of_the_processor(tmp_path, text, is_fast):
     file = tmp_path / "cpuinfo"
     file.write_text(text)
     assert hardware.has_fast_bfloat16(file) == is_fast
+
+
+def test_all_gpus_are_used_or_else_the_cpus(monkeypatch):
+    names = {"GPU": ["GPU:0", "GPU:1"], "CPU": ["CPU:0"]}
+    devices = lambda kind: [types.SimpleNamespace(name=name) for name in names[kind]]  # noqa: E731
+    monkeypatch.setattr(hardware.tf.config, "list_logical_devices", devices)
+    monkeypatch.setattr(hardware.tf.distribute, "MirroredStrategy", list)
+    assert hardware.default_strategy() == ["GPU:0", "GPU:1"]
+    names["GPU"] = []
+    assert hardware.default_strategy() == ["CPU:0"]
 
 
 def test_an_unknown_processor_is_not_fast(tmp_path):
