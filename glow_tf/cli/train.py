@@ -69,7 +69,7 @@ flags.DEFINE_bool("fresh", False, "Start over; an earlier run in the same folder
 NOT_RECORDED = ("data_dir", "download", "evaluate_every", "fresh", "keep", "run_dir")
 
 FEW_TEST_IMAGES = 20  # fewer give a large standard error
-OVERFITTED = 0.01  # bits/dim by which the last weights are worse than the best
+WORSE = 0.01  # bits/dim by which the last weights of a run are clearly worse than its best
 
 
 def _define_options() -> None:
@@ -304,10 +304,10 @@ def _print_best(run: RunDirectory) -> None:
                 found.append(file.metadata)
     # Where the last weights were scored on more images than the others, the best were chosen by another mean.
     bits: list[Any] = [metadata.get("selection_bits_per_dim", metadata.get("test_bits_per_dim")) for metadata in found]
-    if len(bits) == 2 and None not in bits and bits[1] - bits[0] > OVERFITTED:
+    if len(bits) == 2 and None not in bits and bits[1] - bits[0] > WORSE:
         print(
-            f"the model overfits: the test bits/dim was {bits[0]:.4f} after epoch {found[0]['epoch']} and is "
-            f"{bits[1]:.4f} now; the best weights: {run.best_weights}"
+            f"the last weights are not the best, as after overfitting: the test bits/dim was {bits[0]:.4f} after epoch "
+            f"{found[0]['epoch']} and is {bits[1]:.4f} now; the best weights: {run.best_weights}"
         )
 
 

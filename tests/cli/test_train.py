@@ -180,14 +180,16 @@ def test_a_run_at_its_end_says_how_to_train_further(capsys):
         ({"test_bits_per_dim": 3.0}, {"test_bits_per_dim": None}, None),
     ],
 )
-def test_a_run_that_overfitted_names_its_best_weights(capsys, small_glow, tmp_path, monkeypatch, best, last, said):
+def test_a_run_whose_last_weights_are_not_the_best_names_those(
+    capsys, small_glow, tmp_path, monkeypatch, best, last, said
+):
     monkeypatch.chdir(tmp_path)
     run = RunDirectory("run")
     run.checkpoints.mkdir(parents=True)
     small_glow.save_weights(run.best_weights, epoch=4, **best)
     small_glow.save_weights(run.weights, epoch=9, **last)
     output = finish(capsys, {}, new_steps=90)[1]
-    assert ("the model overfits: " in output) == (said is not None)
+    assert ("the last weights are not the best" in output) == (said is not None)
     assert said is None or (said in output and f"the best weights: {run.best_weights}\n" in output)
 
 
