@@ -47,6 +47,7 @@ OUT_OF_MEMORY = "error: out of memory; a smaller --batch_size or fewer and small
     [
         ("raise InputError('two\\nlines')", 2, "error: two lines\n"),
         ("raise TrainingFailure('no gradient')", 1, "error: no gradient\n"),
+        ("from glow_tf.errors import WorkerLost\nraise WorkerLost('gone')", 75, "error: gone\n"),
         ("raise MemoryError", 2, OUT_OF_MEMORY),
         ("raise type('ResourceExhaustedError', (Exception,), {})('OOM when allocating')", 2, OUT_OF_MEMORY),
         ("open('/missing/file', 'w')", 2, "error: /missing/file: No such file or directory\n"),

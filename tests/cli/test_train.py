@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 
 from glow_tf.cli import train
-from glow_tf.config import TrainConfig
+from glow_tf.config import GlowConfig, TrainConfig
 from glow_tf.glow import Glow
 from glow_tf.training.loop import FitResult
 from glow_tf.training.run_directory import RunDirectory
@@ -193,6 +194,24 @@ def test_a_run_whose_last_weights_are_not_the_best_names_those(
     assert said is None or (said in output and f"the best weights: {run.best_weights}\n" in output)
 
 
+def test_a_run_that_could_not_be_saved_is_a_failure(capsys):
+    status, _, error = finish(capsys, {}, new_steps=90, is_saved=False)
+    assert status == 1 and error == "error: the last save failed; the files in run/checkpoints are older\n"
+    status, output, _ = finish(capsys, {}, stopped_by=15, is_saved=False)
+    assert status == 143 and "stopped at step 90, which could not be saved; an earlier state may exist. To re" in output
+
+
+@pytest.mark.parametrize(("count", "is_few"), [(19, True), (20, False)])
+def test_few_test_images_are_warned_of(capsys, caplog, count, is_few):
+    glow = SimpleNamespace(config=GlowConfig((8, 8, 1), num_levels=1, num_steps=2), num_parameters=1234)
+    trainer = SimpleNamespace(glow=glow, workers=SimpleNamespace(is_chief=True))
+    splits = {"train": SimpleNamespace(num_images=400), "test": SimpleNamespace(num_images=count)}
+    train._announce(trainer, SimpleNamespace(name="mine", **splits), RunDirectory("run"))
+    said = f"mine: 400 training and {count} test images of 8x8x1 in 8 bits; K=2, L=1, 1,234 parameters; run directory"
+    assert capsys.readouterr().out == f"{said} run\n"
+    assert (f"with {count} test images, bits/dim and the statistics of z are rough estimates" in caplog.text) == is_few
+
+
 @pytest.mark.parametrize("bits", [float("nan"), float("inf")])
 def test_a_result_that_is_not_finite_is_a_failure_with_a_reason(capsys, bits):
     status, _, error = finish(capsys, {}, new_steps=90, bits_per_dim=bits)
@@ -298,7 +317,6 @@ def test_other_settings_are_refused_and_fresh_moves_the_run_aside(folder):
     assert words in refused[2]
     assert fresh[0] == 0, fresh
     assert "the earlier run was moved to my run.old-1\n" in fresh[1]
-    assert "digits: 1541 training and 256 test images of 8x8x1 in 4 bits; K=2, L=1, " in fresh[1]
     assert RunDirectory(folder / "my run.old-1").weights.exists()
     assert RunDirectory(folder / "my run").weights.exists()
     assert longer[0] == 0, longer

@@ -49,6 +49,8 @@ def test_each_image_is_edited_under_its_own_label(conditional_glow, pixels):
     np.testing.assert_array_equal(for_nothing, chosen[:, np.newaxis].repeat(2, axis=1))
     rows = editing.resample_levels(conditional_glow, chosen, 2, 0.7, seed=1, labels=labels)
     np.testing.assert_array_equal(rows[:, 0], chosen.repeat(2, axis=0))
+    strips = editing.interpolate(conditional_glow, pixels[:4], 2, [2, 1, 0, 1])
+    np.testing.assert_array_equal(strips.reshape(pixels[:4].shape), pixels[:4])
     direction = editing.attribute_direction(conditional_glow, chosen[:1], chosen[1:], labels[:1], labels[1:])
     z = editing.encode(conditional_glow, chosen, labels)
     np.testing.assert_allclose(direction, z[0] - z[1:].mean(axis=0), rtol=0, atol=1e-12)

@@ -4,13 +4,16 @@ import csv
 
 import numpy as np
 import pytest
-from small_training import fit, images, trainer_at_start
+from small_training import BATCH, CONFIG, fit, images, trainer_at_start
 
+from glow_tf.config import GlowConfig
+from glow_tf.data.dataset import ArrayDataset
 from glow_tf.dequantization import NoiseStream
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
 from glow_tf.training import pictures
 from glow_tf.training.run_directory import RunDirectory
+from glow_tf.training.trainer import Trainer
 
 NO_PICTURE = np.zeros((1, 1, 3), np.uint8)
 
@@ -43,6 +46,27 @@ def test_pictures_are_of_test_images_and_say_when(run):
     ((pixels, _, class_names, when, _),) = run[0].drawn
     np.testing.assert_array_equal(pixels, images()[1].random_subset(256, seed=0)[0])
     assert (class_names, when) == ((), "epoch 1, step 3")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_model_of_classes_is_evaluated_given_the_class(tmp_path, monkeypatch, rng):
+    monkeypatch.setattr(pictures, "draw", lambda *_: {"samples": NO_PICTURE})
+    train, test = (ArrayDataset(split.images, np.arange(split.num_images) % 2) for split in images())
+    small = {"num_levels": 1, "num_steps": 1, "width": 4, "num_classes": 2}
+    trainer = Trainer(Glow(GlowConfig(**CONFIG | small)), batch_size=BATCH)
+    trainer.glow.named_variables()["top/class_kernel"].assign(rng.standard_normal((2, 8)))
+    directory = RunDirectory(tmp_path / "run")
+    names = ["cat", "dog"]
+    result = trainer.fit(train, test, run_directory=directory, epochs=1, metadata={"class_names": names})
+    pixels, labels = test.random_subset(256, seed=0)
+    with trainer.ema_weights() as glow:
+        assert result.bits_per_dim == pytest.approx(metrics.bits_per_dim(glow, test)[0], rel=1e-5)
+        variance = metrics.latent_statistics(glow, pixels, labels)["z/variance"]
+    with open(directory.path / "metrics.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["test_z_variance"]) == pytest.approx(variance, rel=1e-4)
+    assert float(row["diagnostics_round_trip_error"]) < 1e-3
+    assert (directory.test_logs / "classes.tsv").read_text().split() == [names[label] for label in labels]
 
 
 def test_typical_images_are_those_of_the_training(run):
