@@ -410,6 +410,14 @@ def test_loading_draws_no_weights(monkeypatch, tmp_path, images):
     assert Glow.load("digits").config.image_shape == (8, 8, 1)
 
 
+def test_weights_of_another_model_are_refused(small_glow, tmp_path):
+    """Also where the arrays have the same names and shapes."""
+    small_glow.save_weights(tmp_path / "weights.h5")
+    glow = Glow(GlowConfig(**SMALL, num_bits=5, pixel_range=(0.0, 1.0)))
+    with pytest.raises(InputError, match="another model: num_bits: 8 there, 5 here; pixel_range: .* there, "):
+        glow.load_weights(tmp_path / "weights.h5")
+
+
 # Initialisation
 
 

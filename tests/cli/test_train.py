@@ -91,6 +91,7 @@ WRONG_DATA = {
     "--img_size 4": "4x4 with 1 channels cannot be made of them",
     "--flip": "--flip would change the meaning of the images of digits",
     "--dataset ./empty --conditional": "found 0 images in './empty'",
+    "--dataset ./photos --img_size 8 --conditional": "--conditional needs classes; ./photos has neither labels nor",
     "--jit_compile": "--jit_compile needs a GPU",
     "--weights fashion_mnist --dequantization variational": "8x8x1, but the model expects 32x32x1; use --img_size 32 "
     "--channel_size 1, or name other data with --dataset",

@@ -36,6 +36,12 @@ def test_pictures_of_several_sizes_need_an_image_size(tmp_path):
     assert image_folder.read_folder(tmp_path, image_size=(4, 4)).images.shape == (2, 4, 4, 3)
 
 
+def test_large_pictures_need_an_image_size(tmp_path):
+    Image.new("L", (2, 1025)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="'a.png' in .* is 1025x2; choose a size of up to 1024 with --img_size"):
+        image_folder.read_folder(tmp_path)
+
+
 def test_sub_folders_are_classes_in_sorted_order(tmp_path):
     for name, count in (("zebra", 2), ("ant", 3), ("Bee", 1)):
         fill(tmp_path / name, count)

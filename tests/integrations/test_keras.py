@@ -257,6 +257,13 @@ def test_a_file_without_the_weights_is_never_written(save, conditional, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_weights_that_must_stay_are_not_overwritten(conditional, tmp_path):
+    path = tmp_path / "weights.h5"
+    path.write_text("precious")
+    assert "weights.h5 exists already" in refusal_of(lambda: conditional.save_weights(path, overwrite=False))
+    assert path.read_text() == "precious"
+
+
 def test_an_archive_holds_every_level(tmp_path):
     model, path = small(num_levels=2), str(tmp_path / "model.keras")
     model.save(path)
