@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -47,6 +48,15 @@ def test_programs_are_compared_by_the_same_bits_after_equal_steps(monkeypatch):
     np.testing.assert_array_equal(Dequantizer().quantize(values), pixels)
     factors = [learning.rate_factor(progress) for progress in (0.0, 0.02, 0.04, 0.5, 0.75, 1.0)]
     np.testing.assert_allclose(factors, [0, 0.5, 1, 1, 0.5, 0])
+
+
+def auroc(own, foreign):
+    sys.path.insert(0, str(BENCHMARKS[0].parent))
+    return importlib.import_module("foreign").auroc(np.array(own), np.array(foreign))
+
+
+def test_auroc_is_the_share_of_pairs_in_which_the_foreign_image_scores_higher():
+    assert call_all((auroc, ([1, 2, 3], [2, 4]), environment())) == [4.5 / 6]
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)

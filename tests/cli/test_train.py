@@ -20,6 +20,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from glow_tf.cli import train
 from glow_tf.config import GlowConfig, TrainConfig
 from glow_tf.glow import Glow
+from glow_tf.training import hardware
 from glow_tf.training.loop import FitResult
 from glow_tf.training.run_directory import RunDirectory
 
@@ -124,10 +125,12 @@ def test_wrong_input_is_one_line_and_nothing_is_written(tmp_path, wrong, imports
         assert words in error, (line, error)
 
 
-def test_the_seed_draws_the_first_weights(caplog):
+def test_the_seed_draws_the_first_weights(caplog, monkeypatch):
+    monkeypatch.setattr(hardware, "has_fast_bfloat16", lambda: False)
     with flagsaver.flagsaver():
-        train.FLAGS(["main.py", *TINY, "--seed", "3", "--epochs", "1"])
+        train.FLAGS(["main.py", *TINY, "--seed", "3", "--epochs", "1", "--mixed_precision"])
         trainer, _ = train._build(*train._check_flags([]), None)
+    assert "--mixed_precision is slower here: neither a GPU nor this processor" in caplog.text
     assert "the run has 3 steps and its warm-up 6, so --learning_rate is not reached" in caplog.text
     drawn = Glow(trainer.glow.config, seed=3).named_variables()
     for name, variable in trainer.glow.named_variables().items():

@@ -24,6 +24,13 @@ def test_grid_shows_every_image_in_its_own_colours_row_by_row(rng, side, channel
     assert places == sorted(places) and len({x for _, x in places}) == 2
 
 
+@pytest.mark.parametrize(("count", "columns"), [(40, 8), (7, 3), (64, 8)])
+def test_a_grid_is_about_square_without_empty_cells_if_possible(rng, count, columns):
+    images = rng.integers(0, 256, (count, 2, 2, 1)).astype(np.uint8)
+    expected = visualization.labelled_grid(images, columns=columns)
+    np.testing.assert_array_equal(visualization.labelled_grid(images), expected)
+
+
 def is_text(area):
     """Whether dark letters stand on white ground."""
     return area.min() < 128 and area.max() == 255 and (area == 255).mean() > 0.5
@@ -94,7 +101,7 @@ def test_gif_goes_there_and_back(tmp_path, channels):
     frames = [np.full((64, 64 + value, channels), value, np.uint8) for value in (0, 80, 160, 240)]
     visualization.save_gif(tmp_path / "new" / "a.gif", frames)
     with Image.open(tmp_path / "new" / "a.gif") as moving:
-        assert moving.n_frames == 6 and moving.info["loop"] == 0
+        assert moving.n_frames == 6 and (moving.info["loop"], moving.info["duration"]) == (0, 120)
         assert moving.size == (64 + 240, 64)
         greys = []
         for frame in range(6):

@@ -236,6 +236,13 @@ def test_a_pipe_in_place_of_metrics_csv_is_not_waited_for(run):
     assert curves.training_time_of(run.weights, 5) == ""
 
 
+def test_the_training_time_is_that_of_the_weights_step(run):
+    (run.path / "metrics.csv").write_text("step,seconds,cpu_seconds\n5,120,60\n10,7200,90\n")
+    assert curves.training_time_of(run.weights, 5) == "2.0 minutes, 1.0 minutes of CPU time"
+    assert curves.training_time_of(run.weights, 10) == "2.0 hours, 1.5 minutes of CPU time"
+    assert curves.training_time_of(run.weights, 7) == ""
+
+
 def test_a_damaged_metrics_csv_is_replaced(run):
     (run.path / "metrics.csv").write_bytes(b"step,x\nthree,\xff\n")
     reporter = Reporter(run, RunRecord(), 40, 8, 10)
