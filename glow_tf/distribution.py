@@ -94,7 +94,7 @@ class ImageDistribution(_TransformedDistribution):
     float, however far from the pixel range.
 
     Args:
-        temperature: standard deviation of z.
+        temperature: standard deviation of z; a variable is read at every call.
         batch_shape: batch shape of a model without labels.
     """
 
@@ -109,7 +109,11 @@ class ImageDistribution(_TransformedDistribution):
         dtype = tf.as_dtype(bijector.config.dtype)
         batch = batch_shape if bijector.labels is None else tf.unstack(tf.shape(bijector.labels))
         loc = tf.zeros([*batch, *bijector.config.image_shape], dtype)
-        base = tfd.Independent(tfd.Normal(loc, inputs.temperature_of(temperature, dtype)), EVENT_NDIMS)
+        if isinstance(temperature, tf.Variable):
+            scale = tfp.util.DeferredTensor(temperature, lambda t: inputs.temperature_of(t, dtype), dtype, shape=[])
+        else:
+            scale = inputs.temperature_of(temperature, dtype)
+        base = tfd.Independent(tfd.Normal(loc, scale), EVENT_NDIMS)
         super().__init__(base, bijector, kwargs_split_fn=_no_options, parameters=parameters, name=name)
 
     def __getitem__(self, slices: Any) -> "ImageDistribution":
@@ -143,7 +147,7 @@ class ImageDistribution(_TransformedDistribution):
 
     def _checked(self, value: Any) -> tf.Tensor:
         """The images; InputError if they are not valid or the temperature is 0, at which there is no density."""
-        if tf.get_static_value(self.distribution.distribution.scale) == 0:
+        if tf.get_static_value(tf.convert_to_tensor(self.distribution.distribution.scale)) == 0:
             raise InputError("temperature is 0: such a distribution has samples but no density")
         return self.bijector.checked(value)
 

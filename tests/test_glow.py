@@ -219,6 +219,25 @@ def log_standard(z, scale):
 # Samples
 
 
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_a_variable_as_the_temperature_is_trained(dtype, small_glow, images):
+    temperature = tf.Variable(0.5, dtype=dtype)
+    distribution = small_glow.transformed_distribution(temperature=temperature)
+    for value in (0.5, 0.75):
+        temperature.assign(value)
+        with tf.GradientTape() as tape:
+            log_prob = distribution.log_prob(tf.identity(images))
+        z = distribution.bijector.inverse(tf.identity(images))
+        # The derivative of -z^2 / 2 t^2 - log t for every latent.
+        slope = tf.reduce_sum(tf.square(z)) / value**3 - tf.size(z, tf.float64) / value
+        np.testing.assert_allclose(tape.gradient(log_prob, temperature), slope, rtol=1e-5)
+        expected = small_glow.transformed_distribution(temperature=value).log_prob(images)
+        np.testing.assert_allclose(log_prob, expected, rtol=1e-12)
+    temperature.assign(-1.0)
+    with pytest.raises(InputError, match="temperature is -1"):
+        distribution.sample(seed=1)
+
+
 def test_samples_are_bytes_and_depend_on_the_seed_only(small_glow):
     samples = small_glow.sample(5, temperature=0.7, seed=1).numpy()
     assert samples.shape == (5, 4, 8, 2)

@@ -92,7 +92,8 @@ class KerasGlow(tf_keras.Model):
         first_replica = tf.VariableAggregation.ONLY_FIRST_REPLICA
         self.step_count = tf.Variable(0, trainable=False, name="step_count", aggregation=first_replica)
         self._batches_tested = tf.Variable(0, trainable=False, name="batches_tested", aggregation=first_replica)
-        self._bits_per_dim = tf_keras.metrics.Mean(name="bits_per_dim")
+        # By default Keras would sum in the type of its global policy; a sum in float16 stops growing.
+        self._bits_per_dim = tf_keras.metrics.Mean(name="bits_per_dim", dtype=tf.float32)
         self.built = True
 
     def initialize(self, images: Array) -> None:

@@ -304,6 +304,18 @@ def test_steps_by_hand_are_those_of_fit():
     np.testing.assert_allclose(by_fit.predict_on_batch(values), by_fit.glow.log_prob(values), rtol=1e-12)
 
 
+@pytest.mark.parametrize("policy", ["float16", "mixed_float16"])
+def test_a_global_policy_does_not_round_the_metric(policy, conditional):
+    try:
+        tf_keras.mixed_precision.set_global_policy(policy)
+        (metric,) = KerasGlow(conditional.glow).metrics
+    finally:
+        tf_keras.mixed_precision.set_global_policy("float32")
+    for _ in range(300):
+        metric.update_state(tf.fill([64], 3.5))
+    assert float(metric.result()) == 3.5
+
+
 def test_weights_by_position_are_refused_and_a_bare_array_validates():
     model, weights = small(), np.ones(12)
     for call in (
