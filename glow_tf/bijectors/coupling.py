@@ -20,7 +20,8 @@ class _Coupling(ImageBijector):
     Args:
         conditioner: x1 [..., H, W, C/2] -> the parameters of the subclass's transform of x2.
         context: None, or [..., H, W, D], appended to the channels of x1 for the conditioner; missing batch axes
-            broadcast. Inside a `Scan`, the context comes from its argument `shared`.
+            broadcast. Inside a `Scan`, the context comes from its argument `shared`. The bijector's own batch shape is
+            [] all the same: the base of a distribution has that of the context.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class _Coupling(ImageBijector):
             return self.conditioner(x1)
         context = tf.convert_to_tensor(self.context, x1.dtype)
         channels = context.shape[-1]
+        _check_broadcast(context, x1)
         context = tf.broadcast_to(context, tf.concat([tf.shape(x1)[:-1], tf.shape(context)[-1:]], axis=0))
         if x1.shape.rank is not None:
             context = tf.ensure_shape(context, [*x1.shape[:-1], channels])
@@ -146,3 +148,17 @@ def _single(shift: Any) -> Any:
     if isinstance(shift, (tuple, list)):
         raise ValueError(f"the conditioner returned {len(shift)} values; it must return the shift")
     return shift
+
+
+def _check_broadcast(context: tf.Tensor, x1: tf.Tensor) -> None:
+    """Raises ValueError if the context is known to have other batch axes or another size than the images."""
+    given, needed = context.shape[:-1], x1.shape[:-1]
+    try:
+        if tf.broadcast_static_shape(given, needed).is_compatible_with(needed):
+            return
+    except ValueError:
+        pass
+    raise ValueError(
+        f"a context [..., height, width] of {tuple(given)} does not broadcast to images of {tuple(needed)}; a "
+        "distribution with a context for each image needs a base of the context's batch shape"
+    )

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -42,6 +44,14 @@ def test_each_image_has_its_own_context(rng):
     # A context for each of two images, and several latents for each.
     many = tf.constant(rng.standard_normal((5, 2, 3, 4, 2)))
     np.testing.assert_allclose(coupling.forward(many)[..., 1:], many[..., 1:] - many[..., :1] * context)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 4, 2), (3, 4, 2), (1, 3, 4, 2), (2, 4, 3, 2)], ids=str)
+def test_a_context_for_other_images_is_an_error(shape):
+    coupling = AdditiveCoupling(lambda seen: seen[..., :1], context=tf.zeros([2, 3, 4, 1]))
+    needed = re.escape(str(shape[:-1]))
+    with pytest.raises(ValueError, match=rf"of \(2, 3, 4\) does not broadcast to images of {needed}.*needs a base of"):
+        coupling.inverse(tf.zeros(shape))
 
 
 @pytest.mark.parametrize("kind", [AffineCoupling, AdditiveCoupling])
