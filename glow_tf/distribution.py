@@ -149,7 +149,9 @@ class ImageDistribution(_TransformedDistribution):
         """The images; InputError if they are not valid or the temperature is 0, at which there is no density."""
         if tf.get_static_value(tf.convert_to_tensor(self.distribution.distribution.scale)) == 0:
             raise InputError("temperature is 0: such a distribution has samples but no density")
-        return self.bijector.checked(value)
+        value = self.bijector.checked(value)
+        # TFP's cache goes by a tensor's identity: it would score a sample by the weights that it was drawn with.
+        return tf.identity(value) if tf.executing_eagerly() else value
 
 
 def _no_options(options: dict[str, Any]) -> tuple[dict, dict]:

@@ -203,6 +203,20 @@ def test_no_result_is_cached_across_an_assignment(images):
     assert np.all(np.abs(glow.distribution.log_prob(images) - before) > 1e-3)
 
 
+def test_a_sample_is_scored_by_the_weights_of_now():
+    glow = make_glow(num_levels=1, num_steps=1, width=4)
+    distribution = glow.distribution
+    sample = distribution.sample(2, seed=1)
+    before = distribution.log_prob(sample)
+    bias = glow.named_variables()["top/bias"]
+    bias.assign_add(tf.ones_like(bias))
+    with tf.GradientTape() as tape:
+        after = distribution.log_prob(sample)
+    assert np.all(np.abs(after - before) > 1e-3)
+    np.testing.assert_allclose(after, glow.log_prob(sample), rtol=1e-11)
+    assert tape.gradient(after, bias) is not None
+
+
 def test_temperature_is_the_scale_of_the_base(small_glow, images):
     log_det = small_glow.log_prob(images) - log_standard(small_glow.encode(images), 1.0)
     for temperature in (0.5, 1.3):
