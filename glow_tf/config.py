@@ -173,7 +173,7 @@ class GlowConfig:
 # The valid values of several options, in words and as a test.
 _COUNT = integer(1, 2**31 - 1)
 _FROM_ZERO = integer(0, 2**31 - 1)
-_BELOW_ONE = 0.9999999  # a number closer to 1 is 1 in float32
+_BELOW_ONE = 0.9999999  # float32 rounds 0.99999998 to 1
 _EPOCHS = ("a number from 0 to 1e6", lambda v: 0 <= v <= 1e6)
 
 

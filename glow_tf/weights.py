@@ -54,7 +54,7 @@ def write(
     Equal arguments give equal bytes.
 
     Args:
-        arrays: {readable name ("level0/coupling/kernel_1"): array of floats or integers}.
+        arrays: {readable name ("level0/coupling/conv1_kernel"): array of floats or integers}.
         config, metadata: JSON values (tuples come back as lists): the model, and the origin of its arrays.
         dtype: the type in which floats are stored, such as "float16". Default: the arrays' own types.
 

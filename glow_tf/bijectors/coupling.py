@@ -95,7 +95,7 @@ class AffineCoupling(_Coupling):
         conditioner: x1 [..., H, W, C/2] -> (shift, log_scale), which broadcast to x2 [..., H, W, C/2].
         context: None, or [..., H, W, D], appended to the channels of x1 for the conditioner.
 
-    References: Dinh et al. 2017, section 3.4; (x2 + shift) * scale is the order of OpenAI's code.
+    References: Dinh et al. 2017, section 3.2; (x2 + shift) * scale is the order of OpenAI's code.
 
     >>> layer = AffineCoupling(lambda x1: (10 * x1, tf.zeros_like(x1)))
     >>> layer.inverse(tf.constant([[[1.0, 2.0]]])).numpy().tolist()

@@ -21,7 +21,7 @@ class Gaussian(ImageBijector):
             variables. Both broadcast to [H, W, C], or to [..., H, W, C] for one Gaussian per image (a class-conditional
             model).
 
-    References: the learned top prior of OpenAI's code; Kingma & Dhariwal 2018, section 3.3.
+    References: the learned top prior of OpenAI's code.
 
     >>> layer = Gaussian(lambda: (tf.ones([1, 1, 2]), tf.zeros([1, 1, 2])))
     >>> layer.inverse(tf.constant([[[1.0, 3.0]]])).numpy().tolist()

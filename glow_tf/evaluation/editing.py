@@ -3,7 +3,8 @@
 Images are uint8 [N, H, W, C], encoded at the middle of their bins; z is [N, H, W, C], the latents of every level.
 Several results per image are rows of images, uint8 [rows, columns, H, W, C], for `visualization.labelled_grid`.
 
-References: Kingma & Dhariwal 2018, section 5.3; White 2016 ("Sampling generative networks") for the spherical path.
+References: Kingma & Dhariwal 2018, "Semantic manipulation"; White 2016 ("Sampling generative networks") for the
+spherical path.
 """
 
 import dataclasses

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 OPTIONS = ("epochs", "steps", "flip", "evaluate_every", "eval_images", "keep")
 
 # Images of the data-dependent initialisation at 32x32: OpenAI's n_batch_init. For larger images OpenAI's code uses a
-# constant number of pixels, such as 4 images of 256x256, which leaves 64 values for each of the 768 channels of the
+# constant number of pixels, such as 4 images of 256x256, which leaves 64 values for each of the 384 channels of the
 # deepest level; 32 images give 512.
 INITIAL_IMAGES = 256
 FEWEST_INITIAL_IMAGES = 32
@@ -118,7 +118,8 @@ def fit(
     chief = Chief(trainer)
     with chief.announcing_failure(), run.lock(), _oom_as_input_error(trainer):
         weights = sum(math.prod(v.shape) * v.dtype.size for v in trainer.glow.trainable_variables)
-        run.check_writable(2 * 5 * weights)  # at most 5 times the weights for a save of the state and the weights
+        # Two saves, each of a state (the weights, their averages and at most two slots) and a weights file.
+        run.check_writable(2 * 5 * weights)
         run.remove_stale_files()
         _decide_precision(trainer, config, run, metadata, settings)
         loop = _Loop(trainer, batches, test, config, run, chief, metadata, settings)

@@ -109,7 +109,6 @@ def test_top_gaussian_depends_on_the_distance_to_the_border(rng):
     of_zeros = edge_conv(np.zeros((1, 3, 4, 12)), np.zeros((3, 3, 12, 12)), p["edge"])[0]
     expected = (of_zeros + p["bias"]) * np.exp(3 * p["log_scale"])
     mean, log_scale = top.mean_and_log_scale()
-    # Halves, where the split's take turns.
     np.testing.assert_allclose(mean, expected[..., :6], rtol=1e-11)
     np.testing.assert_allclose(log_scale, expected[..., 6:], rtol=1e-11)
     assert np.max(np.abs(mean[0, 0] - mean[1, 1])) > 0.1
