@@ -81,7 +81,7 @@ def evaluate(
             levels[-1][:, 0] += noise_log_prob / (math.log(2.0) * config.num_dims)
             seeds = _sample_seeds(seed + index, num_importance_samples)[1:]  # the levels have used the first
             others = [glow.bits_per_dim(images, conditions, seed=each).numpy() for each in seeds]
-            bits.append(_importance_weighted([levels[-1].sum(axis=1), *others], config.num_dims))
+            bits.append(importance_weighted([levels[-1].sum(axis=1), *others], config.num_dims))
             trips.append(round_trip(glow, images, conditions))
             labels.append(batch_labels)
             if config.num_classes:
@@ -120,9 +120,16 @@ def bits_per_dim_per_image(
     >>> bits_per_dim_per_image(glow, images, num_importance_samples=2).shape
     (6,)
     """
+    bits = bits_per_dim_of_samples(glow, images, labels, seed, num_importance_samples)
+    return importance_weighted(bits, glow.config.num_dims)
+
+
+def bits_per_dim_of_samples(
+    glow: Glow, images: Array, labels: Labels | None, seed: int, num_importance_samples: int
+) -> list[np.ndarray]:
+    """Returns bits/dim [N] of uint8 images for each sample of the dequantisation noise."""
     seeds = _sample_seeds(seed, num_importance_samples)
-    bits = [glow.bits_per_dim(images, labels, seed=each).numpy() for each in seeds]
-    return _importance_weighted(bits, glow.config.num_dims)
+    return [glow.bits_per_dim(images, labels, seed=each).numpy() for each in seeds]
 
 
 def _sample_seeds(seed: int, num_importance_samples: int) -> list[int]:
@@ -131,7 +138,7 @@ def _sample_seeds(seed: int, num_importance_samples: int) -> list[int]:
     return [seed + SAMPLE_STRIDE * i for i in range(num_importance_samples)]
 
 
-def _importance_weighted(bits: Sequence[np.ndarray], num_dims: int) -> np.ndarray:
+def importance_weighted(bits: Sequence[np.ndarray], num_dims: int) -> np.ndarray:
     """Returns [N] bits/dim of the mean probability, from the bits/dim [N] of each noise sample."""
     nats = math.log(2.0) * num_dims
     log_mean = np.logaddexp.reduce(-nats * np.array(bits, np.float64)) - math.log(len(bits))

@@ -75,12 +75,9 @@ def score(
         for start in range(0, len(images), BATCH_SIZE):
             batch = images[start : start + BATCH_SIZE]
             noise_seed = seed + start // BATCH_SIZE
-            one_sample.append(metrics.bits_per_dim_per_image(glow, batch, None, noise_seed))
-            bits_of_batches.append(
-                metrics.bits_per_dim_per_image(glow, batch, None, noise_seed, num_importance_samples)
-                if num_importance_samples > 1
-                else one_sample[-1]
-            )
+            samples = metrics.bits_per_dim_of_samples(glow, batch, None, noise_seed, num_importance_samples)
+            one_sample.append(metrics.importance_weighted(samples[:1], config.num_dims))
+            bits_of_batches.append(metrics.importance_weighted(samples, config.num_dims))
             lossless += [lossless_bits(image, config.num_bits) / config.num_dims for image in batch]
             if config.num_classes:
                 classes += [names_of_classes[label] for label in metrics.classify(glow, batch)]

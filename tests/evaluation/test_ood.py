@@ -52,6 +52,15 @@ def test_typicality_is_there_when_the_weights_file_knows_it(glow, pixels):
         assert ood.training_summary(glow) is None
 
 
+def test_each_noise_sample_is_scored_once(glow, pixels, monkeypatch):
+    seeds, score = [], glow.bits_per_dim
+    monkeypatch.setattr(glow, "bits_per_dim", lambda *a, seed, **k: seeds.append(seed) or score(*a, seed=seed, **k))
+    scores = ood.score(glow, pixels, "abcdef", num_importance_samples=3, seed=2)
+    assert seeds == [2 + i * metrics.SAMPLE_STRIDE for i in range(3)]
+    expected = metrics.bits_per_dim_per_image(glow, pixels, seed=2, num_importance_samples=3)
+    np.testing.assert_array_equal(scores.columns["bits_per_dim"], expected)
+
+
 def test_classes_have_their_names(pixels):
     glow = make_glow(num_classes=3, num_bits=5)
     glow.metadata = {"class_names": ["cat", "dog", "owl"]}
