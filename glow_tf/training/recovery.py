@@ -67,18 +67,15 @@ class Recovery:
 def locate(trainer: "Trainer", images: Array, labels: Labels | None = None) -> str:
     """Where the last batch passed to `train_step` stops being finite: a level, step and layer, or a variable."""
     glow = trainer.glow
-    labels = class_labels(labels, glow.config.num_classes)
-    noise = trainer._noise(tf.constant(trainer.step_count - 1), tf.convert_to_tensor(images), 0)
+    images, labels = tf.convert_to_tensor(images), class_labels(labels, glow.config.num_classes)
+    noise = trainer._noise(tf.constant(trainer.step_count - 1), images, 0)
     values, _ = glow.flow.dequantize(noise, images)
     layer = diagnostics.first_not_finite(glow, values, labels)
     if layer is not None:
         return layer
-    with tf.GradientTape() as tape:
-        distribution = glow.transformed_distribution(labels, backprop=trainer.config.backprop)
-        values, noise_log_prob = glow.flow.dequantize(noise, images)
-        loss = -tf.reduce_mean(distribution.log_prob(values) - noise_log_prob)
-    named = {name: variable for name, variable in glow.named_variables().items() if variable.trainable}
-    gradients = zip(named, tape.gradient(loss, list(named.values())), strict=True)
-    broken = [name for name, g in gradients if g is not None and not bool(tf.reduce_all(tf.math.is_finite(g)))]
+    _, gradients = trainer._share_of_loss_and_gradients(noise, images, labels)
+    of_variable = dict(zip(map(id, glow.trainable_variables), gradients, strict=True))
+    named = {name: of_variable.get(id(variable), 0.0) for name, variable in glow.named_variables().items()}
+    broken = [name for name, gradient in named.items() if not bool(tf.reduce_all(tf.math.is_finite(gradient)))]
     # The gradient comes from the latents' side.
     return f"the gradient of {broken[-1]}" if broken else "no layer: the batch is finite when it is run again"

@@ -139,6 +139,16 @@ def test_locate_names_the_place(monkeypatch):
     assert locate(trainer, batch()) == "level 1, step 0, actnorm"
 
 
+def test_locate_sees_the_classifiers_loss():
+    glow = Glow(GlowConfig(**CONFIG | {"num_levels": 1}, num_classes=2, classifier=True))
+    trainer, labels = Trainer(glow, batch_size=BATCH, weight_y=0.5), [0, 1] * (BATCH // 2)
+    trainer.initialize(batch())
+    bias = glow.named_variables()["classifier/bias"]
+    bias.assign(tf.fill(bias.shape, np.nan))
+    trainer.state.step_count += 1
+    assert locate(trainer, batch(), labels).startswith("the gradient of classifier/")
+
+
 def test_the_noise_of_the_initialisation_goes_by_the_seed():
     trainer, glow = make_trainer(num_levels=1, seed=5), Glow(GlowConfig(**CONFIG | {"num_levels": 1}))
     trainer.initialize(batch())
