@@ -86,8 +86,14 @@ def plot(path, measured):
     """Plots CPU seconds per step against K, batch and image size in three panels, with axes from zero."""
     from matplotlib import pyplot as plt
 
-    panels = (("num_steps", "K", {}), ("batch", "batch", {}), ("size", "image side, batch 4", {"batch": 4}))
-    figure, axes = plt.subplots(1, len(panels), figsize=(9, 3), layout="constrained")
+    panels = (
+        ("num_steps", "K, flow steps per level", {}),
+        ("batch", "images per batch", {}),
+        ("size", "side of the images, 4 per batch", {"batch": 4}),
+    )
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 3.3), layout="constrained")
+    text = "{size}x{size}x{channels}, K={num_steps}, L={num_levels}, width {width}, batch {batch}".format_map(DEFAULTS)
+    figure.suptitle(f"Cost of a training step: {text}, unless the axis says otherwise", fontsize="medium")
     for axis, (key, title, fixed) in zip(axes, panels, strict=True):
         points = sorted(
             ((DEFAULTS | changes)[key], found["CPU s/step"])
