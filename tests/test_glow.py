@@ -85,7 +85,7 @@ def test_levels_hold_every_latent_once(small_glow):
     np.testing.assert_array_equal(np.sort(together), np.reshape(z, [2, -1]))
 
 
-def test_float32_agrees_with_float64(rng, small_glow, images):
+def test_float32_agrees_with_float64(small_glow, images):
     single = Glow(GlowConfig(**SMALL | {"dtype": "float32"}))
     for variable, value in zip(single.named_variables().values(), values_of(small_glow).values(), strict=True):
         variable.assign(value.astype(variable.dtype.as_numpy_dtype))
@@ -136,7 +136,7 @@ def test_bits_per_dim_of_bytes(rng, small_glow):
 # The distribution
 
 
-def test_distribution_is_tfps(rng, small_glow, images):
+def test_distribution_is_tfps(small_glow, images):
     distribution = small_glow.distribution
     assert isinstance(distribution, tfd.Distribution)
     assert isinstance(distribution.bijector, tfp.bijectors.Bijector)
@@ -230,9 +230,6 @@ def log_standard(z, scale):
     return np.sum(-0.5 * (z / scale) ** 2 - np.log(scale) - 0.5 * np.log(2 * np.pi), axis=(1, 2, 3))
 
 
-# Samples
-
-
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
 def test_a_variable_as_the_temperature_is_trained(dtype, small_glow, images):
     temperature = tf.Variable(0.5, dtype=dtype)
@@ -250,6 +247,9 @@ def test_a_variable_as_the_temperature_is_trained(dtype, small_glow, images):
     temperature.assign(-1.0)
     with pytest.raises(InputError, match="temperature is -1"):
         distribution.sample(seed=1)
+
+
+# Samples
 
 
 def test_samples_are_bytes_and_depend_on_the_seed_only(small_glow):
@@ -348,7 +348,7 @@ def test_classifier_sees_the_deepest_latents_before_the_gaussian(rng, conditiona
     np.testing.assert_allclose(conditional_glow.classify(images), expected, rtol=1e-10)
 
 
-# Inside graphs, copies, words
+# Inside graphs, copies, descriptions, files
 
 
 def test_methods_inside_a_function_and_a_data_set(rng):
@@ -410,7 +410,7 @@ def test_a_copy_has_weights_of_its_own(clone, images):
     assert np.all(np.abs(glow.log_prob(images) - before) > 1e-3)
 
 
-def test_words(capsys):
+def test_repr_and_summary(capsys):
     glow = make_glow(num_classes=3, classifier=True)
     assert repr(glow) == (
         "<Glow image_shape=(4, 8, 2), num_levels=2, num_steps=2, width=8, num_classes=3: "
@@ -441,6 +441,14 @@ def test_loading_draws_no_weights(monkeypatch, tmp_path, images):
     glow.load_weights(tmp_path / "run")
     assert glow.is_initialized
     assert Glow.load("digits").config.image_shape == (8, 8, 1)
+
+
+def test_loaded_metadata_is_saved_again(tmp_path):
+    """The bundled metadata has nested dictionaries, which tf.Module wraps."""
+    glow = Glow.load("digits")
+    glow.save_weights(tmp_path / "copy.h5")
+    assert dict(Glow.load(tmp_path / "copy.h5").metadata) == dict(glow.metadata)
+    assert any(isinstance(value, dict) for value in glow.metadata.values())
 
 
 def test_weights_of_another_model_are_refused(small_glow, tmp_path):
@@ -482,7 +490,7 @@ def test_initialization_does_not_depend_on_the_pieces(rng, monkeypatch):
         np.testing.assert_allclose(values_of(pieces)[name], value, rtol=1e-10, atol=1e-11, err_msg=name)
 
 
-def test_actnorms_that_are_set_are_not_overwritten(rng, images):
+def test_actnorms_that_are_set_are_not_overwritten(images):
     glow = make_glow()
     glow.initialize(images)
     before = values_of(glow)
@@ -500,7 +508,7 @@ def test_actnorms_that_are_set_are_not_overwritten(rng, images):
         tf.function(make_glow().initialize, autograph=False)(images)
 
 
-def test_seeds():
+def test_initial_weights_depend_on_the_seed_alone():
     config = GlowConfig(**SMALL)
     first, same, other = (values_of(Glow(config, seed=seed)) for seed in (7, 7, 8))
     for name, value in first.items():
@@ -573,8 +581,8 @@ def convolutions_of_one_sweep():
 @every_backprop
 def test_networks_run_once_and_the_graph_does_not_grow_with_the_steps(backprop):
     few, many = training_graph(4, backprop), training_graph(32, backprop)
-    # Once in the sweep; what was not stored is computed once more on the way back. The Gaussians between the levels
-    # are stored in every mode: they are outside of the steps.
+    # Once in the forward pass; what was not stored is computed once more in the backward pass. The Gaussians between
+    # the levels are stored in every mode: they are outside of the steps.
     once, levels = convolutions_of_one_sweep(), 2
     again = {"stored": 0, "recompute": 3, "reversible": 3}[backprop]
     # What the edge adds, a convolution of the parameters alone, is never stored.
@@ -582,7 +590,7 @@ def test_networks_run_once_and_the_graph_does_not_grow_with_the_steps(backprop):
     assert graph_size(many) <= graph_size(few)
 
 
-def test_sampling_with_its_density_runs_the_networks_once(rng):
+def test_sampling_with_its_density_runs_the_networks_once():
     network = CountingNetwork(8)
     glow = make_glow(network=network)
 
@@ -595,7 +603,7 @@ def test_sampling_with_its_density_runs_the_networks_once(rng):
     np.testing.assert_allclose(log_prob, glow.log_prob(samples), rtol=1e-11)
 
 
-def test_ways_back_agree(images):
+def test_gradients_agree_in_every_backprop_mode(images):
     glow = make_glow()
     found = {}
     for backprop in BACKPROP_MODES:
@@ -667,11 +675,3 @@ def test_what_cannot_work_is_an_input_error(call, said, small_glow, conditional_
     for part in said:
         assert part in str(refusal.value)
     assert "\n" not in str(refusal.value)
-
-
-def test_loaded_metadata_is_saved_again(tmp_path):
-    """The bundled metadata has nested dictionaries, which tf.Module wraps."""
-    glow = Glow.load("digits")
-    glow.save_weights(tmp_path / "copy.h5")
-    assert dict(Glow.load(tmp_path / "copy.h5").metadata) == dict(glow.metadata)
-    assert any(isinstance(value, dict) for value in glow.metadata.values())

@@ -82,7 +82,7 @@ def test_short_phases_write_no_line(log):
     assert log.getvalue() == ""
 
 
-def test_an_unknown_length_is_announced(log, monkeypatch):
+def test_an_unknown_length_is_announced(log):
     with _progress.phase("initializing"):
         pass
     assert log.getvalue() == "initializing ...\n"

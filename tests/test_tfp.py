@@ -120,7 +120,7 @@ def test_joint_distribution(small_glow, conditional_glow):
     np.testing.assert_allclose(tf.reduce_sum(named.log_prob(drawn)), expected, rtol=1e-12)
 
 
-def test_inverted(small_glow, rng):
+def test_inverted(small_glow):
     pixels = tfd.Independent(tfd.Normal(tf.zeros([4, 8, 2], tf.float64), 0.2), 3)
     latents = tfd.TransformedDistribution(pixels, tfb.Invert(small_glow.bijector()))
     z = latents.sample(3, seed=4)

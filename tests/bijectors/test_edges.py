@@ -51,8 +51,7 @@ def test_broadcast_parameters(name, rng):
     np.testing.assert_allclose(log_det[0], expected, rtol=1e-10, atol=1e-10)
     z, dz = bijector.inverse(tf.identity(batch)), tf.ones_like(batch)
     np.testing.assert_allclose(bijector.forward(tf.identity(z)), batch, atol=1e-12)
-    if hasattr(bijector, "inverse_vjp"):
-        np.testing.assert_allclose(bijector.inverse_vjp(z, dz, log_det, [])[0], batch, atol=1e-12)
+    np.testing.assert_allclose(bijector.inverse_vjp(z, dz, log_det, [])[0], batch, atol=1e-12)
 
 
 WIDE = tf.zeros([2, 4, 4])

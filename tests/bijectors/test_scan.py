@@ -173,6 +173,6 @@ def test_a_wrong_leading_axis_is_an_error():
         Scan(lambda p, residuals: ActNorm(p["shift"], p["shift"]), {"shift": tf.zeros([3, 1])}, num_steps=2)
 
 
-def test_an_unknown_way_back_is_an_error():
+def test_an_unknown_backprop_mode_is_an_error():
     with pytest.raises(ValueError, match="backprop is 'cheap'; it can be stored, recompute, reversible"):
         Scan(lambda p, residuals: ActNorm(p["shift"], p["shift"]), {"shift": tf.zeros([2, 1])}, 2, backprop="cheap")

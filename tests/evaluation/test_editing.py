@@ -27,7 +27,7 @@ def test_straight_path_is_linear_in_z(small_glow, pixels):
     np.testing.assert_array_equal(strips[0, 1], editing.decode(small_glow, 0.5 * (z[:1] + z[1:2]))[0])
 
 
-def test_spherical_path_keeps_the_length(rng):
+def test_the_length_changes_evenly_along_a_spherical_path(rng):
     start, end = rng.standard_normal((2, 4, 4, 3))
     shares = np.linspace(0, 1, 7)
     lengths = np.linalg.norm(editing.mixture(start, end, shares, spherical=True).reshape(7, -1), axis=1)

@@ -18,18 +18,16 @@ class Terms(NamedTuple):
         log_dets: [L, K, B], of each flow step, nats.
         log_priors: [L, B], the log density of each level's latents, nats.
         latents: L tensors, the latents of each level before they are standardised.
-        standard: L tensors, after.
     """
 
     log_dets: np.ndarray
     log_priors: np.ndarray
     latents: list
-    standard: list
 
 
 def walk(glow, images, labels=None):
     """The terms of `glow.log_prob`, by its own bijectors."""
-    log_dets, log_priors, latents, standard = [], [], [], []
+    log_dets, log_priors, latents = [], [], []
     values = tf.convert_to_tensor(images)
     for level, steps in enumerate(glow.flow.steps):
         values = Squeeze(dtype=values.dtype).inverse_and_log_det(values)[0]
@@ -46,10 +44,9 @@ def walk(glow, images, labels=None):
         log_normal = -0.5 * tf.reduce_sum(noise**2 + math.log(2 * math.pi), axis=[1, 2, 3])
         log_priors.append(log_normal + log_det)
         latents.append(latent)
-        standard.append(noise)
     shape = [glow.config.num_levels, glow.config.num_steps, -1]
     # In float64, so that adding them up rounds no more.
-    return Terms(np.reshape(log_dets, shape).astype(np.float64), np.float64(log_priors), latents, standard)
+    return Terms(np.reshape(log_dets, shape).astype(np.float64), np.float64(log_priors), latents)
 
 
 def from_flat(glow, flat):

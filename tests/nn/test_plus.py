@@ -57,7 +57,7 @@ def test_density_and_round_trip(kind, rng):
     np.testing.assert_allclose(glow.decode(z), images, rtol=0, atol=1e-11)
 
 
-def test_ways_back_agree(rng):
+def test_gradients_agree_in_every_backprop_mode(rng):
     glow = make_plus()
     images = random_images(rng, glow, 3)
     found = {}

@@ -201,7 +201,7 @@ def test_the_digest_is_that_of_sha256sum(folder):
     subprocess.run(["sha256sum", "--check", "--quiet", "ckpt-30.sha256"], cwd=folder, check=True, timeout=10)
 
 
-def test_a_state_that_cannot_be_written_is_an_oserror_and_the_older_ones_stay(trainer, folder, monkeypatch):
+def test_a_state_that_cannot_be_written_is_an_oserror_and_the_older_ones_stay(trainer, folder):
     states = checkpointer(trainer, folder)
     states.restore()
     fill(trainer, 40)

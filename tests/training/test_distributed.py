@@ -83,7 +83,7 @@ def test_four_devices_compute_what_one_does(runs):
     np.testing.assert_allclose(runs["four"]["bits"], runs["one"]["bits"], rtol=0, atol=1e-5)
 
 
-def test_the_steps_were_steps(runs):
+def test_the_steps_lower_the_bits(runs):
     bits = runs["one"]["bits"]
     assert len(bits) == 20
     assert np.mean(bits[-3:]) < np.mean(bits[:3]) - 0.1

@@ -606,10 +606,6 @@ def test_values_out_of_range_are_warned_about(path, capfd):
     assert all(tag in logs for tag in tags)
 
 
-def test_images_are_not_changed():
-    assert images()[0].num_images == 26
-
-
 @pytest.mark.parametrize("metadata", [{"mine": float("inf")}, {"class_names": True}, {"mine": "x" * 5_000_000}])
 def test_metadata_that_cannot_be_saved_is_refused_before_training(path, metadata):
     trainer = trainer_at_start()

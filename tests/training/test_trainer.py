@@ -156,7 +156,7 @@ def test_the_noise_of_the_initialisation_goes_by_the_seed():
     assert same(trainer.glow.trainable_variables, glow.trainable_variables)
 
 
-def test_averaged_weights_are_lent(trainer):
+def test_ema_weights_are_undone_at_the_end_of_the_block(trainer):
     bits_of_steps(trainer, 3)
     before = trainer.values()
     with pytest.raises(KeyError), trainer.ema_weights() as glow:
