@@ -25,9 +25,10 @@ def validation_mask(names: Sequence[str]) -> np.ndarray:
     """Returns bool [N]: whether each image is held out for testing, decided by the hash of its name.
 
     An image is held out when the SHA-256 of its path relative to the folder, read as a fraction in [0, 1), is below
-    0.05. So adding or removing other images moves no image between training and testing. There are two exceptions:
-    if no hash is below 0.05, the smallest one is held out, and of more than 10,000 the smallest 10,000. There, an
-    added image can return a test image to training, but it never makes a test image of a training image.
+    0.05. So adding or removing other images moves no image between training and testing. There are three exceptions:
+    if no hash is below 0.05, the smallest one is held out; of more than 10,000, the smallest 10,000; and of a few
+    images that would all be held out, all but the largest hash. In the first two cases an added image can return a test
+    image to training. In the last it can make a test image of a training image, and then a run is not resumed.
     """
     hashes = np.array([int.from_bytes(hashlib.sha256(_bytes(name)).digest()[:8], "big") / 2**64 for name in names])
     count = max(1, min(MAX_HELD_OUT, len(names) - 1, int((hashes < HELD_OUT_FRACTION).sum())))

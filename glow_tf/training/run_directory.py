@@ -93,7 +93,7 @@ class RunDirectory:
             os.close(descriptor)  # the file stays: removing it would let two trainers lock two files
 
     def check_unused(self) -> None:
-        """Raises InputError at once if another trainer is running; writes nothing."""
+        """Raises InputError at once if another trainer is running; creates no file."""
         if os.path.lexists(self.path / ".lock"):
             with self.lock():
                 pass

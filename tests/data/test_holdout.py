@@ -48,6 +48,16 @@ def test_an_added_image_never_makes_a_test_image_of_a_training_image(monkeypatch
             assert held_out(names[: count + 1]) <= held_out(names[:count]) | {names[count]}
 
 
+def test_a_training_image_that_an_added_one_makes_a_test_image_ends_the_run():
+    low = sorted(held_out(names_of(1000)))[:2]  # the names of both are below 0.05
+    (test,) = held_out(low)
+    (train,) = {*low} - {test}
+    larger = [*low, "n0/photo 0.jpg"]
+    assert held_out(larger) == {*low}
+    change = describe_change(fingerprint(1, 1, [train], [test]), fingerprint(1, 2, larger[2:], low))
+    assert change[0].startswith("1 image was trained on and would now be used for testing") and change[1]
+
+
 @pytest.mark.parametrize(
     ("train", "test", "words", "is_fatal"),
     [
