@@ -9,44 +9,40 @@ the test digits of the second class move towards the first. The class-conditiona
 results. A star marks values that never fall.
 """
 
+import argparse
 import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from absl import flags
-
 from glow_tf import pretrained
-from glow_tf.cli import app
-from glow_tf.errors import InputError
-
-FLAGS = flags.FLAGS
-
-flags.DEFINE_string("weights", str(pretrained.DIGITS), "The model of digits that edits them.")
-flags.DEFINE_string("classes", None, "A class-conditional model of digits, from main.py --conditional.", required=True)
-flags.DEFINE_string("save_direction", None, "File for the direction from thin to bold, for sample.py.")
 
 PAIRS = ((3, 8), (1, 7), (9, 4))
 STRENGTHS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 
-def main(_):
-    app.import_tensorflow()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default=str(pretrained.DIGITS), help="the model of digits that edits them")
+    parser.add_argument("--classes", required=True, help="a class-conditional model of digits")
+    parser.add_argument("--save_direction", help="file for the direction from thin to bold, for sample.py")
+    options = parser.parse_args()
+
     from glow_tf.data import image_data
     from glow_tf.evaluation import editing
     from glow_tf.glow import Glow
 
-    mover, judge = Glow.load(FLAGS.weights), Glow.load(FLAGS.classes)
+    mover, judge = Glow.load(options.weights), Glow.load(options.classes)
     if judge.config.num_classes != 10:
-        raise InputError(f"--classes is a model of {judge.config.num_classes} classes; digits need 10")
+        parser.error(f"--classes is a model of {judge.config.num_classes} classes; digits need 10")
     height, width, channels = mover.config.image_shape
     digits = image_data.load("digits", image_size=(height, width), channels=channels)
     train, test = digits.train, digits.test
 
     bold, thin = thirds_by_ink(train)
     direction = direction_of(mover, train.images[bold], train.images[thin])
-    if FLAGS.save_direction:
-        editing.save_direction(FLAGS.save_direction, direction)
+    if options.save_direction:
+        editing.save_direction(options.save_direction, direction)
     print("strength".ljust(24), *(f"{strength:6.1f}" for strength in STRENGTHS))
     moved = move(mover, test.images, direction)
     ink = moved.mean(axis=(2, 3, 4)) / 255
@@ -107,4 +103,4 @@ def show(title, values):
 
 
 if __name__ == "__main__":
-    app.run(main, __doc__)
+    main()

@@ -9,14 +9,13 @@ python3 main.py --preset fashion_mnist-small and cifar10-small, which download t
 """
 
 import argparse
+import dataclasses
 import logging
 import os
 import shlex
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-from absl.testing import flagsaver
 
 from glow_tf.cli import sample
 
@@ -42,15 +41,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of pictures, such as levels")
     parser.add_argument("--data_dir", help="the folder of prepared TFDS sets")
     parser.add_argument("--out", default=DOCS, help="the folder to write")
-    options = parser.parse_args()
+    arguments = parser.parse_args()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # each picture's model is traced again
     for name, flags in PICTURES.items():
-        if options.only and os.path.basename(name) not in options.only:
+        if arguments.only and os.path.basename(name) not in arguments.only:
             continue
-        with flagsaver.flagsaver():
-            sample.FLAGS(["sample.py", *shlex.split(flags), "--out", os.path.join(options.out, f"{name}.png")])
-            sample.FLAGS["data_dir"].value = options.data_dir
-            sample.main([])
+        words = [*shlex.split(flags), "--out", os.path.join(arguments.out, f"{name}.png")]
+        options = sample.Options.parse(words)
+        sample.main(dataclasses.replace(options, data_dir=arguments.data_dir))
 
 
 if __name__ == "__main__":

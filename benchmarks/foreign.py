@@ -10,42 +10,37 @@ of 1 means that every foreign image scores above every own one, 0.5 that the sco
 is reversed.
 """
 
+import argparse
 import gzip
 import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from absl import flags
 
-from glow_tf.cli import app
-from glow_tf.errors import InputError
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True, help="a weights file, or the name of bundled weights")
+    parser.add_argument("--own", required=True, help="in-distribution images")
+    parser.add_argument("--foreign", required=True, help="out-of-distribution images; comma-separated")
+    parser.add_argument("--data_dir", help="the folder of prepared TFDS data sets")
+    parser.add_argument("--n", type=int, default=500, help="largest number of images per source")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the dequantisation noise")
+    options = parser.parse_args()
 
-FLAGS = flags.FLAGS
-
-flags.DEFINE_string("weights", None, "A weights file, or the name of bundled weights.", required=True)
-flags.DEFINE_string("own", None, "In-distribution images.", required=True)
-flags.DEFINE_list("foreign", None, "Out-of-distribution images; comma-separated.", required=True)
-flags.DEFINE_string("data_dir", None, "The folder of prepared TFDS data sets. Default: TFDS's own.")
-flags.DEFINE_integer("n", 500, "Largest number of images per source.", lower_bound=2)
-flags.DEFINE_integer("seed", 0, "Seed for the dequantisation noise.", lower_bound=0)
-
-
-def main(_):
-    app.import_tensorflow()
     import numpy as np
 
     from glow_tf.evaluation import metrics, ood
     from glow_tf.glow import Glow
 
-    glow = Glow.load(FLAGS.weights)
-    images = read(FLAGS.own, glow.config)
-    own = ood.score(glow, images, range(len(images)), seed=FLAGS.seed).columns
+    glow = Glow.load(options.weights)
+    images = read(options, options.own, glow.config)
+    own = ood.score(glow, images, range(len(images)), seed=options.seed).columns
     summary = ood.training_summary(glow)
-    for name in FLAGS.foreign:
-        others = CHANGED[name](images) if name in CHANGED else read(name, glow.config)
-        foreign = ood.score(glow, others, range(len(others)), seed=FLAGS.seed).columns
-        print(f"{len(images)} images of {FLAGS.own}, {len(others)} of {name}")
+    for name in options.foreign.split(","):
+        others = CHANGED[name](images) if name in CHANGED else read(options, name, glow.config)
+        foreign = ood.score(glow, others, range(len(others)), seed=options.seed).columns
+        print(f"{len(images)} images of {options.own}, {len(others)} of {name}")
         for title in ("bits_per_dim", "lossless_bits_per_dim", "corrected_bits_per_dim"):
             means = f"{np.mean(own[title]):7.3f} own, {np.mean(foreign[title]):7.3f} foreign"
             print(f"{title:>24}: {means}, AUROC {auroc(own[title], foreign[title]):.3f}")
@@ -60,7 +55,7 @@ def auroc(own, foreign):
     return above + 0.5 * (foreign[:, None] == own).mean()
 
 
-def read(name, config):
+def read(options, name, config):
     """Reads uint8 images [N, H, W, C], resized for the model."""
     import numpy as np
     from PIL import Image
@@ -69,9 +64,9 @@ def read(name, config):
 
     size, channels = config.image_shape[:2], config.image_shape[2]
     if not name.endswith(".gz"):
-        data = image_data.load(name, data_dir=FLAGS.data_dir, image_size=size, channels=channels)
-        return data.test.random_subset(FLAGS.n, seed=0)[0]
-    digits = read_idx(name.removeprefix(HOUSE_NUMBERS))[: FLAGS.n]
+        data = image_data.load(name, data_dir=options.data_dir, image_size=size, channels=channels)
+        return data.test.random_subset(options.n, seed=0)[0]
+    digits = read_idx(name.removeprefix(HOUSE_NUMBERS))[: options.n]
     fitted = np.stack([resize.crop_and_resize(Image.fromarray(digit), size) for digit in digits])
     images = np.repeat(fitted[..., np.newaxis], channels, axis=-1)
     return house_numbers(images) if name.startswith(HOUSE_NUMBERS) else images
@@ -82,7 +77,7 @@ def read_idx(path):
     import numpy as np
 
     if not os.path.isfile(path):
-        raise InputError(f"{path} does not exist")
+        sys.exit(f"error: {path} does not exist")
     with gzip.open(path) as file:
         header, pixels = file.read(16), file.read()
     return np.frombuffer(pixels, np.uint8).reshape(-1, *np.frombuffer(header, ">u4")[2:])
@@ -121,4 +116,4 @@ CHANGED = {"blurred": blurred, "constant": constant}
 
 
 if __name__ == "__main__":
-    app.run(main, __doc__)
+    main()

@@ -1,4 +1,4 @@
-"""Fields of the configurations: one declaration has an option's default, its valid values, its flag and its help."""
+"""Options as fields of dataclasses: one declaration has the default, the valid values, the flag and its help."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def option(
     flag: str | bool = True,
     is_fixed: bool = False,
 ) -> Any:
-    """A field of a configuration.
+    """A field of a configuration, or of the options of a command.
 
     Args:
         default: its default; None stands for "not set", and `dataclasses.MISSING` for a value that must be given.
@@ -26,7 +26,8 @@ def option(
         valid: the values that are allowed, in words; empty if the configuration checks the value itself.
         is_valid: tells whether a value of the right type is allowed.
         choices: the texts that are allowed.
-        flag: the flag of the training command: its name, True for the name of the field, or False for no flag.
+        flag: the name of its flag, True for the name of the field, or False for no flag. The flags of configurations
+            are those of the training command.
         is_fixed: whether the value must stay the same when a run is resumed.
     """
     metadata = {"doc": doc, "is_valid": is_valid, "valid": valid, "choices": choices, "is_fixed": is_fixed}
@@ -39,8 +40,8 @@ def integer(low: int, high: int) -> tuple[str, Callable[[int], bool]]:
 
 
 def by_flag(cls: type) -> dict[str, dataclasses.Field]:
-    """{flag of the training command: field} of a configuration, without the fields that have no flag."""
-    fields = ((field.metadata["flag"], field) for field in dataclasses.fields(cls))
+    """{flag: field} of the fields that have a flag."""
+    fields = ((field.metadata.get("flag", False), field) for field in dataclasses.fields(cls))
     return {field.name if flag is True else flag: field for flag, field in fields if flag}
 
 
@@ -55,12 +56,14 @@ def documented(cls: type) -> type:
 
 
 def check(config: Any) -> None:
-    """Replaces numpy's numbers in a configuration by Python's, which JSON can hold, and checks every option.
+    """Checks every option of a dataclass, and replaces numpy's numbers by Python's, which JSON can hold.
 
     Raises:
         InputError: for a value that is not allowed; the message names the option and the valid values.
     """
     for field in dataclasses.fields(config):
+        if not field.metadata:
+            continue
         value = plain(getattr(config, field.name))
         _check_option(field, value)
         object.__setattr__(config, field.name, float(value) if field.type is float else value)

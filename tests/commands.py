@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from absl.testing import flagsaver
 from forked import call_all, environment
 
 ROOT = Path(__file__).parents[1]
@@ -33,23 +32,19 @@ def run_many(script, command_lines, cwd, imports="any"):
 
 def answers_of(script, command_lines, cwd):
     """As `run_many`, in this process, whose working directory becomes `cwd`."""
-    from glow_tf.cli import app
-
     os.chdir(cwd)
     command = importlib.import_module(f"glow_tf.cli.{script}")
     answers = []
     for arguments in command_lines:
         output, errors = io.StringIO(), io.StringIO()
-        saved = flagsaver.save_flag_values()
         sys.argv = [command.__file__, *arguments]
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             try:
-                app.run(command.main, command.__doc__)
+                command.run()
             except SystemExit as end:
                 status = end.code or 0
             except BaseException as error:
                 status = repr(error)
-        flagsaver.restore_flag_values(saved)
         answers.append((status, output.getvalue(), errors.getvalue()))
     return answers
 

@@ -11,11 +11,10 @@ import traceback
 from pathlib import Path
 
 import damage
-from absl import flags
 from PIL import Image
 
 from fault_injection.children import LONGEST_READ, MOST_MEMORY, Row, in_child, memory, silence
-from glow_tf.cli import app
+from glow_tf.cli import app, command_line
 from glow_tf.config import GlowConfig
 from glow_tf.glow import Glow
 
@@ -124,7 +123,7 @@ def _be_the_command(folder, name, seed, log):
     command = importlib.import_module(f"glow_tf.cli.{name}")
     arguments = _draw(command, chance)
     if name == "train" or chance.randrange(RUNS_ON):
-        app.import_tensorflow = lambda **_: os._exit(PASSED)
+        app.import_tensorflow = lambda *_, **__: os._exit(PASSED)
     elif name == "evaluate":
         arguments.append("--eval_images=3")
     log.write_text(ascii([name, *arguments]) + "\0")
@@ -135,26 +134,26 @@ def _be_the_command(folder, name, seed, log):
 
 def _draw(command, chance):
     """The arguments of one command line."""
-    known = [flag for flag in flags.FLAGS.get_flags_for_module(command.__name__) if flag.name != "download"]
+    known = [
+        (name, field) for name, field in command.Options.flags().items() if name not in ("debug", "download", "help")
+    ]
     chosen = chance.sample(known, min(len(known), chance.choice((0, 1, 1, 2, 2, 3, 5))))
-    arguments = [f"--{flag.name}={_value(flag, chance)}" for flag in chosen]
-    if "weights" in flags.FLAGS and chance.random() < 0.6:
+    arguments = [f"--{name}={_value(field, chance)}" for name, field in chosen]
+    if "weights" in command.Options.flags() and chance.random() < 0.6:
         arguments.append("--weights=tiny.h5")
     if chance.random() < (0.8 if command.__name__.endswith(("convert", "inspect")) else 0.05):
         arguments.append(chance.choice(PATHS))
     return arguments
 
 
-def _value(flag, chance):
+def _value(field, chance):
     if chance.random() < 0.25:
         return chance.choice(TEXTS + NAMES)
-    if flag.boolean:
+    if command_line.kind_of(field) is bool:
         return chance.choice(("true", "false", "maybe"))
-    if isinstance(flag, flags.EnumFlag):
-        return chance.choice((*flag.parser.enum_values, "other"))
-    if isinstance(flag.parser, flags.ArgumentParser) and flag.parser.syntactic_help:  # of numbers
-        return chance.choice(NUMBERS)
-    return chance.choice(PATHS + NAMES)
+    if field.metadata["choices"]:
+        return chance.choice((*field.metadata["choices"], "other"))
+    return chance.choice(NUMBERS if command_line.kind_of(field) in (int, float) else PATHS + NAMES)
 
 
 def _problem(status, errors):

@@ -1,7 +1,6 @@
-"""The commands, one per file.
+"""The commands, one per file: its flags are the fields of a dataclass `Options`, which its `main` takes.
 
 main.py, sample.py, evaluate.py and convert.py run them, as do glow-train, glow-sample, glow-evaluate and glow-convert.
-Each command defines its flags on import, so a process imports only one of them.
 """
 
 # {module: (how its command is called, what it does)}.

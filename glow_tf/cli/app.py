@@ -6,33 +6,25 @@ are parsed: `--help` and an invalid flag are answered at once.
 
 import contextlib
 import dataclasses
-import difflib
 import logging
 import os
 import re
 import shlex
 import signal
 import sys
-import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
-
-from absl import flags
+from typing import Any, NoReturn, TypeVar
 
 from glow_tf import _progress, pretrained
 from glow_tf._files import printable
 from glow_tf._gc import importing
-from glow_tf.cli import COMMANDS, defaults, options, streams
+from glow_tf._option import by_flag
+from glow_tf.cli import command_line, defaults, streams
 from glow_tf.config import AUTO, GlowConfig
 from glow_tf.errors import InputError, TrainingFailure
 from glow_tf.weights import open_weights
-
-FLAGS = flags.FLAGS
-
-flags.DEFINE_bool("help", False, "Show this help.", short_name="h")
-flags.DEFINE_bool("debug", False, "Show tracebacks and the messages of TensorFlow and other libraries.")
 
 # Help texts of flags that several commands define.
 WEIGHTS_HELP = f"A weights file, a run's folder, or the name of bundled weights ({', '.join(pretrained.BUNDLED)})."
@@ -41,29 +33,23 @@ DATA_DIR_HELP = "Folder of prepared TensorFlow Datasets (TFDS). Default: TFDS's 
 DOWNLOAD_HELP = "Download the TFDS data set that --dataset names if it is not prepared."
 
 # Flags whose name differs from that of the setting in the code.
-FLAG_NAMES = {field.name: flag for flag, field in options.MODEL.items() if flag != field.name}
+FLAG_NAMES = {field.name: flag for flag, field in by_flag(GlowConfig).items() if flag != field.name}
 FLAG_NAMES |= {"image_shape": "img_size"}
 
 # {a word after a switch: the value that it means}.
 _SWITCH_VALUES = {word: word for word in ("true", "false", AUTO)} | dict.fromkeys(("yes", "on", "1"), "true")
 _SWITCH_VALUES |= dict.fromkeys(("no", "off", "0"), "false")
 
-# {pattern in absl's message about a flag's value: its replacement}.
-_PLAIN = {
-    "(invalid literal for int|Exceeds the limit).*": "it is not an integer",
-    "could not convert string to float.*": "it is not a number",
-    r"\('Non-boolean argument.*": "it must be true or false",
-    r"(?s)(?<==)(.{60}).+(?=: )": r"\1...",  # a long value would hide the reason behind it
-}
-
-HELP_WIDTH = 110
 MAX_MESSAGE = 1000  # characters
 
 _PACKAGE = str(Path(__file__).parents[1])
 
 
-def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
-    """Parses the flags and calls `main(arguments)`; does not return.
+_Options = TypeVar("_Options", bound=command_line.Options)
+
+
+def run(main: Callable[[_Options], int | None], options: type[_Options], usage: str) -> NoReturn:
+    """Calls `main` with the options of the command line; does not return.
 
     Exit status: what `main` returns; 2 and one line for invalid input; 1 and one line if training cannot continue;
     130 after Ctrl-C; 1 and a traceback for a bug. `--debug` shows a traceback for every error. `usage` is the text that
@@ -71,31 +57,28 @@ def run(main: Callable[[list[str]], int | None], usage: str) -> NoReturn:
     """
     streams.secure()
     try:
-        arguments = FLAGS(sys.argv)[1:]
-        if FLAGS.help:
-            print(f"{usage.strip()}\n\nFlags:\n{_help_of(main)}")
+        values = options.parse(sys.argv[1:])
+        if values.help:
+            print(f"{usage.strip()}\n\nFlags:\n{command_line.help_of(options)}")
             sys.exit(0)
-        _check_not_empty(main)
         os.getcwd()
-    except flags.UnrecognizedFlagError as error:
-        _fail(_unknown_flag(error.flagname, main))
-    except flags.Error as error:
-        text = str(error)
-        for pattern, replacement in _PLAIN.items():
-            text = re.sub(pattern, replacement, text)
-        _fail(text)
+    except InputError as error:
+        _fail(str(error))
     except FileNotFoundError:
         _fail("the working directory no longer exists; change to another one")
-    _configure_messages()
+    _configure_messages(values.debug)
     _progress.show()
     try:
-        status = main(arguments)
+        status = main(values)
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
     except Exception as error:
         message = _message(error)
-        if FLAGS.debug or message is None:
+        if values.debug or message is None:
             raise
+        for name, flag in FLAG_NAMES.items():
+            if flag in options.flags():
+                message = re.sub(rf"\b{name}\b", f"--{flag}", message)
         _fail(message, error.exit_status if isinstance(error, TrainingFailure) else 2)
     sys.stdout.flush()
     if status is not None and status > 128:
@@ -125,51 +108,50 @@ def find_weights(name: str | None, needs_data: bool = False) -> Weights:
         return Weights(path, title, note, GlowConfig.from_dict(file.config), file.metadata)
 
 
-def check_no_arguments(arguments: Sequence[str], hint: str = "a weights file is named by --weights") -> None:
+def check_no_arguments(options: command_line.Options, hint: str = "a weights file is named by --weights") -> None:
     """Raises InputError for an argument without a flag, with a hint at what was meant.
 
     A shell makes such arguments of `--images *.png`, and `--gif true` is one, too.
     """
-    if not arguments:
+    if not options.arguments:
         return
-    word = arguments[0]
+    word = options.arguments[0]
     before = sys.argv[sys.argv.index(word) - 1] if word in sys.argv else ""  # it may come from a --flagfile
     if word.lower() in _SWITCH_VALUES and before.startswith("-"):
         hint = f"write {before}={_SWITCH_VALUES[word.lower()]}"
-    elif "images" in FLAGS and FLAGS["images"].present:
+    elif "images" in options.given:
         hint = "repeat --images for each image"
     raise InputError(f"unexpected argument {printable(word)!r}; {hint}")
 
 
-def check_output(flag: str, inputs: Sequence[str | os.PathLike] = ()) -> None:
+def check_output(flag: str, path: str | None, inputs: Sequence[str | os.PathLike] = ()) -> None:
     """Raises InputError if the file that a flag names cannot be written, or would replace one of the input files.
 
     Its folder need not exist.
     """
-    value = FLAGS[flag].value
-    if value is None:
+    if path is None:
         return
-    if os.path.exists(value) and any(os.path.exists(each) and os.path.samefile(value, each) for each in inputs):
-        raise InputError(f"--{flag} is {printable(value)}, which is also an input; name another file")
-    folder = os.path.dirname(os.path.abspath(value))
+    if os.path.exists(path) and any(os.path.exists(each) and os.path.samefile(path, each) for each in inputs):
+        raise InputError(f"--{flag} is {printable(path)}, which is also an input; name another file")
+    folder = os.path.dirname(os.path.abspath(path))
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     try:
-        if not os.path.isfile(value):
-            os.stat(value)
-            what = "a folder" if os.path.isdir(value) else "not a regular file"
-            raise InputError(f"--{flag} is {printable(value)}, which is {what}; name a file")
+        if not os.path.isfile(path):
+            os.stat(path)
+            what = "a folder" if os.path.isdir(path) else "not a regular file"
+            raise InputError(f"--{flag} is {printable(path)}, which is {what}; name a file")
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:  # the name is too long, or a link leads to itself
-        raise InputError(f"--{flag} is {printable(value)}, which cannot be written: {error.strerror}") from error
+        raise InputError(f"--{flag} is {printable(path)}, which cannot be written: {error.strerror}") from error
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise InputError(f"--{flag} is {printable(value)}, but {printable(folder)} is not a writable folder")
+        raise InputError(f"--{flag} is {printable(path)}, but {printable(folder)} is not a writable folder")
 
 
-def check_data_dir(kind: str, dataset: str) -> None:
+def check_data_dir(data_dir: str | None, kind: str, dataset: str) -> None:
     """Raises InputError for --data_dir with a data set that is not one of TFDS, which would ignore it."""
-    if FLAGS["data_dir"].present and kind != "tfds":
+    if data_dir is not None and kind != "tfds":
         raise InputError(
             f"--data_dir has no effect, since {printable(dataset)} is not a data set of TFDS; leave it out, or name a "
             "folder of images by --dataset"
@@ -181,14 +163,15 @@ def resume_command() -> str:
     return " ".join(_quoted(word) for word in sys.orig_argv if not re.fullmatch("--?fresh(=.*)?", word))
 
 
-def import_tensorflow(starts_devices: bool = True) -> Any:
-    """Imports TensorFlow, hiding the lines that its libraries print while they load.
+def import_tensorflow(debug: bool = False, starts_devices: bool = True) -> Any:
+    """Imports TensorFlow.
 
     Args:
+        debug: whether to show the lines that its libraries print while they load.
         starts_devices: whether to initialise its devices, which also prints. A multi-worker strategy initialises them
             itself.
     """
-    with _progress.brief("importing TensorFlow"), importing("tensorflow"), _quiet_stderr():
+    with _progress.brief("importing TensorFlow"), importing("tensorflow"), _quiet_stderr(debug):
         import tensorflow as tf
 
         if starts_devices:
@@ -198,12 +181,12 @@ def import_tensorflow(starts_devices: bool = True) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Redirects the error stream of C++ libraries to /dev/null, unless --debug is set.
+def _quiet_stderr(debug: bool = False) -> Iterator[None]:
+    """Redirects the error stream of C++ libraries to /dev/null, unless `debug` is set.
 
     TF_CPP_MIN_LOG_LEVEL does not affect the lines that are printed before TensorFlow reads it.
     """
-    if FLAGS.is_parsed() and FLAGS.debug:
+    if debug:
         yield
         return
     sys.stderr.flush()
@@ -218,52 +201,7 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(saved)
 
 
-# Help and errors
-
-
-def _flags_of(main: Callable) -> list[flags.Flag]:
-    """The flags of a command by name; absl registers a module that runs as a script under its path."""
-    own = FLAGS.get_flags_for_module(sys.argv[0] if main.__module__ == "__main__" else main.__module__)
-    return [*sorted(own, key=lambda flag: flag.name), FLAGS["help"], FLAGS["debug"]]
-
-
-def _help_of(main: Callable) -> str:
-    entries = []
-    for flag in _flags_of(main):
-        name = f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}"
-        text = flag.help.removesuffix(";\n    repeat this option to specify a list of values")
-        text += "" if flag.default in (None, []) or flag.default is False else f" Default: {str(flag.default).lower()}."
-        entries.append(name + "\n" + textwrap.fill(text, HELP_WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6))
-    return "\n".join(entries)
-
-
-def _unknown_flag(name: str, main: Callable) -> str:
-    other = _command_with(name)
-    if other:
-        return f"--{name} is a flag of {other}, not of this command; --help lists its flags"
-    known = _flags_of(main)
-    names = [flag.name for flag in known] + [f"no{flag.name}" for flag in known if flag.boolean]
-    initials = {"".join(part[:1] for part in each.split("_")): each for each in names}
-    near = difflib.get_close_matches(name, names, n=1) or [each for each in names if len(each) > 3 and each in name]
-    near += [initials[name]] if name in initials else []  # lr for learning_rate
-    hint = f"did you mean --{near[0]}? " if near else ""
-    return f"--{name} is not a flag of this command; {hint}--help lists its flags"
-
-
-def _check_not_empty(main: Callable) -> None:
-    """Refuses `--run_dir "$UNSET"`, which would mean the default."""
-    for flag in _flags_of(main):
-        if flag.present and "" in (flag.value if isinstance(flag.value, list) else [flag.value]):
-            raise flags.IllegalFlagValueError(f"--{flag.name} is empty; leave it out for its default")
-
-
-def _command_with(flag: str) -> str | None:
-    """The command that has a flag. Two commands' flags cannot be defined in one process, so this reads their code."""
-    if flag in options.STANDARD:
-        return COMMANDS["train"][0]
-    definition = re.compile(rf'DEFINE_\w+\(\s*"{re.escape(flag)}"')
-    modules = (name for name in COMMANDS if definition.search(Path(__file__).with_name(f"{name}.py").read_text()))
-    return next((COMMANDS[name][0] for name in modules), None)
+# Errors
 
 
 def _message(error: Exception) -> str | None:
@@ -278,9 +216,6 @@ def _message(error: Exception) -> str | None:
 
 
 def _fail(message: str, status: int = 2) -> NoReturn:
-    for name, flag in FLAG_NAMES.items():
-        if flag in FLAGS:
-            message = re.sub(rf"\b{name}\b", f"--{flag}", message)
     print("error: " + _one_line(message), file=sys.stderr)
     sys.exit(status)
 
@@ -301,10 +236,10 @@ def _quoted(word: str) -> str:
 # Streams
 
 
-def _configure_messages() -> None:
-    """Prints this package's warnings as single lines and, without --debug, hides those of libraries."""
+def _configure_messages(debug: bool) -> None:
+    """Prints this package's warnings as single lines and, unless `debug` is set, hides those of libraries."""
     handler = _LineHandler()
-    if not FLAGS.debug:
+    if not debug:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         handler.addFilter(lambda record: record.levelno >= logging.ERROR or record.pathname.startswith(_PACKAGE))
         if not sys.warnoptions:

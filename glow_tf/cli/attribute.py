@@ -1,9 +1,7 @@
-"""Finds the direction of `sample.py --mode attribute`: from a file, or from images with and without the attribute.
-
-sample.py defines the flags.
-"""
+"""Finds the direction of `sample.py --mode attribute`: from a file, or from images with and without the attribute."""
 
 import csv
+import dataclasses
 import difflib
 import io
 import os
@@ -12,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from absl import flags
 
 from glow_tf import _progress, metadata
 from glow_tf._files import check_file, format_names, printable, read_text
+from glow_tf._option import option
 from glow_tf.cli import images as named_images
 from glow_tf.data import listing, registry
 from glow_tf.errors import InputError
@@ -23,8 +21,6 @@ from glow_tf.errors import InputError
 if TYPE_CHECKING:
     from glow_tf.cli import app
     from glow_tf.glow import Glow
-
-FLAGS = flags.FLAGS
 
 # The flags of each way to define the attribute.
 WAYS = {"direction": ("direction",), "positive": ("positive", "negative"), "attribute": ("csv", "attribute")}
@@ -36,9 +32,39 @@ MAX_IMAGES = 2000  # with the attribute, and as many without it
 _YES, _NO = {"1", "true", "yes", "y"}, {"-1", "0", "false", "no", "n"}
 
 
-def check_flags() -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(named_images.Options):
+    """The flags that name images, and those of an attribute and of a class."""
+
+    label: str | None = option(None, "The class, by name or index. Default: all classes, one row each.")
+    positive: str | None = option(
+        None, "For --mode attribute: a folder of images with the attribute, or class:NAME of the data set."
+    )
+    negative: str | None = option(None, "For --mode attribute: the same for images without the attribute.")
+    csv: str | None = option(None, "For --mode attribute: a table whose first column names image files.")
+    attribute: str | None = option(
+        None,
+        "For --mode attribute: a feature of the TFDS data set, or the column of the --csv table that holds 1, or 0 or "
+        "-1.",
+    )
+    direction: str | None = option(None, "For --mode attribute: a file that --save_direction wrote.")
+    save_direction: str | None = option(None, "For --mode attribute: the file to save the direction in.")
+
+    @property
+    def classes(self) -> dict[str, str]:
+        """{flag: name} of the classes that --positive and --negative name."""
+        values = {"--positive": self.positive or "", "--negative": self.negative or ""}
+        return {flag: value.removeprefix(CLASS) for flag, value in values.items() if value.startswith(CLASS)}
+
+    @property
+    def has_examples_of_data_set(self) -> bool:
+        """Whether the images with and without the attribute come from a data set."""
+        return bool(self.classes) or (self.attribute is not None and self.csv is None)
+
+
+def check_options(options: Options) -> None:
     """Raises InputError for contradictory flags, and then for files that do not exist."""
-    ways = [way for way, names in WAYS.items() if any(FLAGS[name].value is not None for name in names)]
+    ways = [way for way, names in WAYS.items() if any(getattr(options, name) is not None for name in names)]
     if len(ways) > 1:
         raise InputError(f"--{' and --'.join(ways)} each define the attribute; use only one of them")
     if not ways:
@@ -46,58 +72,47 @@ def check_flags() -> None:
             "an attribute needs examples: --positive and --negative (folders, or class:NAME), --attribute (of a TFDS "
             "data set, or of a table with --csv), or --direction"
         )
-    if ways == ["positive"] and None in (FLAGS.positive, FLAGS.negative):
+    if ways == ["positive"] and None in (options.positive, options.negative):
         raise InputError("--positive and --negative must be used together: images with the attribute and without it")
-    if FLAGS.direction is not None and FLAGS.save_direction is not None:
+    if options.direction is not None and options.save_direction is not None:
         raise InputError("--save_direction is for a direction computed from images, not for one read by --direction")
-    if FLAGS.csv is not None and FLAGS.attribute is None:
+    if options.csv is not None and options.attribute is None:
         raise InputError("--csv needs the name of a column: --attribute NAME")
-    for file, what in ((FLAGS.csv, "table of comma-separated values"), (FLAGS.direction, "direction")):
+    for file, what in ((options.csv, "table of comma-separated values"), (options.direction, "direction")):
         if file is not None:
             check_file(file, what)
-    for folder in (FLAGS.positive, FLAGS.negative):
+    for folder in (options.positive, options.negative):
         if folder is not None and not folder.startswith(CLASS):
             listing.check_not_empty(registry.check_folder(folder))
 
 
-def reads_data_set() -> bool:
-    """Whether the examples come from a data set."""
-    return bool(_classes()) or (FLAGS.attribute is not None and FLAGS.csv is None)
-
-
-def _classes() -> dict[str, str]:
-    """{flag: name} of the classes that --positive and --negative name."""
-    values = {f"--{flag}": FLAGS[flag].value or "" for flag in ("positive", "negative")}
-    return {flag: value.removeprefix(CLASS) for flag, value in values.items() if value.startswith(CLASS)}
-
-
-def check_model(model: "app.Weights") -> None:
+def check_model(options: Options, model: "app.Weights") -> None:
     """Raises InputError for a class that the model's data set lacks."""
     names = model.metadata.get("class_names")
-    if names and FLAGS.dataset is None:
-        for flag, name in _classes().items():
+    if names and options.dataset is None:
+        for flag, name in options.classes.items():
             index_of_class(name, names, flag)
 
 
 def find_direction(
-    glow: "Glow", labels_for: Callable[[int], Sequence[int] | None]
+    options: Options, glow: "Glow", labels_for: Callable[[int], Sequence[int] | None]
 ) -> tuple[np.ndarray, tuple[str, str]]:
-    """The direction in z that the flags define, and names for the image minus and plus the direction.
+    """The direction in z that the options define, and names for the image minus and plus the direction.
 
     `labels_for` takes a number of images and returns the labels to encode them with.
     """
     from glow_tf.evaluation import editing
 
-    if FLAGS.direction is not None:
-        name = os.path.splitext(os.path.basename(FLAGS.direction))[0]
-        return editing.load_direction(FLAGS.direction, glow), _ends(name)
-    negative, positive, ends = _examples(glow)
+    if options.direction is not None:
+        name = os.path.splitext(os.path.basename(options.direction))[0]
+        return editing.load_direction(options.direction, glow), _ends(name)
+    negative, positive, ends = _examples(options, glow)
     labels = [labels_for(len(images)) for images in (positive, negative)]
     direction = editing.attribute_direction(glow, positive, negative, *labels)
     _progress.line(f"the direction: {len(positive)} images with the attribute, {len(negative)} without", sys.stdout)
-    if FLAGS.save_direction:
-        editing.save_direction(FLAGS.save_direction, direction)
-        _progress.line(f"the direction is saved: {FLAGS.save_direction}", sys.stdout)
+    if options.save_direction:
+        editing.save_direction(options.save_direction, direction)
+        _progress.line(f"the direction is saved: {options.save_direction}", sys.stdout)
     return direction, ends
 
 
@@ -105,38 +120,39 @@ def _ends(attribute: str) -> tuple[str, str]:
     return f"less {printable(attribute)}", f"more {printable(attribute)}"
 
 
-def _examples(glow: "Glow") -> tuple[np.ndarray, np.ndarray, tuple[str, str]]:
+def _examples(options: Options, glow: "Glow") -> tuple[np.ndarray, np.ndarray, tuple[str, str]]:
     """(uint8 images without the attribute, images with it, the ends of the direction)."""
     from glow_tf.data import image_data
 
     height, width, channels = glow.config.image_shape
-    if FLAGS.csv is not None:
-        files = read_table(FLAGS.csv, FLAGS.attribute)
+    if options.csv is not None and options.attribute is not None:
+        files = read_table(options.csv, options.attribute)
         positive, negative = (
             np.stack([named_images.read_file(name, glow.config) for name in names[:MAX_IMAGES]]) for names in files
         )
-    elif FLAGS.attribute is not None:
+    elif options.attribute is not None:
         positive, negative = image_data.load_attribute(
-            named_images.data_set_of(glow),
-            FLAGS.attribute,
+            named_images.data_set_of(options, glow),
+            options.attribute,
             MAX_IMAGES,
-            data_dir=FLAGS.data_dir,
+            data_dir=options.data_dir,
             image_size=(height, width),
             channels=channels,
-            download=FLAGS.download,
+            download=options.download,
         )
     else:
-        (negative, first), (positive, last) = (_examples_of(glow, flag) for flag in ("negative", "positive"))
+        negative, first = _examples_of(options, glow, "negative")
+        positive, last = _examples_of(options, glow, "positive")
         return negative, positive, (first, last)
-    return negative, positive, _ends(FLAGS.attribute)
+    return negative, positive, _ends(options.attribute)
 
 
-def _examples_of(glow: "Glow", flag: str) -> tuple[np.ndarray, str]:
+def _examples_of(options: Options, glow: "Glow", flag: str) -> tuple[np.ndarray, str]:
     """The images that --positive or --negative names, and a name for them."""
-    value = str(FLAGS[flag].value)
+    value = str(getattr(options, flag))
     if not value.startswith(CLASS):
         return named_images.read_folder(value, glow.config, MAX_IMAGES)[0], os.path.basename(os.path.abspath(value))
-    source = named_images.data_of(glow)
+    source = named_images.data_of(options, glow)
     index = index_of_class(value.removeprefix(CLASS), source.class_names, f"--{flag}")
     images, labels = source.train.random_subset(10 * MAX_IMAGES, seed=0)
     return images[labels == index][:MAX_IMAGES], named_class(source.class_names[index])
@@ -152,15 +168,15 @@ def class_names(model: "Glow | app.Weights") -> list[str]:
     return metadata.class_names(model.metadata, model.config.num_classes)
 
 
-def chosen_label(model: "Glow | app.Weights") -> int | None:
+def chosen_label(options: Options, model: "Glow | app.Weights") -> int | None:
     """The index of --label, or None without it."""
-    if FLAGS.label is None:
+    if options.label is None:
         return None
     if not model.config.num_classes:
         raise InputError(
-            f"--label is {printable(FLAGS.label)!r}, but this model has no classes; train one with --conditional"
+            f"--label is {printable(options.label)!r}, but this model has no classes; train one with --conditional"
         )
-    return index_of_class(FLAGS.label, class_names(model), "--label")
+    return index_of_class(options.label, class_names(model), "--label")
 
 
 def index_of_class(name: str, names: Sequence[str], flag: str) -> int:

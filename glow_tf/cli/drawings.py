@@ -1,15 +1,16 @@
 """The drawings of sample.py, one function per mode, and the files that hold them.
 
-sample.py defines the flags, and imports this module after TensorFlow.
+sample.py imports this module after TensorFlow.
 """
 
 import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from glow_tf._files import counted, printable
 from glow_tf.cli import app, attribute, defaults, images
@@ -19,7 +20,8 @@ from glow_tf.evaluation import editing, metrics, visualization
 from glow_tf.glow import Glow
 from glow_tf.metadata import total_steps
 
-FLAGS = flags.FLAGS
+if TYPE_CHECKING:
+    from glow_tf.cli.sample import Options
 
 TEMPERATURES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 COLUMNS = 8
@@ -42,38 +44,38 @@ class Drawing:
     scatter: Callable[[str], np.ndarray] | None = None  # takes notes and returns a second picture, a scatter plot
 
 
-def draw_samples(glow: Glow) -> Drawing:
+def draw_samples(options: "Options", glow: Glow) -> Drawing:
     """A grid of samples; for a class-conditional model one row per class."""
-    classes, at, seed = glow.config.num_classes, f"at temperature {FLAGS.temp:g}", f"seed {FLAGS.seed}"
-    if not classes or FLAGS.label is not None:
-        count = FLAGS.n or defaults.NUM_SAMPLES
-        labels, of_class = labels_of_samples(glow, count)
-        samples = glow.sample(count, FLAGS.temp, FLAGS.seed, labels).numpy()
+    classes, at, seed = glow.config.num_classes, f"at temperature {options.temp:g}", f"seed {options.noise_seed}"
+    if not classes or options.label is not None:
+        count = options.n or defaults.NUM_SAMPLES
+        labels, of_class = labels_of_samples(options, glow, count)
+        samples = glow.sample(count, options.temp, options.noise_seed, labels).numpy()
         return Drawing(samples, f"{counted(count, 'sample')}{of_class} {at}", seed)
     rows = min(classes, MAX_ROWS)
-    columns = math.ceil(FLAGS.n / rows) if FLAGS.n else COLUMNS
-    samples = glow.sample(rows * columns, FLAGS.temp, FLAGS.seed, np.repeat(np.arange(rows), columns)).numpy()
+    columns = math.ceil(options.n / rows) if options.n else COLUMNS
+    samples = glow.sample(rows * columns, options.temp, options.noise_seed, np.repeat(np.arange(rows), columns)).numpy()
     shown = f"each of {rows} classes" if rows == classes else f"the first {rows} of {classes} classes"
     title = f"{counted(columns, 'sample')} of {shown} {at}"
     names = [*map(attribute.named_class, class_names(glow)[:rows])]
     return Drawing(samples.reshape(rows, columns, *samples.shape[1:]), title, seed, names)
 
 
-def draw_temperatures(glow: Glow) -> Drawing:
+def draw_temperatures(options: "Options", glow: Glow) -> Drawing:
     """The same noise in every row, scaled by a rising temperature."""
-    columns = FLAGS.n or COLUMNS
-    labels, of_class = labels_of_samples(glow, columns)
-    rows = editing.temperatures(glow, TEMPERATURES, columns, FLAGS.seed, labels)
+    columns = options.n or COLUMNS
+    labels, of_class = labels_of_samples(options, glow, columns)
+    rows = editing.temperatures(glow, TEMPERATURES, columns, options.noise_seed, labels)
     row_labels = [f"temperature {temperature:g}" for temperature in TEMPERATURES]
     row_labels[0] += "\nthe mode"
-    notes = f"the same noise in every row, seed {FLAGS.seed}"
+    notes = f"the same noise in every row, seed {options.noise_seed}"
     title = f"{counted(columns, 'sample')}{of_class} at rising temperatures"
     return Drawing(rows, title, notes, row_labels, frames=0)
 
 
-def draw_reconstructions(glow: Glow) -> Drawing:
+def draw_reconstructions(options: "Options", glow: Glow) -> Drawing:
     """Images above their reconstructions."""
-    chosen, labels, names = chosen_images(glow, FLAGS.n or COLUMNS)
+    chosen, labels, names = chosen_images(options, glow, options.n or COLUMNS)
     rows = editing.reconstruct(glow, chosen, labels)
     differing = int((rows[0] != rows[1]).sum())
     notes = f"{differing:,} of {rows[0].size:,} bytes differ, the model sees {glow.config.num_bits} bits per channel"
@@ -81,59 +83,59 @@ def draw_reconstructions(glow: Glow) -> Drawing:
     return Drawing(rows, title, notes, ("original", "reconstruction"), [short(name) for name in names])
 
 
-def draw_interpolations(glow: Glow) -> Drawing:
+def draw_interpolations(options: "Options", glow: Glow) -> Drawing:
     """From one image to another through z."""
-    chosen, labels, names = chosen_images(glow, 2 * (FLAGS.n or 4), at_least=2)
+    chosen, labels, names = chosen_images(options, glow, 2 * (options.n or 4), at_least=2)
     if len(chosen) % 2:
         logging.warning("the number of images, %d, is odd; %s is left out", len(chosen), printable(names[-1]))
         chosen, labels = chosen[:-1], None if labels is None else labels[:-1]
-    pairs, rows = len(chosen) // 2, editing.interpolate(glow, chosen, FLAGS.columns, labels, FLAGS.spherical)
-    shares = [f"{share:.0%}" for share in np.linspace(0, 1, FLAGS.columns)[1:-1]]
+    pairs, rows = len(chosen) // 2, editing.interpolate(glow, chosen, options.columns, labels, options.spherical)
+    shares = [f"{share:.0%}" for share in np.linspace(0, 1, options.columns)[1:-1]]
     ends = [f"{short(first)} to\n{short(last)}" for first, last in zip(names[::2], names[1::2], strict=False)]
     title = "Interpolation between two images" if pairs == 1 else f"Interpolations between {pairs} pairs of images"
-    path = "a great circle" if FLAGS.spherical else "a straight line"
+    path = "a great circle" if options.spherical else "a straight line"
     notes = f"columns: share of the second image, along {path} through the latents"
     return Drawing(rows, title, notes, ends, ["first image", *shares, "second image"])
 
 
-def draw_attribute(glow: Glow) -> Drawing:
+def draw_attribute(options: "Options", glow: Glow) -> Drawing:
     """Images along a direction."""
-    direction, ends = attribute.find_direction(glow, lambda count: common_labels(glow, count))
-    chosen, _, names = chosen_images(glow, FLAGS.n or 6)
-    strengths, columns, middle = strengths_with_zero(FLAGS.strength, "unchanged")
-    rows = editing.apply_direction(glow, chosen, direction, strengths, common_labels(glow, len(chosen)))
-    first, last = ends if FLAGS.strength >= 0 else ends[::-1]
+    direction, ends = attribute.find_direction(options, glow, lambda count: common_labels(options, glow, count))
+    chosen, _, names = chosen_images(options, glow, options.n or 6)
+    strengths, columns, middle = strengths_with_zero(options.strength, options.columns, "unchanged")
+    rows = editing.apply_direction(glow, chosen, direction, strengths, common_labels(options, glow, len(chosen)))
+    first, last = ends if options.strength >= 0 else ends[::-1]
     columns[0], columns[-1] = f"{short(first)}\n{columns[0]}", f"{short(last)}\n{columns[-1]}"
     title = f"{counted(len(chosen), 'image')} changed towards {first} (left) and {last} (right)"
     return Drawing(rows, title, "columns: strength of the change", [short(name) for name in names], columns, middle)
 
 
-def draw_levels(glow: Glow) -> Drawing:
+def draw_levels(options: "Options", glow: Glow) -> Drawing:
     """The role of each level: in each row the latents of one level are resampled."""
-    chosen, labels, names = chosen_images(glow, FLAGS.n or 2)
-    rows = editing.resample_levels(glow, chosen, FLAGS.columns, FLAGS.temp, FLAGS.seed, labels)
+    chosen, labels, names = chosen_images(options, glow, options.n or 2)
+    rows = editing.resample_levels(glow, chosen, options.columns, options.temp, options.noise_seed, labels)
     levels = [f"level {level}" for level in range(glow.config.num_levels)]
     if len(levels) > 1:
         levels[0], levels[-1] = f"{levels[0]}, fine", f"{levels[-1]}, coarse"
     row_labels = [f"{short(name)}\n{level}" for name in names for level in levels]
-    columns = ["unchanged", *(f"sample {number}" for number in range(1, FLAGS.columns))]
-    title = f"The role of each level: its latents are replaced by samples at temperature {FLAGS.temp:g}"
-    notes = f"the other levels keep the latents of the image, seed {FLAGS.seed}"
+    columns = ["unchanged", *(f"sample {number}" for number in range(1, options.columns))]
+    title = f"The role of each level: its latents are replaced by samples at temperature {options.temp:g}"
+    notes = f"the other levels keep the latents of the image, seed {options.noise_seed}"
     return Drawing(rows, title, notes, row_labels, columns, 0)
 
 
-def draw_components(glow: Glow) -> Drawing:
+def draw_components(options: "Options", glow: Glow) -> Drawing:
     """The directions in which z varies most, and a scatter plot of the images."""
-    chosen, labels, source, names = images_for_components(glow)
-    count = min(FLAGS.components, len(chosen) - 1)
-    if count < FLAGS.components:
+    chosen, labels, source, names = images_for_components(options, glow)
+    count = min(options.components, len(chosen) - 1)
+    if count < options.components:
         logging.warning(
-            "%d images have %d principal components, not --components %d", len(chosen), count, FLAGS.components
+            "%d images have %d principal components, not --components %d", len(chosen), count, options.components
         )
-    z = editing.encode(glow, chosen, common_labels(glow, len(chosen)))
+    z = editing.encode(glow, chosen, common_labels(options, glow, len(chosen)))
     components = editing.principal_components(z, count)
-    strengths, columns, middle = strengths_with_zero(3 * FLAGS.strength, "mean", "σ")
-    rows = editing.along_components(glow, components, strengths, common_labels(glow, count))
+    strengths, columns, middle = strengths_with_zero(3 * options.strength, options.columns, "mean", "σ")
+    rows = editing.along_components(glow, components, strengths, common_labels(options, glow, count))
     shares = [f"{share:.1%} of variance" for share in components.share]
 
     def scatter(notes: str) -> np.ndarray:
@@ -162,19 +164,19 @@ DRAW = {
 }
 
 
-def save(drawing: Drawing, weights: app.Weights) -> list[str]:
+def save(options: "Options", drawing: Drawing, weights: app.Weights) -> list[str]:
     """Writes the picture, and the scatter plot and the animation that belong to it; returns a line about each."""
     steps = total_steps(weights.metadata)
     model = f"Model: {weights.title}" + ("" if steps is None else f", trained {steps:,} steps")
     caption = f"{drawing.title}\n{'; '.join(filter(None, [model, drawing.notes]))}"
-    out = FLAGS.out or f"{FLAGS.mode}.png"
+    out = options.out or f"{options.mode}.png"
     stem, ending = os.path.splitext(out)
     visualization.save_image(out, picture_of(drawing, caption))
     written = [f"{out}: {drawing.title} ({weights.note})"]
     if drawing.scatter:
         visualization.save_image(f"{stem}-scatter{ending}", drawing.scatter(model))
         written.append(f"{stem}-scatter{ending}: the images by the first two components")
-    if FLAGS.gif:
+    if options.gif:
         visualization.save_gif(f"{stem}.gif", frames_of(drawing, caption))
         written.append(f"{stem}.gif: the animation")
     return written
@@ -224,40 +226,44 @@ def frames_of(drawing: Drawing, caption: str) -> list[np.ndarray]:
 # Values of the flags
 
 
-def strengths_with_zero(largest: float, middle_label: str, unit: str = "") -> tuple[np.ndarray, list[str], int]:
+def strengths_with_zero(
+    largest: float, columns: int, middle_label: str, unit: str = ""
+) -> tuple[np.ndarray, list[str], int]:
     """(an odd number of strengths from -largest to largest, their labels, the index of 0)."""
-    middle = FLAGS.columns // 2
+    middle = columns // 2
     strengths = largest * np.arange(-middle, middle + 1) / middle
     labels = [f"{strength:+.3g}{unit}" for strength in strengths]
     labels[middle] = middle_label
     return strengths, labels, middle
 
 
-def labels_of_samples(glow: Glow, count: int) -> tuple[np.ndarray | None, str]:
+def labels_of_samples(options: "Options", glow: Glow, count: int) -> tuple[np.ndarray | None, str]:
     """(one label per sample, the words " of class NAME"), or (None, "") without --label."""
-    label = chosen_label(glow)
+    label = chosen_label(options, glow)
     return (None, "") if label is None else (np.full(count, label), f" of class {class_names(glow)[label]}")
 
 
-def common_labels(glow: Glow, count: int) -> list[int] | None:
+def common_labels(options: "Options", glow: Glow, count: int) -> list[int] | None:
     """One label for all images of a class-conditional model, else None.
 
     With a single label, whichever it is, the latents of all classes are comparable and decode inverts encode.
     """
-    return [chosen_label(glow) or 0] * count if glow.config.num_classes else None
+    return [chosen_label(options, glow) or 0] * count if glow.config.num_classes else None
 
 
-def chosen_images(glow: Glow, count: int, at_least: int = 1) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
+def chosen_images(
+    options: "Options", glow: Glow, count: int, at_least: int = 1
+) -> tuple[np.ndarray, np.ndarray | None, Sequence[str]]:
     """(uint8 images, labels to encode them with, names) of --images, or of the first `count` of the data set.
 
     Args:
         count: the largest number of images without --images, or with folders.
         at_least: with fewer test images than this, training images are used.
     """
-    if FLAGS.images:
-        named = images.read(FLAGS.images, glow, count if FLAGS.n or any(map(os.path.isdir, FLAGS.images)) else None)
+    if options.images:
+        named = images.read(options, glow, count if options.n or any(map(os.path.isdir, options.images)) else None)
     else:
-        data = images.data_of(glow)
+        data = images.data_of(options, glow)
         split, prefix = data.test, "test:"
         if split.num_images < at_least:
             split, prefix = data.train, "train:"
@@ -266,7 +272,7 @@ def chosen_images(glow: Glow, count: int, at_least: int = 1) -> tuple[np.ndarray
             )
         numbers = range(min(count, split.num_images))
         named = images.of_split(glow, data, split, numbers, prefix)
-    label = chosen_label(glow)
+    label = chosen_label(options, glow)
     if not glow.config.num_classes:
         return named.images, None, named.names
     labels = named.labels if label is None else np.full(len(named.labels), label, np.int32)
@@ -276,18 +282,18 @@ def chosen_images(glow: Glow, count: int, at_least: int = 1) -> tuple[np.ndarray
     return named.images, labels, named.names
 
 
-def images_for_components(glow: Glow) -> tuple[np.ndarray, np.ndarray, str, Sequence[str]]:
+def images_for_components(options: "Options", glow: Glow) -> tuple[np.ndarray, np.ndarray, str, Sequence[str]]:
     """(uint8 images, labels, a noun for them, class names); includes training images if there are few test images."""
-    count = FLAGS.n or attribute.MAX_IMAGES
+    count = options.n or attribute.MAX_IMAGES
     names: Sequence[str] = ()
-    if FLAGS.images:
-        named = images.read(FLAGS.images, glow, count)
+    if options.images:
+        named = images.read(options, glow, count)
         chosen, labels, source = named.images, named.labels, "images"
     else:
-        data = images.data_of(glow)
+        data = images.data_of(options, glow)
         chosen, labels = data.test.random_subset(count, seed=0)
         source, names = "test images", data.class_names
-        if len(chosen) <= FLAGS.components and len(chosen) < count:
+        if len(chosen) <= options.components and len(chosen) < count:
             logging.warning("the test split has %s; training images are used as well", counted(len(chosen), "image"))
             more, their_labels = data.train.random_subset(count - len(chosen), seed=0)
             chosen, labels = np.concatenate([chosen, more]), np.concatenate([labels, their_labels])

@@ -17,63 +17,65 @@ a high one means unlike the training images. Typicality detects images that are 
 to be as likely.
 """
 
+import dataclasses
 import functools
 import os
-from collections.abc import Sequence
 
-from absl import flags
-
+from glow_tf._option import integer, option
 from glow_tf.cli import app
 from glow_tf.cli import images as named_images
 from glow_tf.errors import InputError
 
-FLAGS = flags.FLAGS
 
-flags.DEFINE_string("weights", None, app.NEWEST_WEIGHTS_HELP)
-flags.DEFINE_string("dataset", None, "Data set or folder of images. Default: the data set the weights were trained on.")
-flags.DEFINE_string("data_dir", None, app.DATA_DIR_HELP)
-flags.DEFINE_bool("download", False, app.DOWNLOAD_HELP)
-flags.DEFINE_integer("batch_size", 64, "Images per batch.", lower_bound=1)
-flags.DEFINE_integer("eval_images", None, "Number of test images, chosen at random. Default: all.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Seed for the dequantisation noise.", lower_bound=0, upper_bound=2**31 - 1)
-flags.DEFINE_integer(
-    "draws", 1, "Noise samples per image; more give a tighter bound on bits/dim.", lower_bound=1, upper_bound=10_000
-)
-flags.DEFINE_multi_string("images", None, f"Images to score individually, instead of a split. {named_images.HELP}")
-flags.DEFINE_string("csv", None, "With --images: the table of scores to write.")
-flags.DEFINE_string("html", None, "With --images: the page of images and scores to write.")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(named_images.Options):
+    """The flags of evaluate.py."""
+
+    weights: str | None = option(None, app.NEWEST_WEIGHTS_HELP)
+    dataset: str | None = option(
+        None, "Data set or folder of images. Default: the data set the weights were trained on."
+    )
+    batch_size: int = option(64, "Images per batch.", *integer(1, 2**31 - 1))
+    eval_images: int | None = option(
+        None, "Number of test images, chosen at random. Default: all.", *integer(1, 2**31 - 1)
+    )
+    seed: int = option(0, "Seed for the dequantisation noise.", *integer(0, 2**31 - 1))
+    draws: int = option(1, "Noise samples per image; more give a tighter bound on bits/dim.", *integer(1, 10_000))
+    images: tuple[str, ...] = option((), f"Images to score individually, instead of a split. {named_images.HELP}")
+    csv: str | None = option(None, "With --images: the table of scores to write.")
+    html: str | None = option(None, "With --images: the page of images and scores to write.")
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(options: Options) -> int:
     """Scores a test split, or single images where --images names some; returns the exit status."""
-    check_flags(arguments)
-    weights = app.find_weights(FLAGS.weights, needs_data=named_images.reads_data_set())
-    if named_images.reads_data_set():
-        named_images.check_data(weights)
-    app.import_tensorflow()
+    check_options(options)
+    weights = app.find_weights(options.weights, needs_data=options.reads_data_set)
+    if options.reads_data_set:
+        named_images.check_data(options, weights)
+    app.import_tensorflow(options.debug)
     from glow_tf.cli import reports
     from glow_tf.glow import Glow
 
     glow = Glow.load(weights.path)
-    report = reports.evaluate_split if FLAGS.images is None else reports.score_images
-    return report(glow, weights.note)
+    report = reports.score_images if options.images else reports.evaluate_split
+    return report(options, glow, weights.note)
 
 
-def check_flags(arguments: Sequence[str]) -> None:
+def check_options(options: Options) -> None:
     """Raises InputError for invalid combinations of flags, and then for files and data sets that do not exist."""
-    app.check_no_arguments(arguments)
-    if FLAGS.images is None and (FLAGS.csv or FLAGS.html):
+    app.check_no_arguments(options)
+    if not options.images and (options.csv or options.html):
         raise InputError("--csv and --html are for scores of single images; name the images with --images")
-    if FLAGS.csv and FLAGS.html and os.path.abspath(FLAGS.csv) == os.path.abspath(FLAGS.html):
-        raise InputError(f"--csv and --html are both {FLAGS.csv}; name two files")
-    app.check_output("csv", FLAGS.images or ())
-    app.check_output("html", FLAGS.images or ())
-    if FLAGS.images is not None:
-        named_images.check(FLAGS.images)
+    if options.csv and options.html and os.path.abspath(options.csv) == os.path.abspath(options.html):
+        raise InputError(f"--csv and --html are both {options.csv}; name two files")
+    app.check_output("csv", options.csv, options.images)
+    app.check_output("html", options.html, options.images)
+    if options.images:
+        named_images.check(options.images)
         for name in ("batch_size", "eval_images"):
-            if FLAGS[name].present:
+            if name in options.given:
                 raise InputError(f"--{name} is for a test split; it cannot be combined with --images")
-    named_images.check_data_flags(named_images.reads_data_set())
+    named_images.check_data_flags(options)
 
 
-run = functools.partial(app.run, main, __doc__ or "")
+run = functools.partial(app.run, main, Options, __doc__ or "")

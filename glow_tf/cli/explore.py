@@ -9,6 +9,7 @@ listens on 127.0.0.1 only, and no request can name a file. Nothing is downloaded
 the data set of the weights to be on this machine.
 """
 
+import dataclasses
 import functools
 import importlib.util
 import socket
@@ -16,11 +17,12 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from absl import flags, logging
+from absl import logging
 
 from glow_tf import _progress
 from glow_tf._files import check_file, printable
-from glow_tf.cli import app
+from glow_tf._option import integer, option
+from glow_tf.cli import app, command_line
 from glow_tf.data import registry
 from glow_tf.errors import InputError
 
@@ -28,36 +30,40 @@ if TYPE_CHECKING:
     from glow_tf.data.image_data import ImageData
     from glow_tf.glow import Glow
 
-FLAGS = flags.FLAGS
-
 HOST = "127.0.0.1"  # this machine only
 
-flags.DEFINE_string("weights", None, app.NEWEST_WEIGHTS_HELP)
-flags.DEFINE_integer("port", None, "The port. Default: the first free one from 7860.", lower_bound=1, upper_bound=65535)
-flags.DEFINE_multi_string(
-    "direction", [], "NAME=FILE, a direction that sample.py --save_direction wrote; may be repeated."
-)
-flags.DEFINE_string(
-    "dataset", None, "The data set of the test images and classes. Default: the one the weights were trained on."
-)
-flags.DEFINE_string("data_dir", None, app.DATA_DIR_HELP)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(command_line.Options):
+    """The flags of the page."""
+
+    weights: str | None = option(None, app.NEWEST_WEIGHTS_HELP)
+    port: int | None = option(None, "The port. Default: the first free one from 7860.", *integer(1, 65535))
+    direction: tuple[str, ...] = option(
+        (), "NAME=FILE, a direction that sample.py --save_direction wrote; may be repeated."
+    )
+    dataset: str | None = option(
+        None, "The data set of the test images and classes. Default: the one the weights were trained on."
+    )
+    data_dir: str | None = option(None, app.DATA_DIR_HELP)
 
 
-def main(arguments: list[str]) -> None:
+def main(options: Options) -> None:
     """Serves the page until Ctrl-C."""
-    app.check_no_arguments(arguments)
-    files = direction_files(FLAGS.direction)
-    check_port(FLAGS.port)
+    app.check_no_arguments(options)
+    files = direction_files(options.direction)
+    check_port(options.port)
     for file in files.values():
         check_file(file, "direction")
-    if FLAGS.dataset is not None:
-        app.check_data_dir(registry.check_data_set(FLAGS.dataset, FLAGS.data_dir), FLAGS.dataset)
-    weights = app.find_weights(FLAGS.weights, needs_data=True)
-    if FLAGS.dataset is None and weights.metadata.get("dataset") == "digits":
-        app.check_data_dir("digits", "digits")
+    if options.dataset is not None:
+        kind = registry.check_data_set(options.dataset, options.data_dir)
+        app.check_data_dir(options.data_dir, kind, options.dataset)
+    weights = app.find_weights(options.weights, needs_data=True)
+    if options.dataset is None and weights.metadata.get("dataset") == "digits":
+        app.check_data_dir(options.data_dir, "digits", "digits")
     if importlib.util.find_spec("gradio") is None:
         raise InputError("the page needs Gradio: run pip install -e '.[explore]' in the checkout of glow_tf")
-    app.import_tensorflow()
+    app.import_tensorflow(options.debug)
     from glow_tf.demo import page
     from glow_tf.demo.explorer import Explorer
     from glow_tf.evaluation import editing
@@ -66,8 +72,8 @@ def main(arguments: list[str]) -> None:
     with _progress.brief("starting the page"):
         glow = Glow.load(weights.path)
         directions = {name: editing.load_direction(file, glow) for name, file in files.items()}
-        explorer = Explorer(glow, data_of(glow), directions)
-        server = page.serve(explorer, f"glow_tf: {weights.note}", HOST, FLAGS.port)
+        explorer = Explorer(glow, data_of(options, glow), directions)
+        server = page.serve(explorer, f"glow_tf: {weights.note}", HOST, options.port)
     print(server.local_url, flush=True)
     threading.Event().wait()
 
@@ -97,17 +103,17 @@ def check_port(port: int | None) -> None:
             raise InputError(f"--port {port} cannot be used: {error.strerror}; name another, or none") from error
 
 
-def data_of(glow: "Glow") -> "ImageData | None":
+def data_of(options: Options, glow: "Glow") -> "ImageData | None":
     """The data set of --dataset or of the weights; None if that of the weights is not on this machine."""
     from glow_tf.data import image_data
 
     try:
-        return image_data.of_model(glow, FLAGS.dataset, data_dir=FLAGS.data_dir)
+        return image_data.of_model(glow, options.dataset, data_dir=options.data_dir)
     except InputError as error:
-        if FLAGS.dataset is not None:
+        if options.dataset is not None:
             raise
         logging.warning("no test images and no classes: %s", error)
         return None
 
 
-run = functools.partial(app.run, main, __doc__ or "")
+run = functools.partial(app.run, main, Options, __doc__ or "")

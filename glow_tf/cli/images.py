@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from absl import flags
 
 from glow_tf import _progress
 from glow_tf._files import check_file, counted, format_names, printable
-from glow_tf.cli import app
+from glow_tf._option import option
+from glow_tf.cli import app, command_line
 from glow_tf.data import listing, registry
 from glow_tf.errors import InputError
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from glow_tf.data.dataset import ArrayDataset, StreamingDataset
     from glow_tf.data.image_data import ImageData
     from glow_tf.glow import Glow
-
-FLAGS = flags.FLAGS
 
 HELP = "An image file, a folder of images, or images of the test split such as test:0,5,17; may be repeated."
 
@@ -36,6 +34,23 @@ class NamedImages:
     images: np.ndarray  # uint8 [N, H, W, C]
     labels: np.ndarray  # int32 [N], UNKNOWN for images of files and folders
     names: tuple[str, ...]  # [N], the file's path, or test:5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(command_line.Options):
+    """The flags of the commands that read images."""
+
+    images: tuple[str, ...] = option((), f"{HELP} Default: the first images of the test split.")
+    dataset: str | None = option(
+        None, "The data set of test: and class:NAME. Default: the one the weights were trained on."
+    )
+    data_dir: str | None = option(None, app.DATA_DIR_HELP)
+    download: bool = option(False, app.DOWNLOAD_HELP)
+
+    @property
+    def reads_data_set(self) -> bool:
+        """Whether images of the data set are read: of its test split, or because --images is missing."""
+        return not self.images or any(value.startswith(TEST) for value in self.images)
 
 
 def check(values: Sequence[str]) -> int:
@@ -55,45 +70,40 @@ def check(values: Sequence[str]) -> int:
     return count
 
 
-def reads_data_set() -> bool:
-    """Whether images of the data set are read: of its test split, or because --images is missing."""
-    return not FLAGS.images or any(value.startswith(TEST) for value in FLAGS.images)
-
-
-def check_data_flags(reads_data: bool) -> None:
+def check_data_flags(options: Options) -> None:
     """Raises InputError for a data set that does not exist, or that is named but not read."""
-    if reads_data and FLAGS.dataset is not None:
-        registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
+    if options.reads_data_set and options.dataset is not None:
+        registry.check_data_set(options.dataset, options.data_dir, options.download)
     for name in ("dataset", "data_dir", "download"):
-        if FLAGS[name].present and not reads_data:
+        if name in options.given and not options.reads_data_set:
             raise InputError(f"--{name} has no effect: --images names only files and folders; use one of them")
 
 
-def check_data(model: "app.Weights") -> None:
+def check_data(options: Options, model: app.Weights) -> None:
     """Raises InputError if the data set of `data_of` is missing, without importing TensorFlow."""
-    name = data_set_of(model)
-    kind = registry.check_data_set(name, FLAGS.data_dir, FLAGS.download and FLAGS.dataset is not None)
-    app.check_data_dir(kind, name)
+    name = data_set_of(options, model)
+    kind = registry.check_data_set(name, options.data_dir, options.download and options.dataset is not None)
+    app.check_data_dir(options.data_dir, kind, name)
 
 
-def data_set_of(model: "app.Weights | Glow") -> str:
+def data_set_of(options: Options, model: "app.Weights | Glow") -> str:
     """The name of the data set of --dataset, or of the one that a model was trained on."""
-    return FLAGS.dataset or registry.check_recorded(model.metadata.get("dataset"), FLAGS.data_dir)
+    return options.dataset or registry.check_recorded(model.metadata.get("dataset"), options.data_dir)
 
 
-def data_of(glow: "Glow") -> "ImageData":
+def data_of(options: Options, glow: "Glow") -> "ImageData":
     """The data set of --dataset, or the one that a model was trained on, in the size of its images."""
     from glow_tf.data import image_data
 
-    return image_data.of_model(glow, FLAGS.dataset, data_dir=FLAGS.data_dir, download=FLAGS.download)
+    return image_data.of_model(glow, options.dataset, data_dir=options.data_dir, download=options.download)
 
 
-def read(values: Sequence[str], glow: "Glow", limit: int | None = None) -> NamedImages:
-    """Reads the images that the values of `--images` name, cropped and resized for a model.
+def read(options: Options, glow: "Glow", limit: int | None = None) -> NamedImages:
+    """Reads the images that `--images` names, cropped and resized for a model.
 
     `limit` is the largest number of images of a folder, and in all. Raises InputError if an image cannot be read.
     """
-    groups = [_read(value, glow, limit) for value in values]
+    groups = [_read(options, value, glow, limit) for value in options.images]
     images, labels = (np.concatenate([getattr(group, part) for group in groups]) for part in ("images", "labels"))
     names = tuple(name for group in groups for name in group.names)
     if limit is not None and limit < len(names):
@@ -113,9 +123,9 @@ def of_split(
     return NamedImages(images, labels, tuple(f"{prefix}{number}" for number in numbers))
 
 
-def _read(value: str, glow: "Glow", limit: int | None) -> NamedImages:
+def _read(options: Options, value: str, glow: "Glow", limit: int | None) -> NamedImages:
     if value.startswith(TEST):
-        data, numbers = data_of(glow), indices(value)
+        data, numbers = data_of(options, glow), indices(value)
         split = data.test
         if max(numbers) >= split.num_images:
             raise InputError(

@@ -7,21 +7,20 @@ The checksum is verified and every number is read, so a file that passes can be 
 line if the file is missing, damaged, or not a weights file.
 """
 
+import dataclasses
+import functools
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
-
-from absl import flags
+from collections.abc import Mapping
+from typing import Any
 
 from glow_tf import pretrained, weights
 from glow_tf._files import printable
-from glow_tf.cli import app, defaults
+from glow_tf._option import option
+from glow_tf.cli import app, command_line, defaults
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.metadata import caveat
 from glow_tf.training import curves
-
-FLAGS = flags.FLAGS
 
 # `nn.base.NON_TRAINABLE`, without importing TensorFlow: P, the signs of s and the channel orders.
 _NON_TRAINABLE = ("conv1x1/permutation", "conv1x1/sign_s", "permutation/indices")
@@ -97,9 +96,16 @@ def _text(value: object) -> str:
     return _UNKNOWN if value is None else printable(value)
 
 
-def main(arguments: Sequence[str]) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(command_line.Options):
+    """The flags of inspect."""
+
+    weights: str | None = option(None, app.NEWEST_WEIGHTS_HELP)
+
+
+def main(options: Options) -> None:
     """Prints what a weights file or a run contains."""
-    names = [*arguments, *([FLAGS.weights] if FLAGS.weights else [])]
+    names = [*options.arguments, *([options.weights] if options.weights else [])]
     if len(names) > 1:
         raise InputError(f"expected one weights file, not {len(names)}")
     path = pretrained.find(names[0] if names else None, defaults.RUNS)
@@ -107,8 +113,4 @@ def main(arguments: Sequence[str]) -> None:
         print(f"{title:<11} {text}")
 
 
-def run() -> NoReturn:
-    """Runs the command with the arguments of the command line; does not return."""
-    # Defined here and not on import, since `describe` has users beside commands that define the same flag.
-    flags.DEFINE_string("weights", None, app.NEWEST_WEIGHTS_HELP)
-    app.run(main, __doc__)
+run = functools.partial(app.run, main, Options, __doc__ or "")

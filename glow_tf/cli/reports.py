@@ -1,15 +1,15 @@
 """The reports of evaluate.py: of a test split, and of single images.
 
-evaluate.py defines the flags, and imports this module after TensorFlow.
+evaluate.py imports this module after TensorFlow.
 """
 
 import contextlib
 import math
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from absl import flags
 from PIL import Image
 
 from glow_tf._files import counted, printable
@@ -23,7 +23,8 @@ from glow_tf.glow import Glow
 from glow_tf.metadata import caveat, is_decided_by_few
 from glow_tf.training import diagnostics
 
-FLAGS = flags.FLAGS
+if TYPE_CHECKING:
+    from glow_tf.cli.evaluate import Options
 
 # Images from which the moments of the latents are computed; all of their latents are in memory at once.
 LATENT_IMAGES = 512
@@ -32,30 +33,30 @@ LATENT_IMAGES = 512
 MAX_ROWS = 20
 
 
-def evaluate_split(glow: Glow, weights: str) -> int:
+def evaluate_split(options: "Options", glow: Glow, weights: str) -> int:
     """Prints bits/dim, accuracy, levels and round trip of the test split; returns the exit status."""
-    data = named_images.data_of(glow)
+    data = named_images.data_of(options, glow)
     check_classes(glow, data)
     split = data.test
-    if FLAGS.eval_images is not None and FLAGS.eval_images < split.num_images:
-        split = ArrayDataset(*split.random_subset(FLAGS.eval_images, seed=0))
-    result = metrics.evaluate(glow, split, FLAGS.batch_size, FLAGS.seed, FLAGS.draws)
+    if options.eval_images is not None and options.eval_images < split.num_images:
+        split = ArrayDataset(*split.random_subset(options.eval_images, seed=0))
+    result = metrics.evaluate(glow, split, options.batch_size, options.seed, options.draws)
     bits = result.bits_per_dim
     # With several noise samples the mean may be finite although a sample, and so a level, is not.
-    if explain_not_finite(glow, bits + result.level_bits_per_dim.sum(axis=1), split):
+    if explain_not_finite(glow, bits + result.level_bits_per_dim.sum(axis=1), split, options.seed):
         return 1
     summary = metrics.describe(bits.mean(), metrics.standard_error(bits), len(bits))
     print(f"{summary} of {data.name} ({weights})")
     is_whole = len(bits) == data.test.num_images
     warn_of_few(bits, [f"test:{index}" for index in range(len(bits))] if is_whole else ["one of them"] * len(bits))
-    report_conversion(glow, data.name)
+    report_conversion(glow, data.name, options.data_dir)
     if not is_whole:
         print(f"a random subset of the {data.test.num_images:,} test images")
-    print_bound(glow, " (levels: 1)" if FLAGS.draws > 1 else "")
+    print_bound(glow, options.draws, " (levels: 1)" if options.draws > 1 else "")
     if result.classes is not None:
         print(f"given the class; the generative classifier is right for {result.accuracy:.2%} of {len(bits):,} images")
     print_classes(result, data.class_names)
-    print_levels(glow, result.level_bits_per_dim, split)
+    print_levels(glow, result.level_bits_per_dim, split, options.seed)
     print(
         f"decode(encode(image)) changes {result.num_wrong_bytes:,} of {result.num_bytes:,} bytes of "
         f"{counted(len(bits), 'image')}; largest error {result.round_trip_error:.2g} of a bin"
@@ -69,15 +70,15 @@ def evaluate_split(glow: Glow, weights: str) -> int:
     return 0
 
 
-def print_bound(glow: Glow, of_levels: str = "") -> None:
+def print_bound(glow: Glow, draws: int, of_levels: str = "") -> None:
     """Prints from which noise the bits/dim come, and of how many bits the pixels are."""
     noise = "noise sample" if glow.config.dequantization == "uniform" else "learned noise sample"
-    samples = f"1 {noise}" if FLAGS.draws == 1 else f"importance-weighted over {FLAGS.draws} {noise}s"
+    samples = f"1 {noise}" if draws == 1 else f"importance-weighted over {draws} {noise}s"
     seen = f"; the model sees {glow.config.num_bits} bits per channel" if glow.config.num_bits < 8 else ""
     print(f"an upper bound, {samples} per image{of_levels}{seen}")
 
 
-def report_conversion(glow: Glow, name: str) -> None:
+def report_conversion(glow: Glow, name: str, data_dir: str | None) -> None:
     """Prints a note if images do not have the model's shape, and one if they may have been trained on."""
     if name == glow.metadata.get("dataset"):
         return
@@ -91,7 +92,7 @@ def report_conversion(glow: Glow, name: str) -> None:
     if name != "digits":
         from glow_tf.data import tfds
 
-        shape = tfds.find_builder(name, FLAGS.data_dir).info.features["image"].shape
+        shape = tfds.find_builder(name, data_dir).info.features["image"].shape
     if shape != glow.config.image_shape:
         size = "x".join("?" if side is None else str(side) for side in shape)
         print(f"the images of {name} are {size}; they are converted to {model_input(glow)}, the input of this model")
@@ -103,13 +104,13 @@ def model_input(glow: Glow) -> str:
     return f"{height}x{width} {('grey', 'grey and alpha', 'RGB', 'RGBA')[channels - 1]}"
 
 
-def explain_not_finite(glow: Glow, bits: np.ndarray, split: ArrayDataset | StreamingDataset) -> bool:
-    """Prints an error and returns True if some bits/dim of a split are not finite."""
+def explain_not_finite(glow: Glow, bits: np.ndarray, split: ArrayDataset | StreamingDataset, seed: int) -> bool:
+    """Prints an error and returns True if some bits/dim of a split are not finite; `seed` is that of their noise."""
     bad = np.flatnonzero(~np.isfinite(bits))
     if not len(bad):
         return False
     images, labels = image_data.pick(split, [int(bad[0])])
-    values = glow.dequantize(images, FLAGS.seed)
+    values = glow.dequantize(images, seed)
     place = diagnostics.first_not_finite(glow, values, labels if glow.config.num_classes else None)
     where = f"; the first value that is not finite comes from {place}" if place else ""
     print(f"error: the bits/dim of {len(bad):,} of {len(bits):,} images is not finite{where}", file=sys.stderr)
@@ -142,10 +143,10 @@ def print_classes(result: metrics.SplitResult, names: Sequence[str]) -> None:
         print(f"... and {len(rows) - MAX_ROWS} more classes")
 
 
-def print_levels(glow: Glow, level_bits: np.ndarray, split: ArrayDataset | StreamingDataset) -> None:
+def print_levels(glow: Glow, level_bits: np.ndarray, split: ArrayDataset | StreamingDataset, seed: int) -> None:
     """Prints each level's share of the bits/dim `level_bits` [N, L] and how close its latents are to N(0, 1)."""
     images, labels = split.random_subset(LATENT_IMAGES, seed=0)
-    values = glow.dequantize(images, FLAGS.seed, NoiseStream.LATENTS)
+    values = glow.dequantize(images, seed, NoiseStream.LATENTS)
     z = glow.encode(values, labels if glow.config.num_classes else None)
     print("level  latents  bits/dim  share  mean of z  variance  skewness  kurtosis  distance from Normal")
     sizes, bits = metrics.latents_per_level(glow.config), level_bits.mean(axis=0)
@@ -172,33 +173,34 @@ def check_classes(glow: Glow, data: image_data.ImageData) -> None:
         )
 
 
-def score_images(glow: Glow, weights: str) -> int:
+def score_images(options: "Options", glow: Glow, weights: str) -> int:
     """Prints or writes the scores of the images of --images; returns the exit status."""
-    read = named_images.read(FLAGS.images, glow)
-    scores = ood.score(glow, read.images, read.names, FLAGS.draws, FLAGS.seed)
-    if FLAGS.csv:
-        ood.write_csv(FLAGS.csv, scores)
-    if FLAGS.html:
-        ood.write_html(FLAGS.html, scores, read.images, f"{', '.join(FLAGS.images)}, scored by {weights}")
+    read = named_images.read(options, glow)
+    scores = ood.score(glow, read.images, read.names, options.draws, options.seed)
+    if options.csv:
+        ood.write_csv(options.csv, scores)
+    if options.html:
+        ood.write_html(options.html, scores, read.images, f"{', '.join(options.images)}, scored by {weights}")
     bits, corrected = scores.columns["bits_per_dim"], scores.columns["corrected_bits_per_dim"]
     summary = metrics.describe(bits.mean(), metrics.standard_error(bits), len(bits), "image")
     print(f"{summary}, {metrics.shown(corrected.mean(), '+')} against PNG or WebP ({weights})")
     warn_of_few(bits, scores.names)
-    print_bound(glow)
+    print_bound(glow, options.draws)
     if glow.config.num_classes:
         print(f"under the mixture of the model's {glow.config.num_classes} classes, not given the class")
     report_conversions(glow, read.names)
-    files = (value for value in FLAGS.images if not value.startswith(named_images.TEST))
+    files = (value for value in options.images if not value.startswith(named_images.TEST))
     if any(registry.is_in_folder(glow.metadata.get("dataset"), file) for file in files):
         print("this model was trained on most of these images: new images of the same type would score worse")
     if "typicality_p" not in scores.columns:
         print("no typicality: this weights file does not contain the bits/dim of its training images")
-    if not FLAGS.csv:
+    if not options.csv:
         print_scores(scores)
-    for written in (FLAGS.csv, FLAGS.html):
+    for written in (options.csv, options.html):
         if written:
             print(f"written: {written}")
-    return int(explain_not_finite(glow, bits, ArrayDataset(read.images, np.maximum(read.labels, 0))))
+    split = ArrayDataset(read.images, np.maximum(read.labels, 0))
+    return int(explain_not_finite(glow, bits, split, options.seed))
 
 
 def report_conversions(glow: Glow, names: Sequence[str]) -> None:

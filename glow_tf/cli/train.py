@@ -15,6 +15,7 @@ worker is gone and all must be restarted.
 """
 
 import contextlib
+import dataclasses
 import math
 import os
 import re
@@ -23,10 +24,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from absl import flags, logging
+from absl import logging
 
 from glow_tf._files import counted, printable
-from glow_tf.cli import app, defaults, options
+from glow_tf._option import integer, option
+from glow_tf.cli import app, command_line, defaults, run_settings
 from glow_tf.config import MAX_CHANNELS, MAX_LEVELS, MAX_SIDE, GlowConfig, TrainConfig
 from glow_tf.data import registry
 from glow_tf.errors import InputError
@@ -40,158 +42,164 @@ if TYPE_CHECKING:
     from glow_tf.training.loop import FitResult
     from glow_tf.training.trainer import Trainer
 
-FLAGS = flags.FLAGS
-
-flags.DEFINE_string("dataset", defaults.DATASET, "digits, a TFDS name such as cifar10, or a folder of images.")
-flags.DEFINE_string("data_dir", None, app.DATA_DIR_HELP)
-flags.DEFINE_bool("download", True, app.DOWNLOAD_HELP)
-flags.DEFINE_integer("img_size", None, "Height and width of the images. Default: the data set's own.", 1, MAX_SIDE)
-flags.DEFINE_integer("channel_size", None, "Channels of the images. Default: the data set's own.", 1, MAX_CHANNELS)
-flags.DEFINE_float("max_bad", 0.05, "Largest fraction of unreadable files in a folder of images.", 0, 1)
-flags.DEFINE_bool("conditional", None, "Learn one Gaussian per class; the images need labels or class folders.")
-flags.DEFINE_string(
-    "weights",
-    None,
-    f"Start from these weights, which also define the model; --dequantization variational adds learned noise to it. "
-    f"{app.WEIGHTS_HELP}",
-)
-flags.DEFINE_enum("preset", None, [*defaults.PRESETS], "Settings of a known run; see the table.")
-flags.DEFINE_enum(
-    "strategy", "mirrored", ["mirrored", "multi_worker"], "Train on this machine's devices, or in several processes."
-)
-flags.DEFINE_enum(
-    "communication", "auto", ["auto", "ring", "nccl"], "How the workers of --strategy multi_worker sum gradients."
-)
-flags.DEFINE_string("run_dir", None, "Folder of the run. Default: runs/<preset or data set>.")
-flags.DEFINE_bool("fresh", False, "Start over; an earlier run in the same folder is archived.")
-
 # Flags that change no weight: equal runs in two folders write equal weights files.
-NOT_RECORDED = ("data_dir", "download", "evaluate_every", "fresh", "keep", "run_dir")
+NOT_RECORDED = ("data_dir", "debug", "download", "evaluate_every", "fresh", "keep", "run_dir")
 
 FEW_TEST_IMAGES = 20  # fewer give a large standard error
 WORSE = 0.01  # bits/dim by which the last weights of a run are clearly worse than its best
 
 
-def _define_options() -> None:
-    """Defines a flag for each option of a model and of its training; None stands for the default of the data set."""
-    for name, field in (options.MODEL | options.TRAINING).items():
-        text, choices = field.metadata["doc"], field.metadata["choices"]
-        if name in options.OVERRIDDEN:
-            text += " Default: see the table."
-        elif field.default is not None and field.default is not False:
-            text += f" Default: {field.default}."
-        if isinstance(field.default, bool) and choices:
-            flags.DEFINE_flag(options.AutoFlag(name, None, text))
-        elif choices:
-            flags.DEFINE_enum(name, None, choices, text)
-        else:
-            kinds: dict[Any, Any] = {bool: flags.DEFINE_bool, float: flags.DEFINE_float}
-            kinds.get(field.type, flags.DEFINE_integer)(name, None, text)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(command_line.Options):
+    """The flags of main.py; those of the model and of the training, of which any can be left out, are in `given`."""
 
+    dataset: str = option(defaults.DATASET, "digits, a TFDS name such as cifar10, or a folder of images.")
+    data_dir: str | None = option(None, app.DATA_DIR_HELP)
+    download: bool = option(True, app.DOWNLOAD_HELP)
+    img_size: int | None = option(
+        None, "Height and width of the images. Default: the data set's own.", *integer(1, MAX_SIDE)
+    )
+    channel_size: int | None = option(
+        None, "Channels of the images. Default: the data set's own.", *integer(1, MAX_CHANNELS)
+    )
+    max_bad: float = option(
+        0.05,
+        "Largest fraction of unreadable files in a folder of images.",
+        "a number from 0 to 1",
+        lambda v: 0 <= v <= 1,
+    )
+    conditional: bool | None = option(None, "Learn one Gaussian per class; the images need labels or class folders.")
+    weights: str | None = option(
+        None,
+        "Start from these weights, which also define the model; --dequantization variational adds learned noise to it. "
+        + app.WEIGHTS_HELP,
+    )
+    preset: str | None = option(None, "Settings of a known run; see the table.", choices=(*defaults.PRESETS,))
+    strategy: str = option(
+        "mirrored",
+        "Train on this machine's devices, or in several processes.",
+        choices=("mirrored", "multi_worker"),
+    )
+    communication: str = option(
+        "auto", "How the workers of --strategy multi_worker sum gradients.", choices=("auto", "ring", "nccl")
+    )
+    run_dir: str | None = option(None, "Folder of the run. Default: runs/<preset or data set>.")
+    fresh: bool = option(False, "Start over; an earlier run in the same folder is archived.")
 
-_define_options()
+    @classmethod
+    def flags(cls) -> dict[str, dataclasses.Field]:
+        """{flag: field} of the command, those of the model and of its training included."""
+        return super().flags() | run_settings.flags()
+
+    @property
+    def learns_noise(self) -> bool:
+        """Whether learned noise is asked for; with --weights, a model of uniform noise is then fine-tuned with it."""
+        return self.given.get("dequantization") == "variational"
 
 
 def usage() -> str:
     """The text that `--help` prints before the flags."""
-    return f"{__doc__}\n{options.table(app.HELP_WIDTH)}"
+    return f"{__doc__}\n{run_settings.table(command_line.HELP_WIDTH)}"
 
 
-def main(arguments: list[str]) -> int:
-    """Trains the model that the flags describe; returns the exit status."""
+def main(options: Options) -> int:
+    """Trains the model that the options describe; returns the exit status."""
     with _naming_flags():
-        model, config = _check_flags(arguments)
-        weights = app.find_weights(FLAGS.weights) if FLAGS.weights else None
-        kind = registry.check_data_set(FLAGS.dataset, FLAGS.data_dir, FLAGS.download)
-        if FLAGS["max_bad"].present and kind != "folder":
-            raise InputError(f"--max_bad is for a folder of images, and {FLAGS.dataset} is a data set; leave it out")
-        app.check_data_dir(kind, FLAGS.dataset)
-        run = _run_directory(_known_settings(model, weights, kind) | config.fixed() | {"dataset": FLAGS.dataset})
+        options = _with_preset(options)
+        model, config = _check_options(options)
+        weights = app.find_weights(options.weights) if options.weights else None
+        kind = registry.check_data_set(options.dataset, options.data_dir, options.download)
+        if "max_bad" in options.given and kind != "folder":
+            raise InputError(f"--max_bad is for a folder of images, and {options.dataset} is a data set; leave it out")
+        app.check_data_dir(options.data_dir, kind, options.dataset)
+        known = _known_settings(options, model, weights, kind)
+        run = _run_directory(options, known | config.fixed() | {"dataset": options.dataset})
         if kind == "folder":
-            run.check_outside(FLAGS.dataset)
-        tf = app.import_tensorflow(starts_devices=FLAGS.strategy != "multi_worker")
+            run.check_outside(options.dataset)
+        tf = app.import_tensorflow(options.debug, starts_devices=options.strategy != "multi_worker")
         if config.jit_compile and not tf.config.list_physical_devices("GPU"):
             raise InputError("--jit_compile needs a GPU: on CPUs it makes steps many times slower")
-        trainer, images = _build(model, config, weights)
-        if FLAGS.fresh and trainer.workers.is_chief:
+        trainer, images = _build(options, model, config, weights)
+        if options.fresh and trainer.workers.is_chief:
             archived = run.archive()
             if archived:
                 print(f"the earlier run was moved to {archived}")
         _announce(trainer, images, run)
-        metadata = {"command": recorded_command(), "dataset": FLAGS.dataset, "seed": config.seed}
+        metadata = {"command": recorded_command(options), "dataset": options.dataset, "seed": config.seed}
         result = trainer.fit(
             images.train,
             images.test,
             run_directory=run,
             metadata=metadata | {"class_names": list(images.class_names)},
-            settings={"dataset": FLAGS.dataset},
+            settings={"dataset": options.dataset},
             images=images.fingerprint(),
         )
     return _finish(result, config, run, is_chief=trainer.workers.is_chief)
 
 
-def _check_flags(arguments: list[str]) -> tuple[dict[str, Any], TrainConfig]:
+def _with_preset(options: Options) -> Options:
+    """The options with the data set of the preset, unless the command line names another one."""
+    if options.preset is None:
+        return options
+    names = {"dataset", "img_size"} - set(options.given)
+    return dataclasses.replace(options, **{name: defaults.PRESETS[options.preset][name] for name in names})
+
+
+def _check_options(options: Options) -> tuple[dict[str, Any], TrainConfig]:
     """(settings of the model, training options), checked as far as possible without data and TensorFlow."""
-    app.check_no_arguments(arguments, "--dataset names the data set")
-    if FLAGS["communication"].present and FLAGS.strategy != "multi_worker":
+    app.check_no_arguments(options, "--dataset names the data set")
+    if "communication" in options.given and options.strategy != "multi_worker":
         raise InputError("--communication is for --strategy multi_worker; leave it out")
-    if not 0 <= FLAGS.max_bad <= 1:  # absl takes NaN for a number of the range
-        raise InputError(f"--max_bad is {FLAGS.max_bad}; it must be a number from 0 to 1")
     for name in ("dataset", "data_dir", "weights", "run_dir"):
+        value = getattr(options, name) or ""
         try:
-            (FLAGS[name].value or "").encode()
+            value.encode()
         except UnicodeEncodeError:
-            raise InputError(f"--{name} is {printable(FLAGS[name].value)}, which is not UTF-8; rename it") from None
-    for name in ("dataset", "img_size"):
-        if FLAGS.preset and not FLAGS[name].present:
-            FLAGS[name].value = defaults.PRESETS[FLAGS.preset][name]
-    given = {name: FLAGS[name].value for name in (*options.STANDARD, "img_size")}
-    chosen = options.for_run(FLAGS.preset, FLAGS.dataset, given)
-    config = TrainConfig(**{name: chosen[name] for name in options.TRAINING})
-    model = {name: chosen[name] for name in (*options.MODEL, "conditional")} | {"classifier": config.weight_y > 0}
-    if FLAGS.weights:
-        present = [f"--{name}" for name in (*options.MODEL, "conditional") if FLAGS[name].value is not None]
-        if _learns_noise():
+            raise InputError(f"--{name} is {printable(value)}, which is not UTF-8; rename it") from None
+    given = {name: value for name, value in options.given.items() if name in run_settings.STANDARD}
+    chosen = run_settings.for_run(options.preset, options.dataset, given | {"img_size": options.img_size})
+    config = TrainConfig(**{name: chosen[name] for name in run_settings.TRAINING})
+    model = {name: chosen[name] for name in (*run_settings.MODEL, "conditional")} | {"classifier": config.weight_y > 0}
+    if options.weights:
+        present = [f"--{name}" for name in (*run_settings.MODEL, "conditional") if name in given]
+        if options.learns_noise:
             present.remove("--dequantization")
         if present:
             raise InputError(f"{', '.join(present)} cannot be combined with --weights: the file defines the model")
-        if FLAGS.preset:
+        if options.preset:
             logging.warning("--weights defines the model; --preset sets only the data and the training")
     else:
         if config.weight_y and not model["conditional"]:
             raise InputError(f"--weight_y is {config.weight_y:g}, which needs --conditional")
         # If the image size is still unknown, use one that is divisible at every level.
         side = chosen.get("img_size", 2**MAX_LEVELS)
-        model_config(model, (side, side, FLAGS.channel_size or 1), num_classes=2)
+        model_config(model, (side, side, options.channel_size or 1), num_classes=2)
     return model, config
 
 
-def _learns_noise() -> bool:
-    """Whether learned noise is asked for; with --weights, a model of uniform noise is then fine-tuned with it."""
-    return FLAGS.dequantization == "variational"
-
-
-def _known_settings(model: Mapping[str, Any], weights: app.Weights | None, kind: str) -> dict[str, Any]:
+def _known_settings(
+    options: Options, model: Mapping[str, Any], weights: app.Weights | None, kind: str
+) -> dict[str, Any]:
     """The settings of the model that a run records, as far as they are known without its data."""
     if weights is not None:
-        learned = {"dequantization": "variational"} if _learns_noise() else {}
+        learned = {"dequantization": "variational"} if options.learns_noise else {}
         return {"model": weights.config.to_dict() | learned}
-    channels = FLAGS.channel_size or (3 if kind == "folder" else 0)
-    side = FLAGS.img_size or 2**MAX_LEVELS
+    channels = options.channel_size or (3 if kind == "folder" else 0)
+    side = options.img_size or 2**MAX_LEVELS
     known = model_config(model, (side, side, channels or 1), num_classes=2).to_dict()
-    unknown = [] if FLAGS.img_size and channels else ["image_shape"]
+    unknown = [] if options.img_size and channels else ["image_shape"]
     unknown += ["num_classes"] if model["conditional"] else []
     return {"model": {name: value for name, value in known.items() if name not in unknown}}
 
 
-def _run_directory(known: Mapping[str, Any]) -> RunDirectory:
+def _run_directory(options: Options, known: Mapping[str, Any]) -> RunDirectory:
     """The run's directory, if no other trainer uses it and no run with other settings is there.
 
     The settings are those that are known without importing TensorFlow, which takes seconds.
     """
-    run = RunDirectory(FLAGS.run_dir or os.path.join(defaults.RUNS, FLAGS.preset or run_name(FLAGS.dataset)))
-    if FLAGS.strategy != "multi_worker":
-        if FLAGS.fresh:
+    run = RunDirectory(options.run_dir or os.path.join(defaults.RUNS, options.preset or run_name(options.dataset)))
+    if options.strategy != "multi_worker":
+        if options.fresh:
             run.check_movable()
         elif run.has_saved():
             settings.compare(run, known)
@@ -200,7 +208,9 @@ def _run_directory(known: Mapping[str, Any]) -> RunDirectory:
     return run
 
 
-def _build(model: Mapping[str, Any], config: TrainConfig, weights: app.Weights | None) -> tuple["Trainer", "ImageData"]:
+def _build(
+    options: Options, model: Mapping[str, Any], config: TrainConfig, weights: app.Weights | None
+) -> tuple["Trainer", "ImageData"]:
     """Loads the images and creates the trainer with its model."""
     from glow_tf.data import image_data
     from glow_tf.glow import Glow
@@ -210,15 +220,15 @@ def _build(model: Mapping[str, Any], config: TrainConfig, weights: app.Weights |
     from glow_tf.training.trainer import Trainer
 
     # The strategy must be created before TensorFlow does anything else.
-    has_workers = FLAGS.strategy == "multi_worker"
-    strategy = distributed.multi_worker_strategy(FLAGS.communication) if has_workers else hardware.default_strategy()
+    has_workers = options.strategy == "multi_worker"
+    strategy = distributed.multi_worker_strategy(options.communication) if has_workers else hardware.default_strategy()
     images = image_data.load(
-        FLAGS.dataset,
-        data_dir=FLAGS.data_dir,
-        image_size=FLAGS.img_size,
-        channels=FLAGS.channel_size,
-        download=FLAGS.download,
-        max_bad=FLAGS.max_bad,
+        options.dataset,
+        data_dir=options.data_dir,
+        image_size=options.img_size,
+        channels=options.channel_size,
+        download=options.download,
+        max_bad=options.max_bad,
     )
     if config.flip and not images.flippable:
         raise InputError(f"--flip would change the meaning of the images of {images.name}; leave it out")
@@ -228,7 +238,7 @@ def _build(model: Mapping[str, Any], config: TrainConfig, weights: app.Weights |
         if weights is not None:
             images.check_fits(weights.config)
             glow = Glow.load(weights.path)
-            if _learns_noise() and glow.flow.noise is None:
+            if options.learns_noise and glow.flow.noise is None:
                 count = min(initial_images(glow.config), images.train.num_images)
                 glow = glow.with_learned_noise(images.train.random_subset(count, seed=config.seed)[0])
         else:
@@ -244,7 +254,7 @@ def _build(model: Mapping[str, Any], config: TrainConfig, weights: app.Weights |
 
 def model_config(model: Mapping[str, Any], image_shape: tuple[int, int, int], num_classes: int) -> GlowConfig:
     """The GlowConfig of a new model, from settings that are named like the flags."""
-    settings = {field.name: model[flag] for flag, field in options.MODEL.items()}
+    settings = {field.name: model[flag] for flag, field in run_settings.MODEL.items()}
     num_classes = num_classes if model["conditional"] else 0
     return GlowConfig(image_shape, num_classes=num_classes, classifier=model["classifier"], **settings)
 
@@ -317,15 +327,15 @@ def _naming_flags() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        names = "|".join([*options.STANDARD, "image_size", "channels"])
+        names = "|".join([*run_settings.STANDARD, "image_size", "channels"])
         message = re.sub(rf"(?:\bmodel\.)?(?<![\w-])({names})(?= (?:is|was) )", r"--\1", str(error))
         raise InputError(re.sub(r"\bmodel\.(?=num_|image_shape)", "", message)) from error
 
 
-def recorded_command() -> str:
+def recorded_command(options: Options) -> str:
     """The command to record in weights files: the flags in use, sorted, without those that change no weight."""
-    present = [flag for flag in FLAGS.get_flags_for_module(__name__) if flag.present and flag.name not in NOT_RECORDED]
-    return shlex.join(["python3", "main.py", *(flag.serialize() for flag in sorted(present, key=lambda f: f.name))])
+    recorded = sorted(set(options.given) - set(NOT_RECORDED))
+    return shlex.join(["python3", "main.py", *(command_line.serialize(name, options.given[name]) for name in recorded)])
 
 
 def run_name(dataset: str) -> str:
@@ -336,4 +346,4 @@ def run_name(dataset: str) -> str:
 
 def run() -> None:
     """Runs the command with the arguments of the command line; does not return."""
-    app.run(main, usage())
+    app.run(main, Options, usage())

@@ -1,6 +1,5 @@
 """What the commands share, each tried in a process of its own; none of these needs TensorFlow."""
 
-import dataclasses
 import os
 import re
 import signal
@@ -12,21 +11,24 @@ from pathlib import Path
 import pytest
 
 from glow_tf import __main__
-from glow_tf.cli import app
-from glow_tf.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 HEAD = """
-import sys
-from glow_tf.cli import app
+import dataclasses, sys
+from glow_tf._option import option
+from glow_tf.cli import app, command_line
 from glow_tf.errors import InputError, TrainingFailure
-def main(arguments):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(command_line.Options):
+    {flags}
+def main(options):
 """
 
 
-def run(body, *arguments, before=(), head="", **options):
-    """(exit status, output, error output) of a command whose `main` has this body."""
-    code = f"{head}\n{HEAD}" + "".join(f"    {line}\n" for line in body.splitlines()) + "app.run(main, 'usage')\n"
+def run(body, *arguments, before=(), flags="pass", **options):
+    """(exit status, output, error output) of a command with these flags, whose `main` has this body."""
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    code = HEAD.format(flags=flags) + lines + "app.run(main, Options, 'usage')\n"
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)} | options.pop("environment", {})
     command = [*before, sys.executable, "-c", code, *arguments]
     defaults = {"capture_output": True, "text": True, "timeout": 20, "env": environment}
@@ -67,7 +69,7 @@ def test_a_fault_of_the_program_is_a_traceback():
 
 def test_the_status_is_what_main_returns():
     assert run("return 143")[0] == 143
-    assert run("print(arguments)", "a", "b") == (0, "['a', 'b']\n", "")
+    assert run("print(options.arguments)", "a", "b") == (0, "('a', 'b')\n", "")
 
 
 def test_an_output_that_cannot_be_written_is_an_error_unless_its_reader_left():
@@ -81,9 +83,9 @@ def test_an_output_that_cannot_be_written_is_an_error_unless_its_reader_left():
 
 
 def test_an_empty_value_does_not_mean_the_default():
-    head = "from absl import flags\nflags.DEFINE_string('x', None, 'X.')\nflags.DEFINE_multi_string('y', [], 'Y.')"
+    flags = "x: str | None = option(None, 'X.'); y: tuple[str, ...] = option((), 'Y.')"
     for name in "xy":
-        status, _, error = run("raise KeyError", f"--{name}=", head=head)
+        status, _, error = run("raise KeyError", f"--{name}=", flags=flags)
         assert (status, error) == (2, f"error: --{name} is empty; leave it out for its default\n")
 
 
@@ -98,49 +100,32 @@ def test_outputs_that_cannot_be_written_are_refused_at_the_start(tmp_path, kind)
         os.mkfifo(path)
     elif kind == "loop":
         path.symlink_to(path)
-    head = "from absl import flags\nflags.DEFINE_string('out', None, 'The output.')"
-    status, _, error = run("app.check_output('out')", f"--out={path}", head=head)
+    flags = "out: str | None = option(None, 'The output.')"
+    status, _, error = run("app.check_output('out', options.out)", f"--out={path}", flags=flags)
     assert status == 2 and error.startswith(f"error: --out is {str(path)[:300]}") and error.count("\n") == 1
     assert ", which " in error
 
 
 def test_help_and_wrong_flags_answer_at_once():
-    before = (
-        "from absl import flags\nflags.DEFINE_float('temp', 0.7, 'Temperature.')\nflags.DEFINE_string('x', None, 'X.')"
-    )
+    flags = "temp: float = option(0.7, 'Temperature.'); x: str | None = option(None, 'X.')"
     start = time.monotonic()
-    status, output, _ = run("raise KeyError", "--help", head=before)
+    status, output, _ = run("raise KeyError", "--help", flags=flags)
     assert (status, output.splitlines()[0]) == (0, "usage")
     assert "  --temp\n      Temperature. Default: 0.7.\n  --x\n      X.\n" in output
-    status, _, error = run("raise KeyError", "--tmp=3", head=before)
+    status, _, error = run("raise KeyError", "--tmp=3", flags=flags)
     assert (status, error) == (
         2, "error: --tmp is not a flag of this command; did you mean --temp? --help lists its flags\n"
     )  # fmt: skip
     status, _, error = run("raise KeyError", "--no_such_flag")
     assert (status, error) == (2, "error: --no_such_flag is not a flag of this command; --help lists its flags\n")
-    assert run("raise KeyError", "--temp=x", head=before)[2].startswith("error: flag --temp=x: ")
+    assert run("raise KeyError", "--temp=x", flags=flags)[2].startswith("error: flag --temp=x: ")
     assert time.monotonic() - start < 10
 
 
-def test_a_flag_of_another_command_is_named_with_it():
-    for flag, command in (("epochs", "main.py"), ("mode", "sample.py"), ("draws", "evaluate.py"), ("x", None)):
-        assert app._command_with(flag) == command
-    message = "--mode is a flag of sample.py, not of this command; --help lists its flags"
-    assert run("raise KeyError", "--mode", "3")[2] == f"error: {message}\n"
-
-
-def test_the_page_of_the_commands_names_every_flag():
-    page = (ROOT / "docs" / "commands.md").read_text()
-    text = "".join((ROOT / "glow_tf" / "cli" / f"{module}.py").read_text() for module in app.COMMANDS)
-    names = [*re.findall(r'DEFINE_\w+\(\s*"(\w+)"', text), *(field.name for field in dataclasses.fields(TrainConfig))]
-    assert len(names) > 60
-    assert [name for name in names if f"--{name}" not in page] == []
-
-
 def test_messages_use_the_names_of_flags():
-    before = "from absl import flags\nflags.DEFINE_integer('l_glow', 3, 'Levels.')"
+    flags = "l_glow: int = option(3, 'Levels.')"
     body = "raise InputError('num_levels is 9, num_steps 3')"
-    assert run(body, head=before)[2] == "error: --l_glow is 9, num_steps 3\n"
+    assert run(body, flags=flags)[2] == "error: --l_glow is 9, num_steps 3\n"
     assert run(body)[2] == "error: num_levels is 9, num_steps 3\n"
 
 
@@ -212,7 +197,9 @@ def test_letters_that_a_terminal_lacks_do_no_harm(environment):
 
 
 def test_what_libraries_print_while_they_load_is_hidden():
-    body = "import os\nwith app._quiet_stderr():\n    os.write(2, b'noise')\nprint('shown', file=sys.stderr)"
+    body = (
+        "import os\nwith app._quiet_stderr(options.debug):\n    os.write(2, b'noise')\nprint('shown', file=sys.stderr)"
+    )
     assert run(body)[2] == "shown\n"
     assert run(body, "--debug")[2] == "noiseshown\n"
 

@@ -15,7 +15,7 @@ WRONG_FLAGS = [
     ((), "use either --from"),
     (("--from", "openai", "--to", "openai", "x"), "use either --from"),
     (("--input", "x"), "--input is not a flag of this command; --help lists its flags"),
-    (("--from", "torch", "x"), "should be one of"),
+    (("--from", "torch", "x"), "--from is 'torch'; it can be openai, glow-tf2, rosinality"),
     (("--from", "openai", "--out", "w"), "expected one path to read, not 0"),
     (("--from", "openai", "x", "y", "--out", "w"), "expected one path to read, not 2"),
     (("--to", "openai", "x", "--weights", "y", "--out", "w"), "expected one path to read, not 2"),

@@ -23,8 +23,8 @@ WRONG = {
     "--weights missing.h5": "missing.h5",
     "--weights weights.h5": "do not say what they were trained on; name the data with --dataset",
     "--weights weights.h5 --dataset ./missing": "the folder './missing' does not exist",
-    "--weights weights.h5 --dataset digits --batch_size 0": "flag --batch_size=0",
-    "--weights weights.h5 --dataset digits --draws 0": "flag --draws=0",
+    "--weights weights.h5 --dataset digits --batch_size 0": "--batch_size is 0; it must be an integer from 1 ",
+    "--weights weights.h5 --dataset digits --draws 0": "--draws is 0; it must be an integer from 1 to 10000",
     "--weights weights.h5 --csv s.csv": "name the images with --images",
     "--weights weights.h5 --images folder --csv new/s --html new/./s": "--csv and --html are both new/s",
     "--weights weights.h5 --images folder --csv empty": "--csv is empty, which is a folder; name a file",
@@ -35,7 +35,7 @@ WRONG = {
     "--weights weights.h5 --images ./missing": "./missing does not exist",
     "--weights weights.h5 --images test:0": "do not say what they were trained on; name the data with --dataset",
     "--weights weights.h5 --dataset digits --images test:0,256": "the test split has 256 images",
-    "--weights weights.h5 --eval_images 0": "flag --eval_images=0",
+    "--weights weights.h5 --eval_images 0": "--eval_images is 0; it must be",
     "--weights seen.h5": "were trained on 'folder'; if that is a folder, add --dataset folder",
     "--weights root.h5": "were trained on '/'; if that is a folder, add --dataset /",
     "--weights mnist.h5 --data_dir empty --download": "mnist",
@@ -240,10 +240,9 @@ def test_long_tables_end_with_a_count(capsys, monkeypatch):
     assert capsys.readouterr().out.splitlines()[-2:] == ["     1    1.0000  b", "... and 3 more classes"]
 
 
-def test_the_bound_names_its_noise(capsys, monkeypatch):
-    monkeypatch.setattr(reports, "FLAGS", types.SimpleNamespace(draws=2))
+def test_the_bound_names_its_noise(capsys):
     config = GlowConfig((8, 8, 1), num_levels=1, dequantization="variational")
-    reports.print_bound(types.SimpleNamespace(config=config))
+    reports.print_bound(types.SimpleNamespace(config=config), draws=2)
     expected = "an upper bound, importance-weighted over 2 learned noise samples per image\n"
     assert capsys.readouterr().out == expected
 

@@ -29,13 +29,18 @@ def data(monkeypatch):
     split = ArrayDataset(
         np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1) * np.ones((1, 4, 8, 2), np.uint8), np.arange(5)
     )
-    monkeypatch.setattr(images, "data_of", lambda glow: types.SimpleNamespace(test=split))
+    monkeypatch.setattr(images, "data_of", lambda options, glow: types.SimpleNamespace(test=split))
+
+
+def read(values, *arguments, **options):
+    """`images.read` for these values of `--images`."""
+    return images.read(images.Options(images=tuple(values)), *arguments, **options)
 
 
 def test_files_folders_and_test_images_keep_their_order(folder, data, small_glow):
-    values = ["many", "test:4,0", "a.png"]
+    values = ("many", "test:4,0", "a.png")
     assert images.check(values) == 5
-    named = images.read(values, small_glow)
+    named = read(values, small_glow)
     assert named.images.shape == (5, 4, 8, 2)
     assert named.images[:, 0, 0, 0].tolist() == [90, 120, 4, 0, 60]
     assert named.labels.tolist() == [images.UNKNOWN, images.UNKNOWN, 4, 0, images.UNKNOWN]
@@ -55,7 +60,7 @@ def test_labels_are_those_of_the_models_classes(conditional_glow, monkeypatch):
 def test_unreadable_files_of_a_folder_are_left_out(folder, small_glow):
     """Also where training needed --max_bad to accept them."""
     (folder / "many" / "text.png").write_text("not an image")
-    assert images.read(["many"], small_glow).names == ("many/b.png", "many/c.png")
+    assert read(["many"], small_glow).names == ("many/b.png", "many/c.png")
     data = of_model(small_glow, "./many")
     assert (data.train.num_images, data.test.num_images) == (1, 1)
 
@@ -67,10 +72,10 @@ def test_a_folder_is_read_only_as_far_as_needed_and_that_is_said(folder, small_g
         image_file, "decode", lambda path, **options: (decoded.append(path), decode(path, **options))[1]
     )
     monkeypatch.setattr(_progress, "line", lines.append)
-    assert images.read(["many"], small_glow, limit=1).names == ("many/b.png",)
+    assert read(["many"], small_glow, limit=1).names == ("many/b.png",)
     assert decoded == ["many/b.png"]
     assert lines == ["the first 1 of 2 images in many are used"]
-    assert images.read(["many", "a.png"], small_glow, limit=2).names == ("many/b.png", "many/c.png")
+    assert read(["many", "a.png"], small_glow, limit=2).names == ("many/b.png", "many/c.png")
     assert lines[1:] == ["2 images are used (--n); left out: a.png"]
 
 
@@ -93,4 +98,4 @@ def test_what_cannot_be_read_is_named(folder, data, small_glow):
     for value, message in (("test:5", "from 0 to 4"), ("text.png", "the image text.png cannot be read")):
         images.check([value])
         with pytest.raises(InputError, match=message):
-            images.read([value], small_glow)
+            read([value], small_glow)

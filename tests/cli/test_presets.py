@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from absl import flags
 
-from glow_tf.cli import defaults, options, train
+from glow_tf.cli import command_line, defaults, run_settings, train
 from glow_tf.config import TrainConfig
 from glow_tf.errors import InputError
 from glow_tf.importers import openai
@@ -23,7 +22,7 @@ PARAMETERS = {
 @pytest.mark.parametrize("preset", PARAMETERS)
 def test_parameter_counts_are_the_published_ones(preset):
     named = defaults.PRESETS[preset]
-    model = options.STANDARD | named | {"classifier": "weight_y" in named}
+    model = run_settings.STANDARD | named | {"classifier": "weight_y" in named}
     config = train.model_config(model, (named["img_size"], named["img_size"], 3), num_classes=10)
     shapes = openai.expected_shapes(config)
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == PARAMETERS[preset]
@@ -31,8 +30,8 @@ def test_parameter_counts_are_the_published_ones(preset):
 
 @pytest.mark.parametrize("named", [*defaults.DATASETS.values(), defaults.OTHER, *defaults.PRESETS.values()])
 def test_defaults_are_valid_settings(named):
-    training = {name: value for name, value in named.items() if name in options.TRAINING}
-    assert set(named) <= {*options.STANDARD, "dataset", "img_size"}
+    training = {name: value for name, value in named.items() if name in run_settings.TRAINING}
+    assert set(named) <= {*run_settings.STANDARD, "dataset", "img_size"}
     TrainConfig(**training)
 
 
@@ -44,18 +43,19 @@ def test_a_cool_down_of_half_the_run_follows_its_length():
 
 
 def test_a_data_set_of_a_certain_version_has_the_same_defaults():
-    assert options.for_run(None, "cifar10:3.0.2", {}) == options.for_run(None, "cifar10", {})
-    assert options.for_run(None, "cifar:10", {})["n_bits"] == defaults.OTHER["n_bits"]
+    assert run_settings.for_run(None, "cifar10:3.0.2", {}) == run_settings.for_run(None, "cifar10", {})
+    assert run_settings.for_run(None, "cifar:10", {})["n_bits"] == defaults.OTHER["n_bits"]
 
 
 def test_every_option_is_a_flag_with_a_sentence_of_help():
-    for name, field in (options.MODEL | options.TRAINING).items():
-        assert field.metadata["doc"] in train.FLAGS[name].help
+    flags = train.Options.flags()
+    for name, field in (run_settings.MODEL | run_settings.TRAINING).items():
+        assert field.metadata["doc"] in flags[name].metadata["doc"]
         assert field.metadata["doc"][0].isupper() and field.metadata["doc"].endswith(".")
 
 
 @pytest.mark.parametrize(
-    ("given", "value", "recorded"),
+    ("word", "value", "recorded"),
     [
         ("--mixed_precision", True, "--mixed_precision"),
         ("--mixed_precision=false", False, "--nomixed_precision"),
@@ -63,12 +63,10 @@ def test_every_option_is_a_flag_with_a_sentence_of_help():
         ("--mixed_precision=auto", "auto", "--mixed_precision=auto"),
     ],
 )
-def test_mixed_precision_is_on_off_or_auto(given, value, recorded):
-    values = flags.FlagValues()
-    flags.DEFINE_flag(options.AutoFlag("mixed_precision", None, "help"), values)
-    values(["main.py", given])
-    assert repr(TrainConfig(mixed_precision=values.mixed_precision).mixed_precision) == repr(value)
-    assert values["mixed_precision"].serialize() == recorded
+def test_mixed_precision_is_on_off_or_auto(word, value, recorded):
+    given = train.Options.parse([word]).given["mixed_precision"]
+    assert repr(TrainConfig(mixed_precision=given).mixed_precision) == repr(value)
+    assert command_line.serialize("mixed_precision", given) == recorded
     with pytest.raises(InputError, match="mixed_precision is 'maybe'; it must be True or False or auto"):
         TrainConfig(mixed_precision="maybe")
 

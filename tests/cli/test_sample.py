@@ -17,13 +17,13 @@ from glow_tf.data import image_data
 from glow_tf.evaluation import editing, metrics, visualization
 
 WRONG = {
-    "--temp -1": "--temp is -1.0; it must be from 0 to 100, 0.7 is usual",
+    "--temp -1": "--temp is -1.0; it must be a number from 0 to 100, 0.7 is usual",
     "--temp nan": "--temp is nan",
     "--temp 1e9": "--temp is 1000000000.0",
-    "--n 0": "flag --n=0",
+    "--n 0": "--n is 0; it must be an integer from 1 to 10000",
     "--n x": "flag --n=x: it is not an integer",
-    "--n 1000000000": "flag --n=1000000000",
-    "--seed -5": "flag --seed=-5",
+    "--n 1000000000": "--n is 1000000000; it must be",
+    "--seed -5": "--seed is -5; it must be an integer from 0 to 2147483647",
     "--weights missing.h5": "missing.h5",
     "--weights page.html": "page.html is an HTML page",
     "--weights .": "is a folder",
@@ -129,7 +129,7 @@ WARNED_MODES = {
 }
 OVERFLOWING = "--weights overflowing.h5 --n 4 --seed 0 --out overflowing.png"
 WRONG_MODES = {
-    "--mode fly": "flag --mode=fly",
+    "--mode fly": "--mode is 'fly'; it can be samples, temperature, reconstruct",
     "--label horse": "--label is 'horse'; the classes are 0, 1, 2",
     "--label 10": "an index from 0 to 9",
     "--strength 2 --weights missing.h5": "--mode samples does not use --strength; modes that use it: attribute, pca",
@@ -143,7 +143,7 @@ WRONG_MODES = {
     "--mode reconstruct --images test:999999": "from 0 to 255",
     "--mode reconstruct --images table.csv": "table.csv cannot be read",
     "--mode reconstruct --images test:1,x": "named as in test:0,5,17",
-    "--mode interpolate --columns 1": "flag --columns=1",
+    "--mode interpolate --columns 1": "--columns is 1; it must be an integer from 2 to 1000",
     "--mode attribute": "an attribute needs examples",
     "--mode attribute --positive class:1": "--positive and --negative must be used together",
     "--mode attribute --positive class:1 --negative class:horse": "--negative is 'horse'; the classes are 0",

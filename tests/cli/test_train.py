@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from commands import environment, run_many, start
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -34,11 +33,11 @@ WRONG_FLAGS = {
     "--batch_size " + 5000 * "9": "it is not an integer",
     "--n_bits 9": "--n_bits is 9; it must be an integer from 1 to 8",
     "--width 0": "--width is 0",
-    "--coupling nice": "flag --coupling=nice: value should be one of <affine|additive>",
-    "--backprop foo": "flag --backprop=foo: value should be one of <stored|recompute|reversible>",
+    "--coupling nice": "--coupling is 'nice'; it can be affine, additive",
+    "--backprop foo": "--backprop is 'foo'; it can be stored, recompute, reversible",
     "--img_size 7": "image height 7 is not divisible by 2**2 = 4 (--l_glow is 2); use 4 or 8",
-    "--img_size 5000": "flag --img_size=5000: 5000 is not an integer in the range [1, 1024]",
-    "--channel_size 5": "flag --channel_size=5: 5 is not an integer in the range [1, 4]",
+    "--img_size 5000": "--img_size is 5000; it must be an integer from 1 to 1024",
+    "--channel_size 5": "--channel_size is 5; it must be an integer from 1 to 4",
     "--batch_size 0": "--batch_size is 0; it must be an integer from 1 to 2147483647",
     "--batch_size many": "flag --batch_size=many: it is not an integer",
     "--epochs 0": "--epochs is 0",
@@ -54,12 +53,12 @@ WRONG_FLAGS = {
     "--evaluate_every 0": "--evaluate_every is 0",
     "--beta_2 1": "--beta_2 is 1.0",
     "--ema_decay 1": "--ema_decay is 1.0",
-    "--optimizer sgd": "flag --optimizer=sgd: value should be one of <adamax|adam|muon>",
+    "--optimizer sgd": "--optimizer is 'sgd'; it can be adamax, adam, muon",
     "--seed -1": "--seed is -1",
     "--seed 99999999999999": "--seed is 99999999999999",
     "--weight_y 0.1": "--weight_y is 0.1, which needs --conditional",
     "--weight_y -1 --conditional": "--weight_y is -1.0; it must be a number from 0 to 1e30",
-    "--preset nothing": "flag --preset=nothing",
+    "--preset nothing": "--preset is 'nothing'; it can be cifar10-small, ",
     "--weights x --k_glow 4 --width 3": "--k_glow, --width cannot be combined with --weights",
     "--weights x --dequantization uniform": "--dequantization cannot be combined with --weights",
     "--dataset \udcff": "--dataset is \\udcff, which is not UTF-8",
@@ -127,9 +126,8 @@ def test_wrong_input_is_one_line_and_nothing_is_written(tmp_path, wrong, imports
 
 def test_the_seed_draws_the_first_weights(caplog, monkeypatch):
     monkeypatch.setattr(hardware, "has_fast_bfloat16", lambda: False)
-    with flagsaver.flagsaver():
-        train.FLAGS(["main.py", *TINY, "--seed", "3", "--epochs", "1", "--mixed_precision"])
-        trainer, _ = train._build(*train._check_flags([]), None)
+    options = train.Options.parse([*TINY, "--seed", "3", "--epochs", "1", "--mixed_precision"])
+    trainer, _ = train._build(options, *train._check_options(options), None)
     assert "--mixed_precision is slower here: neither a GPU nor this processor" in caplog.text
     assert "the run has 3 steps and its warm-up 6, so --learning_rate is not reached" in caplog.text
     drawn = Glow(trainer.glow.config, seed=3).named_variables()

@@ -276,7 +276,7 @@ def started(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--port", "0"], "flag --port=0"),
+        (["--port", "0"], "--port is 0; it must be an integer from 1 to 65535"),
         (["weights.h5"], "unexpected argument 'weights.h5'; a weights file is named by --weights"),
         (["--direction", "smile.npy"], "--direction is 'smile.npy'; it must have the form NAME=FILE"),
         (["--direction", "a=b", "--direction", "a=c"], "--direction 'a' is used twice"),

@@ -1,14 +1,15 @@
 """The settings of main.py, their defaults for each data set and preset, and the table that `--help` shows."""
 
+import copy
+import dataclasses
 import textwrap
+import types
 from collections.abc import Mapping
 from typing import Any
 
-from absl import flags
-
 from glow_tf._option import by_flag
 from glow_tf.cli import defaults
-from glow_tf.config import AUTO, GlowConfig, TrainConfig
+from glow_tf.config import GlowConfig, TrainConfig
 
 # {flag: field} of a model and of its training.
 MODEL = by_flag(GlowConfig)
@@ -22,24 +23,15 @@ STANDARD |= {name: field.default for name, field in TRAINING.items()}
 OVERRIDDEN = {name for row in (*defaults.DATASETS.values(), defaults.OTHER, *defaults.PRESETS.values()) for name in row}
 
 
-class _AutoParser(flags.BooleanParser):
-    def parse(self, argument: str | bool | int) -> Any:
-        if argument == AUTO:
-            return AUTO
-        try:
-            return super().parse(argument)
-        except ValueError:
-            raise ValueError("it must be true, false or auto") from None
-
-
-class AutoFlag(flags.Flag):
-    """A boolean flag that can also be "auto"."""
-
-    def __init__(self, name: str, default: Any, text: str) -> None:
-        super().__init__(_AutoParser(), None, name, default, text, boolean=True)
-
-    def _serialize(self, value: Any) -> str:
-        return f"--{self.name}={AUTO}" if value == AUTO else super()._serialize(value)
+def flags() -> dict[str, dataclasses.Field]:
+    """{flag: field} of a model and of its training; defaults that a data set or preset overrides are in the table."""
+    fields = MODEL | TRAINING
+    for name in OVERRIDDEN & set(fields):
+        field = fields[name] = copy.copy(fields[name])
+        field.default = None
+        doc = f"{field.metadata['doc']} Default: see the table."
+        field.metadata = types.MappingProxyType({**field.metadata, "doc": doc})
+    return fields
 
 
 def for_run(preset: str | None, dataset: str, given: Mapping[str, Any]) -> dict[str, Any]:
