@@ -25,7 +25,8 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "document", ["docs/cookbook.md", "docs/integrations.md", "README.md", "glow_tf/pretrained/MODEL_CARD.md"]
+    "document",
+    ["docs/commands.md", "docs/cookbook.md", "docs/integrations.md", "README.md", "glow_tf/pretrained/MODEL_CARD.md"],
 )
 def test_code_blocks(place, two_replicas, monkeypatch, document):
     # TensorFlow cannot sum over one device and then over two in the same process.
