@@ -67,11 +67,11 @@ class GlowConfig:
     )
     num_bits: int = option(8, "Bits per channel, 1 to 8.", *integer(1, 8), flag="n_bits")
     learned_top: bool = option(
-        True, "Whether the deepest latents have a learned Gaussian, as in every published run.", flag=False
+        True, "Whether the Gaussian of the deepest latents is learned, as in every published run.", flag=False
     )
     num_classes: int = option(
         0,
-        "Number of classes of a class-conditional model; 0 for an unconditional one.",
+        "Number of classes of a class-conditional model; 0 for a model without classes.",
         *integer(0, MAX_CLASSES),
         flag=False,
     )
@@ -79,17 +79,19 @@ class GlowConfig:
         False, "Whether a class-conditional model also has OpenAI's classifier of its deepest latents.", flag=False
     )
     pixels: str = option(
-        "scale", "Model the pixels as they are (the paper's), or RealNVP's logit of them.", choices=PIXELS
+        "scale", "What the flow models: the pixels themselves, as in the paper, or RealNVP's logit.", choices=PIXELS
     )
     pixel_range: tuple[float, float] = option(
         (-0.5, 0.5), "(low, high) of the continuous pixels, all bins together.", flag=False
     )
     architecture: str = option(
         "openai",
-        "Networks and Gaussians: the paper's, plus, which learns faster, or those of GLOW-tf2.",
+        "Networks and Gaussians: the paper's; plus, which learns faster; or those of GLOW-tf2.",
         choices=ARCHITECTURES,
     )
-    dequantization: str = option("uniform", "Noise within the bins: the paper's, or learned.", choices=DEQUANTIZATIONS)
+    dequantization: str = option(
+        "uniform", "Noise within the bins: uniform, as in the paper, or learned.", choices=DEQUANTIZATIONS
+    )
     dtype: str = option("float32", "Type of the weights and latents.", choices=DTYPES, flag=False)
 
     def __post_init__(self) -> None:
@@ -194,7 +196,7 @@ class TrainConfig:
     """
 
     batch_size: int = option(64, "Images per step, over all devices.", *_COUNT, is_fixed=True)
-    epochs: int = option(100, "Passes over the training images, those before a resume included.", *_COUNT)
+    epochs: int = option(100, "Passes over the training images in all, before and after a resume.", *_COUNT)
     steps: int | None = option(None, "Stop after this many steps in all, even within an epoch.", *_COUNT)
     learning_rate: float = option(
         1e-3,
@@ -205,7 +207,7 @@ class TrainConfig:
     )
     warmup_epochs: float = option(1.0, "Epochs over which the learning rate rises from 0.", *_EPOCHS, is_fixed=True)
     cooldown_epochs: float = option(
-        0.0, "Number of last epochs over which the learning rate falls to 0; at most half of the run.", *_EPOCHS
+        0.0, "Epochs at the end over which the learning rate falls to 0; at most half of the run.", *_EPOCHS
     )
     optimizer: str = option("adamax", "Update rule; muon learns fastest.", choices=OPTIMIZERS, is_fixed=True)
     beta_2: float = option(
@@ -224,23 +226,23 @@ class TrainConfig:
     )
     weight_y: float = option(
         0.0,
-        "Weight of the classifier's loss (bits per image) beside the bits/dim; 0.01 is usual, 0 means no classifier.",
+        "Weight of the classifier's loss (bits per image) added to the bits/dim; 0.01 is usual, 0 means no classifier.",
         "a number from 0 to 1e30, 0.01 is usual",
         lambda v: 0 <= v <= 1e30,
         is_fixed=True,
     )
     backprop: str = option(
-        "stored", "How the backward pass gets activations; all but stored save memory.", choices=BACKPROPS
+        "stored", "How the backward pass gets the activations; all but stored save memory.", choices=BACKPROPS
     )
     mixed_precision: bool | str = option(
         False,
-        "Compute the coupling networks in bfloat16 during training; auto: only if that is faster here.",
+        "Compute the coupling networks in bfloat16 during training; auto: only where that is faster.",
         choices=(AUTO,),
     )
     jit_compile: bool = option(False, "Compile the training step with XLA; for GPUs only.")
     flip: bool = option(False, "Mirror training images at random; for natural images only.", is_fixed=True)
     seed: int = option(0, "Seed for weights, noise and data order.", *_FROM_ZERO, is_fixed=True)
-    evaluate_every: int = option(1, "Epochs between evaluations, each with pictures and weights.", *_COUNT)
+    evaluate_every: int = option(1, "Epochs between evaluations, which also save the weights.", *_COUNT)
     eval_images: int | None = option(
         None,
         "Test images per evaluation; the last evaluation uses all. By default an evaluation takes at most a tenth of "
@@ -248,7 +250,7 @@ class TrainConfig:
         *_COUNT,
         is_fixed=True,
     )
-    keep: int = option(0, "Number of epoch snapshots of the weights to keep.", *_FROM_ZERO)
+    keep: int = option(0, "Number of snapshots of the weights to keep, one for each evaluation.", *_FROM_ZERO)
 
     def __post_init__(self) -> None:
         check(self)
