@@ -1,11 +1,11 @@
 """Draws the pictures of docs/pictures.md and of the README from the bundled weights.
 
-python3 benchmarks/draw_all.py                              all of them, into docs/
-python3 benchmarks/draw_all.py --only cifar10 levels        some of them
-python3 benchmarks/draw_all.py --data_dir FOLDER --out pictures
+    python3 benchmarks/draw_all.py                              all of them, into docs/
+    python3 benchmarks/draw_all.py --only cifar10 levels        some of them
+    python3 benchmarks/draw_all.py --data_dir FOLDER --out pictures
 
-The real images come from the prepared TFDS sets fashion_mnist and cifar10; where they are missing, run
-python3 main.py --preset fashion_mnist-small and cifar10-small, which download them.
+The real images come from the prepared TFDS data sets fashion_mnist and cifar10. `python3 sample.py --weights cifar10
+--mode reconstruct --dataset cifar10 --download` downloads one of them.
 """
 
 import argparse

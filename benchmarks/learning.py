@@ -17,6 +17,7 @@ programs need `pip install torch normflows nflows`.
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import subprocess
@@ -203,12 +204,13 @@ def plot(options):
     figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
     for model, width in dict.fromkeys((key[0], key[1]) for key in ends):
         points = sorted(point for key, point in ends.items() if key[:2] == (model, width))
-        axes.plot(*zip(*points, strict=True), marker="o", linestyle=":", label=f"{model}, width {width}")
-    for run in options.run or []:
+        axes.plot(*zip(*points, strict=True), "o", label=f"{model}, width {width}")
+    for run, style in zip(options.run or [], itertools.cycle(("-", "--", ":")), strict=False):
         with open(Path(run) / "metrics.csv", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["test_bits_per_dim"]]
         seconds = [float(row.get("cpu_seconds") or row["seconds"]) for row in rows]
-        axes.plot(seconds, [float(row["test_bits_per_dim"]) for row in rows], label=f"{Path(run).name}, one training")
+        bits = [float(row["test_bits_per_dim"]) for row in rows]
+        axes.plot(seconds, bits, style, color="black", label=f"{Path(run).name}, during one training")
     axes.set(xscale="log", xlabel="CPU seconds of training", ylabel="bits/dim on CIFAR-10's test images")
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))

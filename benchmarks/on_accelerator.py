@@ -1,4 +1,4 @@
-"""Times, profiles and trains with a step that `accelerator.py` exported; it needs JAX and numpy only, and Pillow.
+"""Times, profiles and trains with a step that `accelerator.py` exported; it needs only JAX, numpy and Pillow.
 
     python3 benchmarks/on_accelerator.py time step.npz
     python3 benchmarks/on_accelerator.py profile step.npz

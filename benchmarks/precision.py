@@ -1,9 +1,11 @@
 """Measures rounding errors (gradients in float32, training in bfloat16) and XLA's compile time.
 
-python3 benchmarks/precision.py gradients     float32 against float64, level by level, at K=32
-python3 benchmarks/precision.py bfloat16      bits/dim after the same number of steps and the round trip, on digits
-python3 benchmarks/precision.py bfloat16 ../shared/data/tfds 500    the same on CIFAR-10, K=8, width 128
-python3 benchmarks/precision.py xla           seconds of the first step at K=4 and K=16, with and without XLA
+    python3 benchmarks/precision.py gradients                 float32 against float64, level by level, at K=32
+    python3 benchmarks/precision.py bfloat16                  bits/dim after equal steps, and the round trip, on digits
+    python3 benchmarks/precision.py bfloat16 DATA_DIR 500     the same after 500 steps of CIFAR-10, K=8, width 128
+    python3 benchmarks/precision.py xla                       seconds of the first step with and without XLA
+
+DATA_DIR is the folder of prepared TFDS data sets.
 """
 
 import itertools
@@ -131,4 +133,8 @@ def xla():
 
 
 if __name__ == "__main__":
-    {"gradients": gradients, "bfloat16": bfloat16, "xla": xla}[sys.argv[1]](*sys.argv[2:])
+    parts = {"gradients": gradients, "bfloat16": bfloat16, "xla": xla}
+    if sys.argv[1:2] and sys.argv[1] in parts:
+        parts[sys.argv[1]](*sys.argv[2:])
+    else:
+        print(__doc__)

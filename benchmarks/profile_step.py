@@ -1,7 +1,7 @@
-"""Profiles one training step by operation.
+"""Profiles a training step, scoring or sampling by operation.
 
-    python3 benchmarks/profile_step.py --size P
-    python3 benchmarks/profile_step.py --size S --backprop recompute --what score
+    python3 benchmarks/profile_step.py --size P --backprop recompute
+    python3 benchmarks/profile_step.py --size S --what score
 
 Prints the CPU milliseconds of each kind of operation (summed over cores, excluding nested operations) and the rate of
 the convolutions, as measured by TensorFlow's profiler.

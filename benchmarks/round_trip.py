@@ -1,6 +1,6 @@
 """Checks that decode(encode(x)) equals x, byte for byte, on MNIST's 10,000 test digits.
 
-    python3 benchmarks/round_trip.py --mnist ../shared/data/t10k-images-idx3-ubyte.gz
+    python3 benchmarks/round_trip.py --mnist t10k-images-idx3-ubyte.gz
 
 The digits are padded to 32x32x1, with 8 bits; the model has L=3, K=8, width 32. Its actnorms are initialised from the
 first 256 images and every trained variable is perturbed at random, so that no layer is the identity. Pixels are placed
