@@ -1,7 +1,10 @@
 """The benchmarks use internals of the package, which must exist under the names that they use."""
 
 import ast
+import contextlib
 import importlib
+import io
+import runpy
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -63,3 +66,21 @@ def test_auroc_is_the_share_of_pairs_in_which_the_foreign_image_scores_higher():
 def test_a_benchmark_uses_names_that_exist(path):
     # In a process of its own, since the modules of two commands define the same flags.
     assert call_all((missing_names, (path,), environment()))[0] == []
+
+
+def help_of(path):
+    """(what --help prints, the docstring)."""
+    sys.argv, printed = [str(path), "--help"], io.StringIO()
+    sys.path.insert(0, str(path.parent))
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        runpy.run_path(str(path), run_name="__main__")
+    return printed.getvalue(), ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_help_begins_with_the_docstring():
+    # Those that have no argparse, or flags that must be given.
+    programs = [path for path in BENCHMARKS if path.stem in ("attribute", "foreign", "precision")]
+    results = call_all(*((help_of, (path,), environment()) for path in programs))
+    assert len(results) == 3
+    for printed, doc in results:
+        assert doc in printed
