@@ -66,7 +66,7 @@ class Scan(ImageBijector):
 
     def __init__(
         self,
-        step: Callable[[Parameters, Residuals], ImageBijector],
+        step: Callable[..., ImageBijector],
         parameters: Parameters,
         num_steps: int,
         prepare: Callable[[Parameters, tuple[str, ...]], Parameters] | None = None,
