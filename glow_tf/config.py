@@ -271,11 +271,10 @@ def _tuple(name: str, value: Any, length: int, kind: type | tuple[type, ...]) ->
 
 
 def _check_pixel_range(low: float, high: float) -> None:
-    low, high = (math.inf if abs(value) > 1e300 else float(value) for value in (low, high))
     largest = max(abs(low), abs(high))
     if not (largest <= 1e6 and high - low >= max(1e-6, 1e-3 * largest)):  # bins must be wide enough for float32
         needed = "between -1e6 and 1e6, the first below the second, and no narrower than a thousandth of them"
-        raise InputError(f"pixel_range is ({low!r}, {high!r}); it must lie {needed}")
+        raise InputError(f"pixel_range is {shown((low, high))}; it must lie {needed}")
 
 
 def _check_range(name: str, value: Any, low: int, high: int) -> None:
