@@ -559,7 +559,7 @@ def training_graph(num_steps, backprop):
     return gradients.get_concrete_function(tf.TensorSpec([None, *glow.config.image_shape]))
 
 
-def convolutions_of_one_sweep():
+def convolutions_of_one_pass():
     """Conv2D operations of a log_prob in which each network runs once, from the parts alone."""
     glow = make_glow(num_steps=1, **DEEP)
     network = OpenAINetwork(4)
@@ -583,7 +583,7 @@ def test_networks_run_once_and_the_graph_does_not_grow_with_the_steps(backprop):
     few, many = training_graph(4, backprop), training_graph(32, backprop)
     # Once in the forward pass; what was not stored is computed once more in the backward pass. The Gaussians between
     # the levels are stored in every mode: they are outside of the steps.
-    once, levels = convolutions_of_one_sweep(), 2
+    once, levels = convolutions_of_one_pass(), 2
     again = {"stored": 0, "recompute": 3, "reversible": 3}[backprop]
     # What the edge adds, a convolution of the parameters alone, is never stored.
     assert count_operations(few, "Conv2D") == once + levels * (again + 1)

@@ -1,4 +1,4 @@
-"""The gate for images and labels, and that every entry point of the model uses it."""
+"""The validation of images and labels, and that every entry point of the model uses it."""
 
 import numpy as np
 import pytest

@@ -260,7 +260,7 @@ def memory(field: str) -> int:
 
 
 def refusal(read_it, path, seconds=5, most_memory=200e6) -> str:
-    """The message with which a file is refused; fails on other errors, delay, appetite or curiosity."""
+    """The message with which a file is refused; fails if that takes much time or memory, or another file is opened."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     before, start = memory("VmRSS"), time.process_time()
     _opened_files.clear()
@@ -470,7 +470,7 @@ def test_a_killed_writer_leaves_a_complete_file(tmp_path, rng):
             assert all((array == file.config["step"]).all() for array in arrays.values())
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_litter(valid):
+def test_a_full_disk_leaves_the_old_file_and_no_other(valid):
     before = valid.read_bytes()
 
     def save_with_little_room():
@@ -484,7 +484,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(valid):
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
-def test_a_folder_or_pipe_in_the_way_is_an_error_and_leaves_no_litter(tmp_path, make):
+def test_a_folder_or_pipe_in_the_way_is_an_error_and_leaves_no_file(tmp_path, make):
     make(tmp_path / "weights.h5")
     with pytest.raises(OSError, match="not a regular file"):
         weights.write(tmp_path / "weights.h5", hostile_h5.ARRAYS, {})

@@ -7,7 +7,7 @@ from glow_tf.bijectors.invertible_conv import PLU_NAMES, InvertibleConv1x1, plu_
 
 
 def random_factors(rng, stack=3, channels=6):
-    """Factors of well-conditioned matrices; the triangles that do not count hold rubbish."""
+    """Factors of well-conditioned matrices; the other triangles, which are ignored, are random, too."""
     return [
         np.stack([rng.permutation(channels) for _ in range(stack)]).astype(np.int32),
         0.3 * rng.standard_normal((stack, channels, channels)),

@@ -85,11 +85,11 @@ def test_a_lock_file_that_is_a_link_is_not_followed(run, tmp_path):
     assert precious.read_text() == "text"
 
 
-def test_litter_of_dead_writers_goes_and_all_else_stays(run):
+def test_files_of_dead_writers_are_removed_and_all_others_stay(run):
     run.create()
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         dead.wait()
-    litter = [
+    stale = [
         run.checkpoints / f"weights.h5.tmp-{dead.pid}",
         run.results / f"samples.png.tmp-{dead.pid}",
         run.state / "ckpt-3_temp" / "part-00000-of-00001.data-00000-of-00001",
@@ -103,16 +103,16 @@ def test_litter_of_dead_writers_goes_and_all_else_stays(run):
         run.state / "ckpt-3.index",
         run.path / "notes.tmp-draft",
     ]
-    for file in litter + kept:
+    for file in stale + kept:
         file.parent.mkdir(exist_ok=True)
         file.write_text("x")
-    assert len(run.remove_stale_files()) == len(litter)
-    assert not any(file.exists() for file in litter)
+    assert len(run.remove_stale_files()) == len(stale)
+    assert not any(file.exists() for file in stale)
     assert not (run.state / "ckpt-3_temp").exists()
     assert all(file.exists() for file in kept)
 
 
-def test_litter_that_is_a_link_is_removed_and_its_target_kept(run, tmp_path):
+def test_a_stale_file_that_is_a_link_is_removed_and_its_target_kept(run, tmp_path):
     run.create()
     precious = tmp_path / "precious"
     precious.mkdir()
@@ -123,7 +123,7 @@ def test_litter_that_is_a_link_is_removed_and_its_target_kept(run, tmp_path):
     assert (precious / "file").exists()
 
 
-def test_remove_litter_needs_no_folder(run):
+def test_remove_stale_files_needs_no_folder(run):
     assert run.remove_stale_files() == []
 
 
