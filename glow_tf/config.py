@@ -158,7 +158,11 @@ class GlowConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "GlowConfig":
-        """The inverse of `to_dict`; InputError if a key is missing or unknown, or a value has the wrong type."""
+        """The inverse of `to_dict`, where a missing key has its default.
+
+        Raises:
+            InputError: if image_shape is missing, a key is unknown, or a value has the wrong type or is invalid.
+        """
         fields = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - set(fields))
         if unknown:
