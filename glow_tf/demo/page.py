@@ -113,9 +113,7 @@ def _samples(gradio: Any, page: Any, explorer: Explorer) -> None:
     def draw(temperature: Any, seed: Any, label: Any) -> str:
         return picture(explorer.samples(temperature, seed, None if label == -1 else label), width=GRID_WIDTH)
 
-    another.click(
-        lambda: int.from_bytes(os.urandom(2)), None, seed, show_progress="hidden", api_visibility="private"
-    )  # fmt: skip
+    another.click(lambda: int.from_bytes(os.urandom(2)), None, seed, show_progress="hidden", api_visibility="private")
     _on_change(gradio, page, [temperature, seed, label], draw, [], grid)
 
 
@@ -183,9 +181,7 @@ def _chooser(gradio: Any, explorer: Explorer, title: str, name: str, number: int
     with gradio.Column(min_width=COLUMN_WIDTH):
         start = picture(explorer.images[number], f"{title}: {explorer.images_name} {number}")
         shown = gradio.HTML(start, elem_id=f"{name}_image")
-        by_number = gradio.Slider(
-            0, len(explorer.images) - 1, number, step=1, label="number", elem_id=f"{name}_number"
-        )  # fmt: skip
+        by_number = gradio.Slider(0, len(explorer.images) - 1, number, step=1, label="number", elem_id=f"{name}_number")
         upload = gradio.HTML(
             html_template=f'<label>or a file: <input type="file" id="{name}_file" accept="image/*"></label>',
             js_on_load=_READ_FILE,

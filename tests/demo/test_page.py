@@ -208,7 +208,7 @@ def test_what_the_page_requests_is_allowed():
         (403, "POST", JOIN, b"text", "127.0.0.1:1"),
         (413, "POST", JOIN, bytes(guard.MAX_BODY_BYTES + 1), "127.0.0.1:1"),
     ],
-)  # fmt: skip
+)
 def test_everything_else_is_refused(status, method, path, body, host):
     assert pass_through(method, path, body, host) == (status, [])
 
