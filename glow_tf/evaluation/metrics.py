@@ -303,13 +303,13 @@ def bits_per_dim(
     return float(values.mean(dtype=np.float64)), standard_error(values), len(values)
 
 
-def latent_statistics(glow: Glow, images: Array, labels: Labels | None = None, seed: int = 0) -> dict[str, float]:
+def latent_statistics(glow: Glow, images: Array, labels: Labels | None = None) -> dict[str, float]:
     """Mean and variance of the z of uint8 images, over everything and per level; a good model has 0 and 1.
 
     >>> sorted(latent_statistics(glow, images))
     ['z/level0/mean', 'z/level0/variance', 'z/mean', 'z/variance']
     """
-    z = glow.encode(glow.dequantize(images, seed, NoiseStream.LATENTS), labels)
+    z = glow.encode(glow.dequantize(images, 0, NoiseStream.LATENTS), labels)
     named = {"z": z} | {f"z/level{i}": level for i, level in enumerate(glow.split_latents(z))}
     statistics = {}
     for name, values in named.items():

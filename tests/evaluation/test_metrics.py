@@ -152,8 +152,8 @@ def test_a_round_trip_is_as_wrong_as_its_worst_pixel(small_glow, pixels, monkeyp
 
 
 def test_statistics_are_those_of_each_levels_latents(small_glow, pixels):
-    z = small_glow.encode(small_glow.dequantize(pixels, 3, NoiseStream.LATENTS))
-    found = metrics.latent_statistics(small_glow, pixels, seed=3)
+    z = small_glow.encode(small_glow.dequantize(pixels, 0, NoiseStream.LATENTS))
+    found = metrics.latent_statistics(small_glow, pixels)
     for name, values in zip(("z", "z/level0", "z/level1"), (z, *small_glow.split_latents(z)), strict=True):
         moments = found.pop(f"{name}/mean"), found.pop(f"{name}/variance")
         assert moments == pytest.approx((np.mean(values), np.var(values)), rel=1e-9)
