@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from glow_tf import persistence
 from glow_tf._files import printable
 from glow_tf.bijectors import plu_decompose
 from glow_tf.config import GlowConfig
@@ -99,9 +100,6 @@ def without_prefix(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 def glow_from(config: GlowConfig, values: Arrays, program: str) -> Glow:
     """Builds a Glow from its configuration and the values of all its variables, which `program` wrote."""
-    glow = Glow(config)
-    for name, variable in glow.named_variables().items():
-        variable.assign(np.asarray(values[name], variable.dtype.as_numpy_dtype))
-    glow.metadata = {"converted_from": program}
-    glow.is_initialized = True
+    glow = Glow(config, seed=None)
+    persistence.assign(glow, values, {"converted_from": program})
     return glow

@@ -227,6 +227,11 @@ def test_round_trip(kind, lu, tmp_path):
     )
 
 
+def test_reading_draws_no_weights(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(np.random, "default_rng", None)
+    assert read_changed(tmp_path, exported).is_initialized
+
+
 def test_round_trip_keeps_the_density(tmp_path, rng):
     glow = make_glow(**FLOAT32)
     openai.write(glow, tmp_path / "x")
