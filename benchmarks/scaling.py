@@ -68,7 +68,7 @@ def main():
         print(json.dumps(measure(**DEFAULTS | dict(map(_setting, options.one)))))
         return
     columns = ("s/step", "CPU s/step", "GFLOP/image", "GFLOP/CPU s", "peak MB", "parameters", "first step s")
-    print("| " + " | ".join(("changed", *columns)) + " |\n|" + "---|" * (len(columns) + 1))
+    print("| " + " | ".join(("change", *columns)) + " |\n|" + "---|" * (len(columns) + 1))
     measured = []
     for changes in GRID:
         words = [f"{key}={value}" for key, value in changes.items()]
@@ -76,7 +76,7 @@ def main():
             [sys.executable, __file__, "--one", *words], check=True, text=True, stdout=subprocess.PIPE
         )
         found = json.loads(answer.stdout.splitlines()[-1])
-        print("| " + " | ".join([" ".join(words) or "nothing", *(str(found[c]) for c in columns)]) + " |", flush=True)
+        print("| " + " | ".join([" ".join(words) or "none", *(str(found[c]) for c in columns)]) + " |", flush=True)
         measured.append((changes, found))
     if options.plot:
         plot(options.plot, measured)
