@@ -94,6 +94,7 @@ class ImageDistribution(_TransformedDistribution):
     float, however far from the pixel range.
 
     Args:
+        bijector: the flow; a distribution of labels has their batch shape.
         temperature: standard deviation of z; a variable is read at every call.
         batch_shape: batch shape of a model without labels.
     """

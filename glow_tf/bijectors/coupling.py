@@ -20,8 +20,8 @@ class _Coupling(ImageBijector):
     Args:
         conditioner: x1 [..., H, W, C/2] -> the parameters of the subclass's transform of x2.
         context: None, or [..., H, W, D], appended to the channels of x1 for the conditioner; missing batch axes
-            broadcast. Inside a `Scan`, the context comes from its argument `shared`. The bijector's own batch shape is
-            [] all the same: the base of a distribution has that of the context.
+            broadcast. Inside a `Scan`, the context comes from its argument `shared`. The bijector's batch shape is []
+            even so: if the context has batch axes, the base of a distribution must have them, too.
     """
 
     def __init__(
