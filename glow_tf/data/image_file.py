@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from glow_tf._files import printable
 from glow_tf.data.listing import FORMATS
@@ -44,6 +44,8 @@ _JPEG_START, _JPEG_END, _JPEG_SCAN, _JPEG_EXIF = 0xD8, 0xD9, 0xDA, 0xE1
 
 _TIFF_BYTE_TYPES = (1, 2, 6, 7)
 _TIFF_TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_TIFF_PHOTOMETRIC, _TIFF_PLANES, _TIFF_BITS = 262, 284, 258
+_WHITE_IS_ZERO, _SEPARATE_PLANES = 0, 2
 _TIFF_TABLE_TAGS = (0x8769, 0x8825, 0xA005)  # EXIF, GPS and interoperability: tables of tags inside a table
 
 
@@ -81,6 +83,7 @@ def decode(
             _check_tags(file, size)
         with Image.open(file, formats=FORMATS) as image:
             num_pixels = _check_header(image)
+            _check_planes(image)
             if image_size is not None:
                 is_smaller = image.draft(None, (4 * max(image_size), 4 * max(image_size)))
                 if is_smaller and "progressive" not in image.info:
@@ -132,8 +135,14 @@ def to_mode(image: Image.Image, channels: int, notes: set[str] | None = None, is
         low, high = int(values.min()), int(values.max())
         if low < 0 or high > 65535:
             raise ValueError(f"integer pixels from {low} to {high}, beyond 16 bits")
+        # Pillow applies neither of these to 16 bits.
+        transparent = image.info.get("transparency")
+        if getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            values, high = 65535 - values, 65535 - low
         is_deep, brightest = True, high / 65535
         image = Image.fromarray((values >> 8).astype(np.uint8))
+        if transparent is not None:
+            image.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     elif is_deep:
         colours = [band for name, band in zip(image.getbands(), _extrema(image), strict=True) if name != "A"]
         brightest = max(high for _, high in colours) / 255
@@ -213,6 +222,14 @@ def _check_header(image: Image.Image) -> int:
         more = " of an animation" if num_pixels > width * height else ""  # libwebp holds two frames
         raise ValueError(f"{width}x{height} pixels{more} are more than the limit of {MAX_PIXELS}")
     return num_pixels
+
+
+def _check_planes(image: ImageFile.ImageFile) -> None:
+    """Refuses the TIFF files with a plane for each channel whose pixels Pillow mixes up without an error."""
+    tags = getattr(image, "tag_v2", {})
+    is_deep_and_raw = max(tags.get(_TIFF_BITS, [8])) > 8 and image.tile[0].codec_name == "raw"
+    if tags.get(_TIFF_PLANES) == _SEPARATE_PLANES and (image.mode == "LA" or is_deep_and_raw):
+        raise ValueError("a TIFF of separate colour planes, which Pillow misreads; save it with interleaved channels")
 
 
 def _check_exif(block: bytes) -> None:

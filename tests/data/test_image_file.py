@@ -95,6 +95,63 @@ def test_the_high_eight_of_sixteen_bits_are_read(tmp_path, extension):
     assert decode(path, channels=1)[0, :, 0].tolist() == [0, 0, 1, 0x12, 255]
 
 
+def test_a_transparent_grey_of_sixteen_bits_is_composited_or_kept(tmp_path):
+    rows = b"\0" + struct.pack(">3H", 0x1234, 0x1235, 0)
+    header, key = struct.pack(">IIBBBBB", 3, 1, 16, 0, 0, 0, 0), struct.pack(">H", 0x1234)
+    chunks = ((b"IHDR", header), (b"tRNS", key), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    (tmp_path / "a.png").write_bytes(png_of(*chunks))
+    notes = set()
+    assert decode(tmp_path / "a.png", channels=1, notes=notes)[0, :, 0].tolist() == [255, 0x12, 0]
+    assert image_file.TRANSPARENT in notes
+    assert decode(tmp_path / "a.png", channels=2)[0].tolist() == [[0x12, 0], [0x12, 255], [0, 255]]
+
+
+def tiff_of(values, photometric, planes=False, deflate=False):
+    """A TIFF of uint8 or uint16 [H, W, C], in one strip or with a strip for the plane of each channel."""
+    height, width, channels = values.shape
+    strips = [part.tobytes() for part in (np.moveaxis(values, -1, 0) if planes else [values])]
+    strips = [zlib.compress(strip) for strip in strips] if deflate else strips
+    tags = {256: [width], 257: [height], 258: [8 * values.itemsize] * channels, 259: [8 if deflate else 1]}
+    tags |= {262: [photometric], 273: [0] * len(strips), 277: [channels], 279: [*map(len, strips)]}
+    tags |= {284: [2 if planes else 1]} | ({338: [2]} if channels in (2, 4) else {})
+    end = 8 + 2 + 12 * len(tags) + 4
+    start = end + sum(4 * len(numbers) for numbers in tags.values() if len(numbers) > 1)
+    tags[273] = [start + sum(map(len, strips[:number])) for number in range(len(strips))]
+    table, arrays = struct.pack("<2sHIH", b"II", 42, 8, len(tags)), b""
+    for tag, numbers in tags.items():
+        if len(numbers) == 1:
+            table += struct.pack("<HHII", tag, 4, 1, numbers[0])
+        else:
+            table += struct.pack("<HHII", tag, 4, len(numbers), end + len(arrays))
+            arrays += struct.pack(f"<{len(numbers)}I", *numbers)
+    return table + bytes(4) + arrays + b"".join(strips)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_whose_zero_is_white_is_no_negative(tmp_path, dtype):
+    values = np.array([[[0], [20], [255]]], dtype) * (np.iinfo(dtype).max // 255)
+    (tmp_path / "a.tif").write_bytes(tiff_of(values, photometric=0))
+    notes = set()
+    assert decode(tmp_path / "a.tif", channels=1, notes=notes).tolist() == [[[255], [235], [0]]]
+    assert not notes
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("deflate", [False, True])
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_separate_planes_of_a_tiff_are_read_or_refused(tmp_path, rng, dtype, deflate, channels):
+    values = rng.integers(0, np.iinfo(dtype).max, (5, 3, channels)).astype(dtype)
+    for planes in (False, True):
+        content = tiff_of(values, 2 if channels > 2 else 1, planes, deflate)
+        (tmp_path / f"{planes}.tif").write_bytes(content)
+        try:
+            image = decode(tmp_path / f"{planes}.tif", channels)
+        except Exception:
+            assert channels == 2 or (planes and dtype == np.uint16 and not deflate)
+            continue
+        np.testing.assert_array_equal(image, values if dtype == np.uint8 else values >> 8)
+
+
 def test_cmyk_jpeg(tmp_path):
     Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
     red, green, blue = decode(tmp_path / "a.jpg")[8, 8]
