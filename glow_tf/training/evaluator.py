@@ -43,6 +43,10 @@ TRAINING_COST = 3
 # Pictures and diagnostics take at most this share of a run's time; the first and the last are always made.
 DIAGNOSTICS_SHARE = 0.05
 
+# Metadata that describe single weights and that not all weights have; those of the weights that a run starts from would
+# pass for its own.
+_OF_SINGLE_WEIGHTS = ("mixed_precision", "selection_bits_per_dim", "selection_images", "train_bits_per_dim")
+
 # Before this step the latents of a healthy model are not standard yet.
 FIRST_STEP_OF_LATENT_WARNINGS = 500
 
@@ -92,6 +96,8 @@ class Evaluator:
         loaded = self.trainer.glow.metadata
         is_this_run = loaded.get("run_id") == self.record.run_id
         self._previous_steps = loaded.get("previous_steps") if is_this_run else total_steps(loaded)
+        glow = self.trainer.glow
+        glow.metadata = {name: value for name, value in loaded.items() if name not in _OF_SINGLE_WEIGHTS}
         self._is_traced = False
         self._last_diagnosed, self._diagnosis_seconds = -math.inf, 0.0
 

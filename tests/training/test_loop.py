@@ -335,6 +335,22 @@ def test_a_run_from_weights_counts_their_steps(path, tmp_path, monkeypatch):
         assert metadata(RunDirectory(folder).weights)["previous_steps"] == previous
 
 
+def test_a_run_from_weights_has_its_own_best_and_precision(path, monkeypatch):
+    loaded = {"selection_bits_per_dim": 0.5, "selection_images": 4, "mixed_precision": True, "notes": "kept"}
+    results = iter([3.0, 2.0, 1.0, 1.5])
+    monkeypatch.setattr(metrics, "bits_per_dim", lambda *_, limit, **__: (next(results), 0.1, limit or 12))
+    for is_resumed in (False, True):
+        trainer = trainer_at_start()
+        monkeypatch.setattr(trainer.glow, "metadata", loaded)
+        if not is_resumed:
+            after_step(trainer, STEPS_PER_EPOCH + 1, die)
+        with contextlib.suppress(Killed):
+            fit(trainer, path, epochs=3, eval_images=4)
+    best = metadata(RunDirectory(path).best_weights)
+    assert (best["epoch"], best["selection_bits_per_dim"], best["notes"]) == (3, 1.0, "kept")
+    assert "mixed_precision" not in best
+
+
 def test_snapshots_and_the_best_weights_are_kept(path, monkeypatch, capfd):
     results = iter([(3.0, 0.1), (1.0, 0.1), (20.0, 18.0), (float("nan"), float("nan"))])
     monkeypatch.setattr(metrics, "bits_per_dim", lambda *_, **__: (*next(results), 12))
