@@ -43,11 +43,14 @@ def png_with_header(width, height):
     return png_of((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
 
 
-def prepare(data_dir, name, version, splits, feature_shape=None, num_classes=10, extra=None, config=None):
+def prepare(
+    data_dir, name, version, splits, feature_shape=None, num_classes=10, extra=None, config=None, unlabelled=()
+):
     """Writes a TFDS data set to disk, as `tfds build` would.
 
     Args:
         splits: {split: uint8 [N, H, W, C], or a list of images}; the label of image i is i % num_classes.
+        unlabelled: the splits whose labels are all -1.
         extra: {feature: (type, values)}, or a dictionary of such a dictionary; image i of each split has value i.
     """
 
@@ -65,13 +68,14 @@ def prepare(data_dir, name, version, splits, feature_shape=None, num_classes=10,
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, dl_manager):
-            return {split: self._generate_examples(images) for split, images in splits.items()}
+            return {split: self._generate_examples(split, images) for split, images in splits.items()}
 
-        def _generate_examples(self, images):
+        def _generate_examples(self, split, images):
             for number, image in enumerate(images if images is not None else range(4)):
                 example = _map(extra or {}, lambda _, values, at=number: values[at])
                 example.update({"image": image} if images is not None else {})
-                yield number, example | ({"label": number % num_classes} if num_classes else {})
+                label = -1 if split in unlabelled else number % (num_classes or 1)
+                yield number, example | ({"label": label} if num_classes else {})
 
     Prepared.name = name
     Prepared(data_dir=data_dir).download_and_prepare()

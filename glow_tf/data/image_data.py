@@ -82,7 +82,8 @@ def load(
       of 4 bits sees 0..15. 1,541 are for training and 256 for testing, by a fixed permutation without stratification.
     - A TFDS name (`mnist`, `cifar10`, `imagenet_resized/32x32`, `celeb_a`, ...): any set with a feature `image`. Test
       images are its split `test`, else `validation`, else the last 5% of `train`, at most 10,000. Labels are its
-      feature `label` if that is a class. Images are padded or resized by `resize.resize_image`.
+      feature `label` if that is a class; a test split without them is left out. Images are padded or resized by
+      `resize.resize_image`.
     - A path (begins with `.`, `/` or `~`, or is a folder whose name is not that of a data set): see `image_folder`
       for what is read, `listing.find_splits` for training and test folders. Without a test folder, `holdout` chooses
       about 5% of the images, at least 1 and at most 10,000, by their names. A single image serves as both, with a

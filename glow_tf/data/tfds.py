@@ -34,6 +34,7 @@ IN_MEMORY_BYTES = 2 * 2**30
 
 _SHUFFLE_BUFFER = 10_000  # encoded images, on top of the shuffled files
 _NETWORK_SECONDS = 5.0
+_REMEDY = "delete that folder and prepare the data set again"
 _MAX_JSON_BYTES = 2**24
 _MAX_CLASSES = 100_000
 _MAX_SIDE = 65_536
@@ -222,26 +223,33 @@ def splits(source: TfdsSource) -> tuple[tuple[str, int], tuple[str, int]]:
     counts = {split: info.num_examples for split, info in infos.items()}
     if not counts.get("train"):
         raise InputError(f"the data set {name!r} has no split `train`; it has {format_names(sorted(counts))}")
-    test = next((split for split in ("test", "validation") if counts.get(split)), None)
-    for split in filter(None, ("train", test)):
+    tests = [split for split in ("test", "validation") if counts.get(split)]
+    for split in ("train", *tests):
         size = sum(os.path.getsize(file) for file in infos[split].filepaths)
         if counts[split] * _RECORD_BYTES > size:
             raise InputError(f"{name!r} should have {counts[split]} images in {split}, but its files have {size} bytes")
+    test = next((split for split in tests if _is_labelled(source, split)), None)
     if test is not None:
         return ("train", counts["train"]), (test, counts[test])
     held_out = num_validation_images(counts["train"])
     if counts["train"] < 2:
         raise InputError(f"{name!r} has a single image and no test split")
-    logging.warning("%s has no test split; the last %d training images are held out for it", name, held_out)
+    which = "labelled test split" if tests else "test split"
+    logging.warning("%s has no %s; the last %d training images are held out for it", name, which, held_out)
     return (f"train[:-{held_out}]", counts["train"] - held_out), (f"train[-{held_out}:]", held_out)
+
+
+def _is_labelled(source: TfdsSource, split: str) -> bool:
+    """False for a split without the labels of its data set; in TFDS, such as imagenet2012, these are -1."""
+    if not source.class_names:
+        return True
+    with _one_line_errors(f"the files of {source.name!r} in {str(source.builder.data_path)!r} cannot be read", _REMEDY):
+        return bool(next(source.encoded(split).take(1).as_numpy_iterator())["label"] >= 0)
 
 
 def read_splits(source: TfdsSource) -> Iterator[ArrayDataset | StreamingDataset]:
     """Reads the training and the test split into memory, if they fit."""
-    with _one_line_errors(
-        f"the files of {source.name!r} in {str(source.builder.data_path)!r} cannot be read",
-        "delete that folder and prepare the data set again",
-    ):
+    with _one_line_errors(f"the files of {source.name!r} in {str(source.builder.data_path)!r} cannot be read", _REMEDY):
         for split, num_images in splits(source):
             yield _read_split(source, split, num_images)
 
@@ -266,7 +274,8 @@ def _read_split(source: TfdsSource, split: str, num_images: int) -> ArrayDataset
     if stored != num_images:
         raise InputError(f"{source.name!r} should have {num_images} images in {split}, but its files hold {stored}")
     if labels.min() < 0 or labels.max() >= max(1, len(source.class_names)):
-        raise InputError(f"{source.name!r} has {len(source.class_names)} classes, but labels up to {labels.max()}")
+        found = f"labels from {labels.min()} to {labels.max()}"
+        raise InputError(f"{source.name!r} has {len(source.class_names)} classes, but {found}")
     return ArrayDataset(images, labels)
 
 

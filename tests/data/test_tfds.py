@@ -78,6 +78,16 @@ def test_validation_serves_as_test_and_a_config_is_part_of_the_name(tmp_path):
     assert len(resized.class_names) == 1000
 
 
+def test_test_images_without_labels_are_left_out(tmp_path, caplog):
+    splits = {"train": pictures(30, (8, 8, 1)), "test": pictures(4, (8, 8, 1)), "validation": pictures(3, (8, 8, 1))}
+    prepare(tmp_path, "seen", "1.0.0", splits, unlabelled={"test"})
+    prepare(tmp_path, "unseen", "1.0.0", splits, unlabelled={"test", "validation"})
+    seen, unseen = (image_data.load(name, data_dir=tmp_path) for name in ("seen", "unseen"))
+    assert (seen.train.num_images, seen.test.num_images, set(seen.test.labels)) == (30, 3, {0, 1, 2})
+    assert (unseen.train.num_images, unseen.test.num_images) == (29, 1)
+    assert "unseen has no labelled test split; the last 1 training images are held out" in caplog.text
+
+
 def test_images_of_several_sizes_need_an_image_size(tmp_path):
     images = [pictures(1, (height, 9, 3))[0] for height in (5, 30, 9, 12)]
     prepare(tmp_path, "odd_sizes", "1.0.0", {"train": images}, feature_shape=(None, None, 3))
@@ -257,7 +267,7 @@ def test_more_images_than_the_files_can_hold_are_refused(small_set):
 
 def test_labels_beyond_the_classes_are_refused(small_set):
     text = (small_set / "features.json").read_text()
-    for count, message in (("3", "has 3 classes, but labels up to 8"), ("900000000", "has 900000000 classes; usable")):
+    for count, message in (("3", "3 classes, but labels from 0 to 8"), ("900000000", "has 900000000 classes; usable")):
         (small_set / "features.json").write_text(text.replace('"10"', f'"{count}"'))
         (small_set / "label.labels.txt").unlink(missing_ok=True)
         with pytest.raises(InputError, match=message):
