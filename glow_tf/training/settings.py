@@ -56,7 +56,7 @@ def compare(run: RunDirectory, settings: Mapping[str, Any]) -> dict[str, Any]:
     before = run.read_json(run.settings)
     new = _flat(settings)
     old = {"class_names": new.get("class_names")} | _defaults() | _flat(before)
-    differing = [name for name in sorted(new) if old.get(name) != new[name]]
+    differing = [name for name in sorted(new) if _without_slash(old.get(name)) != _without_slash(new[name])]
     if differing:
         shown = "; ".join(
             f"{printable(name)} was {printable(repr(old.get(name)))}, now {printable(repr(new[name]))}"
@@ -92,6 +92,11 @@ def _check_images(run: RunDirectory, before: dict[str, Any], now: Mapping[str, A
         )
     logging.warning("%s", change)
     run.write_json(run.settings, before | {"images": images})
+
+
+def _without_slash(value: Any) -> Any:
+    """A folder's name without the slash that a shell puts behind it; any other value as it is."""
+    return value.rstrip("/") if isinstance(value, str) else value
 
 
 def _defaults() -> dict[str, Any]:

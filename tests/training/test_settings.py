@@ -45,6 +45,14 @@ def test_differences_are_named(run):
         settings.check(run, recorded(model={"num_levels": 3}, seed=1), batch_size=8)
 
 
+@pytest.mark.parametrize(("before", "now"), [("photos", "photos/"), ("a/photos//", "a/photos")])
+def test_a_slash_behind_a_folder_makes_no_difference(run, before, now):
+    settings.record(run, "id", recorded(dataset=before))
+    assert settings.check(run, recorded(dataset=now), batch_size=8) == "id"
+    with pytest.raises(InputError, match=f"dataset was '{before}', now 'photo'"):
+        settings.check(run, recorded(dataset="photo"), batch_size=8)
+
+
 def test_a_setting_that_was_not_recorded_had_its_default(run):
     run.write_json(run.settings, {"seed": 0})
     assert settings.check(run, recorded(**TrainConfig().fixed(), model={"num_bits": 8}), batch_size=8) == ""
