@@ -63,8 +63,12 @@ class History:
         return "test_bits_per_dim" in self._row
 
     def finish_row(self, **values: float) -> None:
-        """Appends the row, with further numbers, and replaces the file; drops rows of the same and of later steps."""
-        row, bits = self._row | values, self._train_bits
+        """Appends the row, with further numbers, and replaces the file; drops rows of later steps.
+
+        A row of the same step, from an evaluation that was not completed, gives what is not known any more.
+        """
+        repeated = next((old for old in self.rows if old["step"] == self._row["step"]), {})
+        row, bits = repeated | self._row | values, self._train_bits
         self._row, self._train_bits = {}, []
         if bits:
             row["train_bits_per_dim"] = statistics.median(bits)  # one outlier among the images would decide the mean

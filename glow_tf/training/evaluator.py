@@ -162,6 +162,7 @@ class Evaluator:
             metadata = self._weights_metadata(glow, bits, error, count)
             if count != self._limit and math.isfinite(selection_bits):
                 metadata |= {"selection_bits_per_dim": selection_bits, "selection_images": self._limit}
+            self.reporter.flush()  # before the weights, which mark the evaluation as complete
             self.try_to_save("weights", lambda: self._save_weights(glow, selection_bits, metadata))
         self.record.reported_step = self.trainer.step_count
         return bits, error

@@ -17,7 +17,7 @@ from glow_tf.data.dataset import ArrayDataset
 from glow_tf.errors import InputError, TrainingFailure
 from glow_tf.evaluation import metrics
 from glow_tf.glow import Glow
-from glow_tf.training import checkpoint, diagnostics, evaluator, loop, recovery, signals
+from glow_tf.training import checkpoint, curves, diagnostics, evaluator, loop, recovery, signals
 from glow_tf.training.run_directory import RunDirectory
 from glow_tf.training.state import RunRecord
 from glow_tf.training.trainer import Trainer
@@ -211,6 +211,24 @@ def test_a_signal_ends_an_evaluation(path, monkeypatch):
     outcome = fit(trainer_at_start(), path, epochs=1)
     assert outcome.steps == STEPS_PER_EPOCH
     assert outcome.bits_per_dim is not None
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_a_kill_at_the_end_of_an_evaluation_costs_no_row_of_metrics(path, monkeypatch, is_saved):
+    save = evaluator.Evaluator._save_weights
+
+    def save_and_die(*arguments):
+        if is_saved:
+            save(*arguments)
+        die()
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(evaluator.Evaluator, "_save_weights", save_and_die)
+        fit(trainer_at_start(), path, epochs=1)
+    fit(trainer_at_start(), path, epochs=1)
+    (row,) = curves.History(path / "metrics.csv").rows
+    assert row["step"] == STEPS_PER_EPOCH
+    assert {"train_bits_per_dim", "learning_rate", "test_bits_per_dim"} <= set(row)
 
 
 def test_a_long_epoch_is_saved_on_the_way(path, monkeypatch):
