@@ -118,7 +118,7 @@ def lossless_bits(image: np.ndarray, num_bits: int = 8) -> int:
     True
     """
     # Compressors expect few values to be the low ones.
-    values = np.asarray(image) >> (8 - num_bits)
+    values = visualization.checked(image) >> (8 - num_bits)
     picture = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
     sizes = [_png_data(visualization.encoded(picture, format="PNG", optimize=True))]
     if features.check("webp") and picture.mode in ("L", "RGB", "RGBA"):

@@ -66,12 +66,21 @@ def labelled_grid(
             cells if possible.
         marked_column: the index of a column that gets a coloured frame.
 
+    Raises:
+        InputError: for images of another type or shape, or another number of labels than of rows or columns.
+
     >>> labelled_grid(images, caption="Samples at temperature 0.7", columns=3).shape[2]
     3
     """
     images = np.asarray(images)
+    if images.ndim != 4 or not len(images):
+        raise InputError(f"images have shape {images.shape}; one or more of [N, H, W, C] are needed")
     count, height, width, _ = images.shape
     columns = columns or (len(column_labels) if column_labels else _default_columns(count))
+    needed = {"rows": (row_labels, math.ceil(count / columns)), "columns": (column_labels, columns)}
+    for kind, (labels, number) in needed.items():
+        if labels and len(labels) != number:
+            raise InputError(f"{len(labels)} labels were given for {number} {kind}")
     size, factor, of_rows, of_columns = _fitted(height, width, columns, row_labels or (), column_labels or ())
     font, gap, border = _font(size), size // 3, max(2, size // 9)
     cells = _cells(images, columns, factor, border, marked_column)
@@ -182,9 +191,23 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 1 to 4] -> [H, W, 3]: grey is repeated, a second or fourth channel (alpha) is left out."""
+    """uint8 [H, W, 1 to 4] -> [H, W, 3]: grey is repeated, a second or fourth channel (alpha) is left out.
+
+    InputError for another type or shape.
+    """
+    image = checked(image)
     channels = image.shape[-1]
     return np.repeat(image[..., :1], 3, axis=-1) if channels < 3 else np.ascontiguousarray(image[..., :3])
+
+
+def checked(image: np.ndarray) -> np.ndarray:
+    """The image as an array; InputError unless it is uint8 [H, W, C] with 1 to 4 channels."""
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or not 1 <= image.shape[-1] <= 4:
+        raise InputError(
+            f"an image is {image.dtype} of shape {image.shape}; uint8 [H, W, C] of 1 to 4 channels is needed"
+        )
+    return image
 
 
 def encoded(picture: Image.Image, **options: Any) -> bytes:
@@ -196,7 +219,7 @@ def encoded(picture: Image.Image, **options: Any) -> bytes:
 
 def png(image: np.ndarray) -> bytes:
     """uint8 [H, W, C] as a PNG file."""
-    return encoded(Image.fromarray(to_rgb(np.asarray(image))), format="PNG")
+    return encoded(Image.fromarray(to_rgb(image)), format="PNG")
 
 
 def data_uri(image: np.ndarray) -> str:
@@ -228,7 +251,7 @@ def save_image(path: str | os.PathLike, image: np.ndarray) -> None:
     'WEBP'
     """
     check_image_path(path)
-    rgb = to_rgb(np.asarray(image))
+    rgb = to_rgb(image)
     is_grey = (rgb == rgb[..., :1]).all()
     picture = Image.fromarray(rgb[..., 0] if is_grey else rgb)
     options = FORMATS[os.path.splitext(path)[1].lower()]
@@ -278,6 +301,9 @@ def scatter(
         names: the class names; those beyond the number of colours are left out of the legend.
         axis_names: labels of the horizontal and the vertical axis.
 
+    Raises:
+        InputError: for labels without a name, whose points would not be drawn.
+
     >>> scatter(np.array([[0, 1], [1, 0]]), labels=np.array([0, 1]), names=["first", "second"]).shape
     (640, 840, 3)
     """
@@ -286,6 +312,11 @@ def scatter(
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     points = np.asarray(points, np.float64)
+    if labels is not None:
+        labels = np.asarray(labels)
+        if not np.isin(labels, np.arange(len(names))).all():
+            reach = f"labels reach from {labels.min()} to {labels.max()}"
+            raise InputError(f"{reach}; integers below {len(names)}, the number of names, are needed")
     figure = Figure(
         figsize=(8.4 if names else 6.4, 6.4), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     )

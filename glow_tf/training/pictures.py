@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from glow_tf import _progress
+from glow_tf import _progress, metadata
 from glow_tf.evaluation import editing
 from glow_tf.evaluation.visualization import labelled_grid, save_image
 from glow_tf.glow import Glow
@@ -43,7 +43,7 @@ def draw(
 
         rows = min(glow.config.num_classes, MAX_CLASSES) or NUM_COLUMNS
         of_rows = np.repeat(np.arange(rows), NUM_COLUMNS) if glow.config.num_classes else None
-        names = [*(class_names or map(str, range(rows)))][:rows]
+        names = metadata.class_names({"class_names": class_names}, rows)
         samples = labelled_grid(
             sample(rows * NUM_COLUMNS, SAMPLE_TEMPERATURE, of_rows),
             caption=f"Samples at temperature {SAMPLE_TEMPERATURE:g}\n{when}",

@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from glow_tf.errors import InputError
-from glow_tf.evaluation import visualization
+from glow_tf.evaluation import ood, visualization
 
 
 def place_of(picture, image):
@@ -152,3 +152,41 @@ def test_labels_of_large_images_shrink_before_the_images_grow():
     assert visualization.labelled_grid(np.zeros((5, 256, 256, 3), np.uint8), column_labels=labels).shape[1] < 1400
     wide = visualization.labelled_grid(np.zeros((9, 256, 256, 3), np.uint8), column_labels=["unchanged"] * 9)
     assert 9 * 256 < wide.shape[1] < 10 * 256
+
+
+FLOATS, GREYS = np.zeros((2, 4, 4, 1), np.float32), np.zeros((2, 4, 4), np.uint8)
+
+
+@pytest.mark.parametrize("images", [FLOATS, FLOATS.astype(int), FLOATS > 0, GREYS, np.zeros((2, 4, 4, 5), np.uint8)])
+def test_what_is_no_image_is_an_input_error(images, tmp_path):
+    for draw in (
+        lambda: visualization.labelled_grid(images),
+        lambda: visualization.png(images[0]),
+        lambda: visualization.save_image(tmp_path / "a.png", images[0]),
+        lambda: visualization.save_gif(tmp_path / "a.gif", images),
+        lambda: ood.lossless_bits(images[0]),
+    ):
+        with pytest.raises(InputError, match="is needed|are needed"):
+            draw()
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_row_and_column_has_its_label():
+    images = np.zeros((4, 4, 4, 1), np.uint8)
+    for labels, said in (
+        ({"row_labels": ["a"]}, "1 labels were given for 2 rows"),
+        ({"column_labels": list("abc")}, "3 labels were given for 2 columns"),
+    ):
+        with pytest.raises(InputError, match=said):
+            visualization.labelled_grid(images, columns=2, **labels)
+    with pytest.raises(InputError, match="one or more"):
+        visualization.labelled_grid(images[:0])
+
+
+def test_scatter_draws_every_point_of_any_labels():
+    points, labels = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0]]), np.array([0, 1, 1])
+    expected = visualization.scatter(points, labels, ["a", "b"])
+    np.testing.assert_array_equal(visualization.scatter(points, labels.tolist(), ["a", "b"]), expected)
+    for names in ((), ["a"]):
+        with pytest.raises(InputError, match=f"from 0 to 1; integers below {len(names)}, the number of names"):
+            visualization.scatter(points, labels, names)
