@@ -152,7 +152,7 @@ def generator(seed: int | None) -> "np.random.Generator | ZeroGenerator":
     if seed is None:
         return ZeroGenerator()
     check_seed(seed, lowest=0)
-    return np.random.default_rng(seed)
+    return np.random.default_rng(int(seed))  # it may be a tensor
 
 
 class ZeroGenerator:

@@ -185,7 +185,7 @@ class Glow(tf.Module):
             seed: an integer; None for a new one at each call.
             labels: [num_images] classes; None cycles through all classes.
         """
-        inputs.check_sampling(num_images, seed)
+        num_images = inputs.check_sampling(num_images, seed)
         temperature = inputs.temperature_of(temperature, self._dtype)
         if labels is None and self.config.num_classes:
             labels = tf.range(num_images) % self.config.num_classes

@@ -148,8 +148,11 @@ def class_labels(
     return tf.cast(values, tf.int32)
 
 
-def check_sampling(num_images: int | tf.Tensor, seed: int | tf.Tensor | None) -> None:
+def check_sampling(num_images: int | tf.Tensor, seed: int | tf.Tensor | None) -> int | tf.Tensor:
     """Checks the arguments of `Glow.sample`; for a number of images that only a graph knows, just its type.
+
+    Returns:
+        num_images, as int64 unless it is a Python integer: TensorFlow's shapes and ranges do not take every integer.
 
     Raises:
         InputError: for fewer than one image, an invalid seed, or a missing seed inside a `tf.function`, which would
@@ -163,6 +166,7 @@ def check_sampling(num_images: int | tf.Tensor, seed: int | tf.Tensor | None) ->
         check_seed(seed)
     elif not tf.executing_eagerly():
         raise InputError("sample needs a seed inside a tf.function; without one, every call would draw the same images")
+    return num_images if isinstance(num_images, int) else tf.cast(num_images, tf.int64)
 
 
 def check_seed(seed: int | tf.Tensor, name: str = "seed", lowest: int = -(2**63)) -> None:

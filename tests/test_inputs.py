@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from helpers import SMALL, make_glow
+from helpers import SMALL, make_glow, values_of
 
 from glow_tf import inputs
 from glow_tf.config import GlowConfig
 from glow_tf.errors import InputError
 from glow_tf.evaluation import editing
+from glow_tf.glow import Glow
 
 SHAPE = SMALL["image_shape"]
 PIXELS = np.random.default_rng(4).integers(0, 256, (3, *SHAPE)).astype(np.uint8)
@@ -144,6 +145,21 @@ def test_tensors_as_arguments_of_a_sample(conditional):
     arguments = tf.constant(4), tf.constant(0.5), tf.constant(3)
     for sample in (conditional.sample, tf.function(conditional.sample, autograph=False)):
         np.testing.assert_array_equal(sample(*arguments), expected)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "uint16", "int64", "uint64"])
+def test_a_number_of_samples_of_every_integer_type(dtype, glow, conditional):
+    for model in (glow, conditional):
+        expected = model.sample(4, seed=3)
+        for number in (np.dtype(dtype).type(4), tf.constant(4, dtype)):
+            np.testing.assert_array_equal(model.sample(number, seed=3), expected)
+
+
+def test_a_tensor_is_a_seed_of_the_weights():
+    config = GlowConfig(**SMALL)
+    one, other = (values_of(Glow(config, seed=seed)) for seed in (3, tf.constant(3)))
+    for name, value in one.items():
+        np.testing.assert_array_equal(other[name], value)
 
 
 def test_a_seed_and_a_step_of_different_types(glow):
