@@ -181,6 +181,12 @@ class StreamingDataset(_Split):
         return next(decoded.batch(min(count, self.num_images)).as_numpy_iterator())
 
 
+def check_split(split: Any, function: str) -> None:
+    """Raises InputError, which names the function that was called, unless `split` is one of the classes above."""
+    if not isinstance(split, (ArrayDataset, StreamingDataset)):
+        raise InputError(f"{function} takes splits, such as ArrayDataset(images), not {type(split).__name__}")
+
+
 def _from_generator(
     generate: Callable[[], Iterator], batch_size: int | None, image_shape: tuple[int, ...]
 ) -> tf.data.Dataset:

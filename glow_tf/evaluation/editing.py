@@ -136,8 +136,9 @@ def apply_direction(
     >>> apply_direction(glow, images, direction, strengths=[-1.0, 0.0, 1.0]).shape
     (6, 3, 4, 4, 1)
     """
-    if np.shape(direction) != glow.config.image_shape:
-        raise InputError(f"the direction has shape {np.shape(direction)}; this model's is {glow.config.image_shape}")
+    direction = np.asarray(direction)
+    if direction.shape != glow.config.image_shape:
+        raise InputError(f"the direction has shape {direction.shape}; this model's is {glow.config.image_shape}")
     z = encode(glow, images, labels)[:, np.newaxis]
     return _decode_rows(glow, z + _as_column(strengths, z.dtype) * direction, labels)
 
@@ -214,6 +215,7 @@ def principal_components(z: np.ndarray, count: int) -> PrincipalComponents:
         raise InputError(f"{len(z)} images have 1 to {len(z) - 1} principal components, not {count}")
     from sklearn.decomposition import PCA  # takes a second to import
 
+    z = np.asarray(z)
     flat = z.reshape(len(z), -1).astype(np.float64)
     pca = PCA(min(count, flat.shape[1]), random_state=0).fit(flat)
     tiny = np.finfo(np.float64).tiny  # images that are all equal have no variance

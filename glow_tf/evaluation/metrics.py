@@ -11,7 +11,7 @@ import tensorflow as tf
 from glow_tf import _progress
 from glow_tf._files import counted
 from glow_tf.config import GlowConfig
-from glow_tf.data.dataset import ArrayDataset, StreamingDataset
+from glow_tf.data.dataset import ArrayDataset, StreamingDataset, check_split
 from glow_tf.dequantization import NoiseStream
 from glow_tf.errors import InputError
 from glow_tf.glow import Glow
@@ -71,6 +71,7 @@ def evaluate(
     >>> result.bits_per_dim.shape, result.level_bits_per_dim.shape, result.classes
     ((6,), (6, 1), None)
     """
+    check_split(split, "evaluate")
     config = glow.config
     bits, levels, labels, classes, trips = [], [], [], [], []
     with _progress.phase("evaluating", split.num_images) as advance:
@@ -288,6 +289,7 @@ def bits_per_dim(
     >>> mean > 0, error > 0, count
     (True, True, 6)
     """
+    check_split(split, "bits_per_dim")
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; it must be 1 or more")
     if limit is not None and limit < split.num_images:

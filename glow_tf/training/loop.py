@@ -14,7 +14,7 @@ from absl import logging
 from glow_tf import _progress
 from glow_tf._files import counted
 from glow_tf.config import AUTO, GlowConfig, TrainConfig
-from glow_tf.data.dataset import ArrayDataset, StreamingDataset
+from glow_tf.data.dataset import ArrayDataset, StreamingDataset, check_split
 from glow_tf.data.holdout import fingerprint, num_copies
 from glow_tf.errors import InputError, WorkerLost
 from glow_tf.metadata import check_metadata
@@ -100,8 +100,7 @@ def fit(
         if name not in OPTIONS:
             raise InputError(f"fit has no option {name}; it can be {', '.join(OPTIONS)}")
     for split in (train, test):
-        if not isinstance(split, (ArrayDataset, StreamingDataset)):
-            raise InputError(f"fit takes splits, such as ArrayDataset(images), not {type(split).__name__}")
+        check_split(split, "fit")
     metadata = dict(metadata or {})
     check_metadata(trainer.glow.metadata | metadata)
     config = dataclasses.replace(trainer.config, **options)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import make_glow
 
 from glow_tf.errors import InputError
@@ -134,6 +135,15 @@ def test_principal_components_are_where_z_varies(rng):
     for count in (0, 400):
         with pytest.raises(InputError, match="399"):
             editing.principal_components(z, count)
+
+
+def test_tensors_are_edited_like_arrays(small_glow, pixels, rng):
+    direction, z = rng.standard_normal(small_glow.config.image_shape), rng.standard_normal((5, 4, 8, 2))
+    for edit, values in (
+        (lambda values: editing.apply_direction(small_glow, pixels, values, [0.0, 1.0]), direction),
+        (lambda values: editing.principal_components(values, 2).scores, z),
+    ):
+        np.testing.assert_array_equal(edit(tf.constant(values)), edit(values))
 
 
 def test_components_start_at_the_mean(conditional_glow, pixels):

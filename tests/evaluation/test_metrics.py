@@ -158,3 +158,11 @@ def test_statistics_are_those_of_each_levels_latents(small_glow, pixels):
         moments = found.pop(f"{name}/mean"), found.pop(f"{name}/variance")
         assert moments == pytest.approx((np.mean(values), np.var(values)), rel=1e-9)
     assert not found
+
+
+def test_arrays_are_no_splits(small_glow, pixels):
+    for function in (metrics.evaluate, metrics.bits_per_dim):
+        with pytest.raises(
+            InputError, match=rf"{function.__name__} takes splits, such as ArrayDataset\(images\), not nd"
+        ):
+            function(small_glow, pixels)
