@@ -170,10 +170,16 @@ def log_det_of_scale(log_scale: tf.Tensor, values: tf.Tensor, result: tf.Tensor)
 
 
 def check_event(values: tf.Tensor, result: tf.Tensor, cause: str = "parameters broadcast") -> None:
-    """Raises ValueError, which names the cause, if the event of `result` has another shape than that of `values`."""
+    """Raises ValueError, which names the cause, if the event of `result` has another shape than that of `values`.
+
+    Sizes that only a graph knows are checked when it runs.
+    """
     before, after = values.shape[-3:], result.shape[-3:]
     if not before.is_compatible_with(after):
         raise ValueError(f"{cause} an event of shape {tuple(before)} to {tuple(after)}; it must keep its shape")
+    if not (before.is_fully_defined() and after.is_fully_defined()):
+        sizes = tf.shape(values)[-3:], tf.shape(result)[-3:]
+        tf.debugging.assert_equal(*sizes, message=f"{cause} an event to another shape; it must keep its shape")
 
 
 def constant_log_det(log_det_per_position: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

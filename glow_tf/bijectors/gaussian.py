@@ -19,7 +19,8 @@ class Gaussian(ImageBijector):
     Args:
         mean_and_log_scale: () -> (mean, log_scale), called in every pass, so that it sees the current values of
             variables. Both broadcast to [H, W, C], or to [..., H, W, C] for one Gaussian per image (a class-conditional
-            model).
+            model). The bijector's own batch shape is [] all the same: the base of a distribution has that of the
+            Gaussians.
 
     References: the learned top prior of OpenAI's code.
 

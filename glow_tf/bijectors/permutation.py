@@ -15,7 +15,7 @@ class ChannelPermutation(ImageBijector):
     log-det: 0
 
     Args:
-        indices: [C] int32, a permutation of 0..C-1; RealNVP's reversal is C-1..0.
+        indices: [C] integers (a variable: int32 or int64), a permutation of 0..C-1; RealNVP's reversal is C-1..0.
         dtype: dtype of the images.
 
     Raises:
@@ -34,6 +34,8 @@ class ChannelPermutation(ImageBijector):
         is_vector = self.indices.dtype.is_integer and self.indices.shape.rank == 1
         if not is_vector or (known is not None and sorted(known) != list(range(len(known)))):
             raise ValueError(f"indices {np.asarray(indices).tolist()} are not a permutation of 0, 1, ...")
+        if not isinstance(indices, tf.Variable):
+            self.indices = tf.cast(self.indices, tf.int32)  # TensorFlow does not invert permutations of other types
 
     def _forward_and_log_det(self, z: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return self._gather(z, tf.math.invert_permutation(self.indices))

@@ -52,10 +52,10 @@ class Scan(ImageBijector):
             does not see it. With it, an empty batch reaches the step as it is; without, the step sees one image.
 
     Raises:
-        ValueError: if `backprop` is not one of these, a parameter's leading axis is not `num_steps` long, or a tensor
-            has another floating-point type than the bijector. Also by a gradient that would miss something: if `step`
-            captures a variable or, in a `tf.function`, a tensor that is not constant (eager code cannot tell), or if
-            with "reversible" it computes something from its tensors.
+        ValueError: if `backprop` is not one of these, a parameter's leading axis is not `num_steps` long, a tensor is
+            complex or has another floating-point type than the bijector, or `step` returns no ImageBijector. Also by a
+            gradient that would miss something: if `step` captures a variable or, in a `tf.function`, a tensor that is
+            not constant (eager code cannot tell), or if with "reversible" it computes something from its tensors.
 
     >>> from glow_tf.bijectors import ActNorm
     >>> parameters = {"shift": tf.zeros([3, 2]), "log_scale": tf.ones([3, 2])}
@@ -86,7 +86,7 @@ class Scan(ImageBijector):
                 raise ValueError(f"a parameter has shape {tuple(shape)}; its first axis must be {num_steps} long")
         for value in tf.nest.flatten([parameters, shared]):
             found = tf.as_dtype(getattr(value, "dtype", dtype))
-            if found.is_floating and found != tf.as_dtype(dtype):
+            if (found.is_floating or found.is_complex) and found != tf.as_dtype(dtype):
                 raise ValueError(f"a parameter is {found.name}; it must be of this bijector's dtype")
         super().__init__(dtype=dtype, parameters=arguments, name=name)
         self.step = step
@@ -168,7 +168,12 @@ class _Recompute:
             lambda t: next(remaining) if t.dtype.is_floating else _slices([t], k)[0], self.parameters
         )
         shared = tf.nest.map_structure(lambda t: next(remaining) if t.dtype.is_floating else t, self.shared)
-        return self.make_bijector(one_step, residuals, *shared)
+        bijector = self.make_bijector(one_step, residuals, *shared)
+        if not isinstance(bijector, ImageBijector):
+            raise ValueError(
+                f"`step` returned an object of type {type(bijector).__name__}; it must be an ImageBijector"
+            )
+        return bijector
 
     def floats(self, k: tf.Tensor, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """The part of `tensors` that step k sees."""

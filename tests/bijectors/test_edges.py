@@ -72,6 +72,21 @@ def test_events_do_not_grow(name):
         make_bijector().inverse(tf.zeros([2, 4, 2 if name == "affine" else 1]))
 
 
+@pytest.mark.parametrize("name", ["actnorm", "gaussian", "affine"])
+def test_events_of_unknown_shape_do_not_grow(name):
+    bijector = REFUSED[name][0]()
+    invert = tf.function(bijector.inverse_and_log_det, input_signature=[tf.TensorSpec([None] * 4)])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must keep its shape|Unable to broadcast"):
+        invert(tf.zeros([3, 2, 4, 2 if name == "affine" else 1]))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint32", "int64", "uint64"])
+def test_indices_of_every_integer_type(dtype):
+    bijector, x = ChannelPermutation(np.array([2, 0, 1], dtype)), tf.constant([[[1.0, 2.0, 3.0]]])
+    assert bijector.inverse(x).numpy().tolist() == [[[3.0, 1.0, 2.0]]]
+    assert bijector.forward(tf.identity(x)).numpy().tolist() == [[[2.0, 3.0, 1.0]]]
+
+
 @pytest.mark.parametrize("indices", [[0, 0, 1], [1, 2, 3], [[0, 1]]], ids=str)
 def test_indices_must_be_a_permutation(indices):
     with pytest.raises(ValueError, match="are not a permutation"):
@@ -112,6 +127,11 @@ WRONG = {
     "a row": (lambda: ActNorm(0.0, 0.0).inverse(tf.zeros([2, 4])), r"an event has 3 axes, .* not \(2, 4\)"),
     "text for a number": (lambda: Scan(None, STEPS, "2"), "num_steps is '2'; it must be an integer"),
     "another dtype": (lambda: Scan(None, STEPS, 2, dtype=tf.float64), "a parameter is float32"),
+    "a complex parameter": (lambda: Scan(None, {"a": tf.zeros([2], tf.complex64)}, 2), "a parameter is complex64"),
+    "no step": (
+        lambda: Scan(lambda *_: tfb.Identity(), STEPS, 2).inverse(IMAGE),
+        "`step` returned .*Identity; it must",
+    ),
     "another dtype to share": (lambda: Scan(None, STEPS, 2, shared=[1, np.zeros(2)]), "a parameter is float64"),
 }
 
