@@ -68,7 +68,8 @@ class GracefulShutdown:
             if self.received is None:
                 self.received = number
                 name = signal.Signals(number).name
-                _tell(f"\n{name}: finishing this step, then saving; a second Ctrl-C ends at once\n")
+                interrupt = "a second Ctrl-C" if number == signal.SIGINT else "Ctrl-C"
+                _tell(f"\n{name}: finishing this step, then saving; {interrupt} ends at once\n")
             elif number == signal.SIGINT:
                 os._exit(128 + number)
 

@@ -56,6 +56,8 @@ def test_the_first_signal_is_kept_and_ends_nothing(busy, number):
     process = busy(1_000_000)
     process.send_signal(number)
     assert process.stderr.readline() == "\n"
+    interrupt = "a second Ctrl-C" if number == signal.SIGINT else "Ctrl-C"
+    assert process.stderr.readline() == f"{number.name}: finishing this step, then saving; {interrupt} ends at once\n"
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert output == f"received {int(number)}\n"
