@@ -96,6 +96,7 @@ class Weights:
     note: str  # the title, and a remark if it was chosen as the newest run
     config: GlowConfig
     metadata: dict[str, Any]
+    digest: str  # the SHA-256 that the file states
 
 
 def find_weights(name: str | None, needs_data: bool = False) -> Weights:
@@ -105,7 +106,7 @@ def find_weights(name: str | None, needs_data: bool = False) -> Weights:
     title = f"bundled {bundled[0]}" if bundled else printable(path)
     note = title if bundled or name is not None else f"{title}, the newest run"
     with open_weights(path) as file:
-        return Weights(path, title, note, GlowConfig.from_dict(file.config), file.metadata)
+        return Weights(path, title, note, GlowConfig.from_dict(file.config), file.metadata, file.digest)
 
 
 def check_no_arguments(options: command_line.Options, hint: str = "a weights file is named by --weights") -> None:
@@ -124,15 +125,16 @@ def check_no_arguments(options: command_line.Options, hint: str = "a weights fil
     raise InputError(f"unexpected argument {printable(word)!r}; {hint}")
 
 
-def check_output(flag: str, path: str | None, inputs: Sequence[str | os.PathLike] = ()) -> None:
-    """Raises InputError if the file that a flag names cannot be written, or would replace one of the input files.
+def check_output(name: str, path: str | None, inputs: Sequence[str | os.PathLike | None]) -> None:
+    """Raises InputError if an output file cannot be written, or would replace one of the input files.
 
-    Its folder need not exist.
+    Its folder need not exist. `name` is the flag that names the file, or other words for it.
     """
     if path is None:
         return
-    if os.path.exists(path) and any(os.path.exists(each) and os.path.samefile(path, each) for each in inputs):
-        raise InputError(f"--{flag} is {printable(path)}, which is also an input; name another file")
+    existing = [each for each in inputs if each is not None and os.path.exists(each)] if os.path.exists(path) else []
+    if any(os.path.samefile(path, each) for each in existing):
+        raise InputError(f"{name} is {printable(path)}, which is also an input; name another file")
     folder = os.path.dirname(os.path.abspath(path))
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
@@ -140,13 +142,13 @@ def check_output(flag: str, path: str | None, inputs: Sequence[str | os.PathLike
         if not os.path.isfile(path):
             os.stat(path)
             what = "a folder" if os.path.isdir(path) else "not a regular file"
-            raise InputError(f"--{flag} is {printable(path)}, which is {what}; name a file")
+            raise InputError(f"{name} is {printable(path)}, which is {what}; name a file")
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:  # the name is too long, or a link leads to itself
-        raise InputError(f"--{flag} is {printable(path)}, which cannot be written: {error.strerror}") from error
+        raise InputError(f"{name} is {printable(path)}, which cannot be written: {error.strerror}") from error
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise InputError(f"--{flag} is {printable(path)}, but {printable(folder)} is not a writable folder")
+        raise InputError(f"{name} is {printable(path)}, but {printable(folder)} is not a writable folder")
 
 
 def check_data_dir(data_dir: str | None, kind: str, dataset: str) -> None:

@@ -36,16 +36,20 @@ _YES, _NO = {"1", "true", "yes", "y"}, {"-1", "0", "false", "no", "n"}
 class Options(named_images.Options):
     """The flags that name images, and those of an attribute and of a class."""
 
-    label: str | None = option(None, "The class, by name or index. Default: all classes, one row each.")
+    label: str | None = option(
+        None, "The class, by name or index. Default: all classes, one row each, or the class of each image."
+    )
     positive: str | None = option(
         None, "For --mode attribute: a folder of images with the attribute, or class:NAME of the data set."
     )
-    negative: str | None = option(None, "For --mode attribute: the same for images without the attribute.")
+    negative: str | None = option(
+        None, "For --mode attribute: a folder of images without the attribute, or class:NAME."
+    )
     csv: str | None = option(None, "For --mode attribute: a table whose first column names image files.")
     attribute: str | None = option(
         None,
-        "For --mode attribute: a feature of the TFDS data set, or the column of the --csv table that holds 1, or 0 or "
-        "-1.",
+        "For --mode attribute: a feature of the TFDS data set, or the column of the --csv table that is 1 for images "
+        "with the attribute and 0 or -1 for those without.",
     )
     direction: str | None = option(None, "For --mode attribute: a file that --save_direction wrote.")
     save_direction: str | None = option(None, "For --mode attribute: the file to save the direction in.")

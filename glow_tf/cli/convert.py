@@ -91,7 +91,7 @@ def _check_options(options: Options) -> tuple[str | os.PathLike, str]:
         raise InputError("--ema is for --from openai: only its checkpoints hold averaged weights")
     if target == "saved-model" and os.path.lexists(options.out):
         raise InputError(f"--out {printable(options.out)} exists already; name a folder to make")
-    app.check_output("out", options.out, sources)
+    app.check_output("--out", options.out, sources)
     if target:
         return app.find_weights(sources[0]).path, options.out
     if program != "openai":  # whose checkpoints are several files

@@ -169,16 +169,15 @@ def save(options: "Options", drawing: Drawing, weights: app.Weights) -> list[str
     steps = total_steps(weights.metadata)
     model = f"Model: {weights.title}" + ("" if steps is None else f", trained {steps:,} steps")
     caption = f"{drawing.title}\n{'; '.join(filter(None, [model, drawing.notes]))}"
-    out = options.out or f"{options.mode}.png"
-    stem, ending = os.path.splitext(out)
+    out, scatter, animation = options.outputs
     visualization.save_image(out, picture_of(drawing, caption))
     written = [f"{out}: {drawing.title} ({weights.note})"]
     if drawing.scatter:
-        visualization.save_image(f"{stem}-scatter{ending}", drawing.scatter(model))
-        written.append(f"{stem}-scatter{ending}: the images by the first two components")
+        visualization.save_image(scatter, drawing.scatter(model))
+        written.append(f"{scatter}: the images by the first two components")
     if options.gif:
-        visualization.save_gif(f"{stem}.gif", frames_of(drawing, caption))
-        written.append(f"{stem}.gif: the animation")
+        visualization.save_gif(animation, frames_of(drawing, caption))
+        written.append(f"{animation}: the animation")
     return written
 
 

@@ -1,6 +1,6 @@
 """Prints the bits/dim of trained weights on a test split, or scores your own images.
 
-    python3 evaluate.py                                             the newest weights under runs/
+    python3 evaluate.py                          the newest weights under runs/, or else bundled ones
     python3 evaluate.py --weights weights.h5 --dataset cifar10 --draws 16
     python3 evaluate.py --images path/to/images --csv scores.csv --html scores.html
 
@@ -50,6 +50,8 @@ def main(options: Options) -> int:
     """Scores a test split, or single images where --images names some; returns the exit status."""
     check_options(options)
     weights = app.find_weights(options.weights, needs_data=options.reads_data_set)
+    for flag, path in (("--csv", options.csv), ("--html", options.html)):
+        app.check_output(flag, path, [*named_images.files(options), weights.path])
     if options.reads_data_set:
         named_images.check_data(options, weights)
     app.import_tensorflow(options.debug)
@@ -68,8 +70,6 @@ def check_options(options: Options) -> None:
         raise InputError("--csv and --html are for scores of single images; name the images with --images")
     if options.csv and options.html and os.path.abspath(options.csv) == os.path.abspath(options.html):
         raise InputError(f"--csv and --html are both {options.csv}; name two files")
-    app.check_output("csv", options.csv, options.images)
-    app.check_output("html", options.html, options.images)
     if options.images:
         named_images.check(options.images)
         for name in ("batch_size", "eval_images"):

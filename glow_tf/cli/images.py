@@ -1,8 +1,9 @@
 """The images that `--images` names in every command: files, folders, and images of the test split (`test:0,5`)."""
 
 import dataclasses
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,7 +43,7 @@ class Options(command_line.Options):
 
     images: tuple[str, ...] = option((), f"{HELP} Default: the first images of the test split.")
     dataset: str | None = option(
-        None, "The data set of test: and class:NAME. Default: the one the weights were trained on."
+        None, "The data set that test:... and class:NAME refer to. Default: the one the weights were trained on."
     )
     data_dir: str | None = option(None, app.DATA_DIR_HELP)
     download: bool = option(False, app.DOWNLOAD_HELP)
@@ -68,6 +69,17 @@ def check(values: Sequence[str]) -> int:
             check_file(value, "image file")
             count += 1
     return count
+
+
+def files(options: Options) -> list[str]:
+    """The image files that `--images` names, those in folders included."""
+    found = []
+    for value in options.images:
+        if os.path.isdir(value):
+            found += [os.path.join(value, path) for path in listing.find_images(value)[0]]
+        elif not value.startswith(TEST):
+            found.append(value)
+    return found
 
 
 def check_data_flags(options: Options) -> None:
@@ -103,7 +115,8 @@ def read(options: Options, glow: "Glow", limit: int | None = None) -> NamedImage
 
     `limit` is the largest number of images of a folder, and in all. Raises InputError if an image cannot be read.
     """
-    groups = [_read(options, value, glow, limit) for value in options.images]
+    data = functools.cache(lambda: data_of(options, glow))  # loaded once, and only for images of the test split
+    groups = [_read(value, glow, data, limit) for value in options.images]
     images, labels = (np.concatenate([getattr(group, part) for group in groups]) for part in ("images", "labels"))
     names = tuple(name for group in groups for name in group.names)
     if limit is not None and limit < len(names):
@@ -123,9 +136,9 @@ def of_split(
     return NamedImages(images, labels, tuple(f"{prefix}{number}" for number in numbers))
 
 
-def _read(options: Options, value: str, glow: "Glow", limit: int | None) -> NamedImages:
+def _read(value: str, glow: "Glow", load_data: Callable[[], "ImageData"], limit: int | None) -> NamedImages:
     if value.startswith(TEST):
-        data, numbers = data_of(options, glow), indices(value)
+        data, numbers = load_data(), indices(value)
         split = data.test
         if max(numbers) >= split.num_images:
             raise InputError(

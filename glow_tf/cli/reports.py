@@ -43,7 +43,7 @@ def evaluate_split(options: "Options", glow: Glow, weights: str) -> int:
     result = metrics.evaluate(glow, split, options.batch_size, options.seed, options.draws)
     bits = result.bits_per_dim
     # With several noise samples the mean may be finite although a sample, and so a level, is not.
-    if explain_not_finite(glow, bits + result.level_bits_per_dim.sum(axis=1), split, options.seed):
+    if explain_not_finite(glow, bits + result.level_bits_per_dim.sum(axis=1), split, options.seed, options.batch_size):
         return 1
     summary = metrics.describe(bits.mean(), metrics.standard_error(bits), len(bits))
     print(f"{summary} of {data.name} ({weights})")
@@ -104,14 +104,21 @@ def model_input(glow: Glow) -> str:
     return f"{height}x{width} {('grey', 'grey and alpha', 'RGB', 'RGBA')[channels - 1]}"
 
 
-def explain_not_finite(glow: Glow, bits: np.ndarray, split: ArrayDataset | StreamingDataset, seed: int) -> bool:
-    """Prints an error and returns True if some bits/dim of a split are not finite; `seed` is that of their noise."""
+def explain_not_finite(
+    glow: Glow, bits: np.ndarray, split: ArrayDataset | StreamingDataset, seed: int, batch_size: int
+) -> bool:
+    """Prints an error and returns True if some bits/dim of a split are not finite.
+
+    The seed of the noise is `seed` + i for batch i, as for the scores.
+    """
     bad = np.flatnonzero(~np.isfinite(bits))
     if not len(bad):
         return False
-    images, labels = image_data.pick(split, [int(bad[0])])
-    values = glow.dequantize(images, seed)
-    place = diagnostics.first_not_finite(glow, values, labels if glow.config.num_classes else None)
+    batch, row = divmod(int(bad[0]), batch_size)
+    images, labels = image_data.pick(split, range(batch * batch_size, min((batch + 1) * batch_size, len(bits))))
+    values = glow.dequantize(images, seed + batch)[row : row + 1]
+    conditions = labels[row : row + 1] if glow.config.num_classes else None
+    place = diagnostics.first_not_finite(glow, values, conditions)
     where = f"; the first value that is not finite comes from {place}" if place else ""
     print(f"error: the bits/dim of {len(bad):,} of {len(bits):,} images is not finite{where}", file=sys.stderr)
     return True
@@ -200,7 +207,7 @@ def score_images(options: "Options", glow: Glow, weights: str) -> int:
         if written:
             print(f"written: {written}")
     split = ArrayDataset(read.images, np.maximum(read.labels, 0))
-    return int(explain_not_finite(glow, bits, split, options.seed))
+    return int(explain_not_finite(glow, bits, split, options.seed, ood.BATCH_SIZE))
 
 
 def report_conversions(glow: Glow, names: Sequence[str]) -> None:

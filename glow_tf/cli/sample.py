@@ -16,6 +16,7 @@ Each mode writes a picture; docs/pictures.md shows one of each.
 
 import dataclasses
 import functools
+import os
 import sys
 
 import numpy as np
@@ -48,6 +49,11 @@ HIGH_TEMPERATURE = 1.5  # above this, few samples look like the data
 class Options(attribute.Options):
     """The flags of sample.py."""
 
+    images: tuple[str, ...] = option(
+        (),
+        f"{images.HELP} Default: the first images of the test split; for --mode pca, up to {attribute.MAX_IMAGES} at "
+        "random.",
+    )
     mode: str = option("samples", "The picture to draw.", choices=(*MODES,))
     weights: str | None = option(None, app.NEWEST_WEIGHTS_HELP)
     temp: float = option(
@@ -59,7 +65,9 @@ class Options(attribute.Options):
     n: int | None = option(None, "The number of images, or of pairs. Default: as many as fit.", *integer(1, 10_000))
     seed: int | None = option(None, "Seed for the noise. Default: a new one every time.", *integer(0, 2**31 - 1))
     out: str | None = option(None, "The file to write: PNG, JPEG or WebP by its ending. Default: <mode>.png.")
-    gif: bool = option(False, "Also write an animation that runs through the columns, beside the picture.")
+    gif: bool = option(
+        False, "Also write an animation beside the picture: a frame per column, or per row of --mode temperature."
+    )
     columns: int = option(9, "The number of columns; attribute and pca use the next odd number.", *integer(2, 1000))
     steps: int | None = option(None, "The former name of --columns.", *integer(2, 1000))
     spherical: bool = option(False, "For --mode interpolate: follow a great circle instead of a straight line.")
@@ -82,6 +90,13 @@ class Options(attribute.Options):
         return int(np.random.default_rng().integers(2**31)) if self.seed is None else self.seed
 
     @property
+    def outputs(self) -> tuple[str, str, str]:
+        """The files of the picture, of its scatter plot and of its animation."""
+        out = self.out or f"{self.mode}.png"
+        stem, ending = os.path.splitext(out)
+        return out, f"{stem}-scatter{ending}", f"{stem}.gif"
+
+    @property
     def reads_data_set(self) -> bool:
         """Whether the picture needs images of a data set, not only files and samples."""
         if self.mode in ("samples", "temperature"):
@@ -93,6 +108,7 @@ def main(options: Options) -> int:
     """Draws the picture that the options describe; returns the exit status."""
     check_options(options)
     weights = app.find_weights(options.weights, needs_data=options.reads_data_set and options.data_dir is None)
+    check_outputs(options, weights)
     check_model(options, weights)
     app.import_tensorflow(options.debug)
     from glow_tf.cli import drawings
@@ -132,13 +148,23 @@ def check_options(options: Options) -> None:
         from glow_tf.evaluation import visualization
 
         visualization.check_image_path(options.out)
-        app.check_output("out", options.out, options.images)
-    app.check_output("save_direction", options.save_direction)
     if options.mode == "attribute":
         attribute.check_options(options)
     if options.images and images.check(options.images) < 2 and options.mode == "interpolate":
         raise InputError("an interpolation needs pairs of images; name two of them with --images")
     images.check_data_flags(options)
+
+
+def check_outputs(options: Options, model: app.Weights) -> None:
+    """Raises InputError if a file cannot be written, or would replace one that is read."""
+    inputs = [*images.files(options), model.path, options.csv, options.direction]
+    out, scatter, animation = options.outputs
+    app.check_output("--out", out, inputs)
+    if options.mode == "pca":
+        app.check_output("the scatter plot", scatter, inputs)
+    if options.gif:
+        app.check_output("the animation", animation, inputs)
+    app.check_output("--save_direction", options.save_direction, inputs)
 
 
 def check_model(options: Options, model: app.Weights) -> None:

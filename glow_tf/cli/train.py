@@ -113,7 +113,8 @@ def main(options: Options) -> int:
             raise InputError(f"--max_bad is for a folder of images, and {options.dataset} is a data set; leave it out")
         app.check_data_dir(options.data_dir, kind, options.dataset)
         known = _known_settings(options, model, weights, kind)
-        run = _run_directory(options, known | config.fixed() | {"dataset": options.dataset})
+        source = {"dataset": options.dataset} | ({"weights": f"sha256:{weights.digest[:16]}"} if weights else {})
+        run = _run_directory(options, known | config.fixed() | source)
         if kind == "folder":
             run.check_outside(options.dataset)
         tf = app.import_tensorflow(options.debug, starts_devices=options.strategy != "multi_worker")
@@ -131,10 +132,10 @@ def main(options: Options) -> int:
             images.test,
             run_directory=run,
             metadata=metadata | {"class_names": list(images.class_names)},
-            settings={"dataset": options.dataset},
+            settings=source,
             images=images.fingerprint(),
         )
-    return _finish(result, config, run, is_chief=trainer.workers.is_chief)
+    return _finish(result, trainer, run)
 
 
 def _with_preset(options: Options) -> Options:
@@ -273,13 +274,14 @@ def _announce(trainer: "Trainer", images: "ImageData", run: RunDirectory) -> Non
         logging.warning("with %s, bits/dim and the statistics of z are rough estimates", few)
 
 
-def _finish(result: "FitResult", config: TrainConfig, run: RunDirectory, *, is_chief: bool) -> int:
+def _finish(result: "FitResult", trainer: "Trainer", run: RunDirectory) -> int:
     """Prints how the run ended; returns the exit status."""
+    config = trainer.config
     if result.stopped_by is not None:
         unsaved = "" if result.is_saved else ", which could not be saved; an earlier state may exist"
         print(f"stopped at step {result.steps}{unsaved}. To resume:\n  {app.resume_command()}")
         return 128 + result.stopped_by
-    if not is_chief:
+    if not trainer.workers.is_chief:
         return 0
     if result.new_steps == 0:
         longer = f"--epochs {2 * config.epochs}"
@@ -300,8 +302,10 @@ def _finish(result: "FitResult", config: TrainConfig, run: RunDirectory, *, is_c
         )
         return 1
     _print_best(run)
+    sample = "python3 sample.py" if os.path.basename(sys.argv[0]) == "main.py" else "python3 -m glow_tf sample"
     weights = shlex.quote(str(run.weights))
-    print(f"weights: {run.weights}\npictures: {run.results}\nmore: python3 sample.py --weights {weights}")
+    temperature = " --temp 0.9" if trainer.glow.config.architecture == "plus" else ""
+    print(f"weights: {run.weights}\npictures: {run.results}\nmore: {sample} --weights {weights}{temperature}")
     return 0
 
 
@@ -327,8 +331,10 @@ def _naming_flags() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        names = "|".join([*run_settings.STANDARD, "image_size", "channels"])
-        message = re.sub(rf"(?:\bmodel\.)?(?<![\w-])({names})(?= (?:is|was) )", r"--\1", str(error))
+        flags = {name: name for name in (*run_settings.STANDARD, "weights")}
+        flags |= {"image_size": "img_size", "channels": "channel_size"}
+        option = rf"(?:\bmodel\.)?(?<![\w-])({'|'.join(flags)})(?= (?:is|was) )"
+        message = re.sub(option, lambda found: f"--{flags[found[1]]}", str(error))
         raise InputError(re.sub(r"\bmodel\.(?=num_|image_shape)", "", message)) from error
 
 

@@ -35,8 +35,8 @@ def record(run: RunDirectory, run_id: str, settings: Mapping[str, Any]) -> None:
 def check(run: RunDirectory, settings: Mapping[str, Any], batch_size: int) -> str:
     """Compares the settings with those that the run began with, warns if images were added, and returns the run's id.
 
-    A setting that the run did not record counts as its default, and class names that it did not record are not
-    compared. The id is empty for runs of earlier versions.
+    A setting that the run did not record counts as its default, and class names and initial weights that it did not
+    record are not compared. The id is empty for runs of earlier versions.
 
     Raises:
         InputError: as `compare`, or if the images changed in a way that does not allow resuming.
@@ -55,7 +55,8 @@ def compare(run: RunDirectory, settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     before = run.read_json(run.settings)
     new = _flat(settings)
-    old = {"class_names": new.get("class_names")} | _defaults() | _flat(before)
+    unrecorded = {name: new.get(name) for name in ("class_names", "weights")}
+    old = unrecorded | _defaults() | _flat(before)
     differing = [name for name in sorted(new) if _without_slash(old.get(name)) != _without_slash(new[name])]
     if differing:
         shown = "; ".join(
@@ -106,11 +107,16 @@ def _defaults() -> dict[str, Any]:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}, "images": ...} -> {"a.b": 1}; tuples become lists, as in a file."""
+    """{"a": {"b": 1}, "images": ...} -> {"a.b": 1}; tuples become lists, as in a file.
+
+    The shape of the images is split into their size and their channels, which are separate options.
+    """
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
             flat |= {} if key == "images" else _flat(value, f"{prefix}{key}.")
+        elif key == "image_shape" and isinstance(value, (list, tuple)) and len(value) == 3:
+            flat |= {f"{prefix}image_size": list(value[:2]), f"{prefix}channels": value[2]}
         else:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat

@@ -101,7 +101,7 @@ def test_outputs_that_cannot_be_written_are_refused_at_the_start(tmp_path, kind)
     elif kind == "loop":
         path.symlink_to(path)
     flags = "out: str | None = option(None, 'The output.')"
-    status, _, error = run("app.check_output('out', options.out)", f"--out={path}", flags=flags)
+    status, _, error = run("app.check_output('--out', options.out, [])", f"--out={path}", flags=flags)
     assert status == 2 and error.startswith(f"error: --out is {str(path)[:300]}") and error.count("\n") == 1
     assert ", which " in error
 

@@ -15,9 +15,11 @@ from PIL import Image
 from glow_tf.cli import reports
 from glow_tf.config import GlowConfig
 from glow_tf.data import image_data
+from glow_tf.data.dataset import ArrayDataset
 from glow_tf.dequantization import NoiseStream
 from glow_tf.evaluation import metrics, ood
 from glow_tf.glow import Glow
+from glow_tf.training import diagnostics
 
 WRONG = {
     "--weights missing.h5": "missing.h5",
@@ -28,6 +30,8 @@ WRONG = {
     "--weights weights.h5 --csv s.csv": "name the images with --images",
     "--weights weights.h5 --images folder --csv new/s --html new/./s": "--csv and --html are both new/s",
     "--weights weights.h5 --images folder --csv empty": "--csv is empty, which is a folder; name a file",
+    "--weights weights.h5 --images folder --csv ./weights.h5": "--csv is ./weights.h5, which is also an input",
+    "--weights run --images folder --html run/checkpoints/weights.h5": "weights.h5, which is also an input",
     "--weights weights.h5 --images pipe": "pipe",
     "--weights weights.h5 --images folder --dataset digits": "use one of them",
     "--weights weights.h5 --images folder --eval_images 9": "--eval_images is for a test split",
@@ -178,6 +182,18 @@ def test_a_result_that_is_not_finite_is_an_error(answers, line):
     assert re.search(
         r"^error: the bits/dim of (\d) of \1 images is not finite; .* level 1, step 0, actnorm$", error, re.M
     )
+
+
+def test_the_image_that_is_not_finite_is_examined_with_the_noise_of_its_batch(conditional_glow, monkeypatch, capsys):
+    split = ArrayDataset(np.arange(6 * 64, dtype=np.uint8).reshape(6, 4, 8, 2), np.arange(6) % 3)
+    bits = np.array([1, 1, 1, 1, 1, np.inf])
+    seen = []
+    monkeypatch.setattr(diagnostics, "first_not_finite", lambda *arguments: seen.append(arguments))
+    assert reports.explain_not_finite(conditional_glow, bits, split, seed=7, batch_size=4)
+    _, values, labels = seen[0]
+    np.testing.assert_array_equal(values, conditional_glow.dequantize(split.images[4:], 8)[1:])
+    assert labels.tolist() == [2]
+    assert capsys.readouterr().err == "error: the bits/dim of 1 of 6 images is not finite\n"
 
 
 def test_a_round_trip_that_is_not_finite_is_an_error(answers):

@@ -29,7 +29,9 @@ def data(monkeypatch):
     split = ArrayDataset(
         np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1) * np.ones((1, 4, 8, 2), np.uint8), np.arange(5)
     )
-    monkeypatch.setattr(images, "data_of", lambda options, glow: types.SimpleNamespace(test=split))
+    loads = []
+    monkeypatch.setattr(images, "data_of", lambda *_: loads.append(1) or types.SimpleNamespace(test=split))
+    return loads
 
 
 def read(values, *arguments, **options):
@@ -38,13 +40,14 @@ def read(values, *arguments, **options):
 
 
 def test_files_folders_and_test_images_keep_their_order(folder, data, small_glow):
-    values = ("many", "test:4,0", "a.png")
-    assert images.check(values) == 5
+    values = ("many", "test:4,0", "a.png", "test:2")
+    assert images.check(values) == 6
     named = read(values, small_glow)
-    assert named.images.shape == (5, 4, 8, 2)
-    assert named.images[:, 0, 0, 0].tolist() == [90, 120, 4, 0, 60]
-    assert named.labels.tolist() == [images.UNKNOWN, images.UNKNOWN, 4, 0, images.UNKNOWN]
-    assert named.names == ("many/b.png", "many/c.png", "test:4", "test:0", "a.png")
+    assert named.images.shape == (6, 4, 8, 2)
+    assert named.images[:, 0, 0, 0].tolist() == [90, 120, 4, 0, 60, 2]
+    assert named.labels.tolist() == [images.UNKNOWN, images.UNKNOWN, 4, 0, images.UNKNOWN, 2]
+    assert named.names == ("many/b.png", "many/c.png", "test:4", "test:0", "a.png", "test:2")
+    assert len(data) == 1
 
 
 def test_labels_are_those_of_the_models_classes(conditional_glow, monkeypatch):

@@ -32,6 +32,13 @@ WRONG = {
     "--gif": "--mode samples does not use --gif",
     "--out blocked.png": "--out is blocked.png, which is a folder; name a file",
     "--mode reconstruct --images own.png --out ./own.png": "--out is ./own.png, which is also an input; name another",
+    "--mode reconstruct --images reconstruct.png": "--out is reconstruct.png, which is also an input",
+    "--mode reconstruct --images folder --out folder/a.png": "--out is folder/a.png, which is also an input",
+    "--mode levels --images a.gif --out a.png --gif": "the animation is a.gif, which is also an input",
+    "--mode pca --images own-scatter.png --out own.png": "the scatter plot is own-scatter.png, which is also an input",
+    "--weights weights.h5 --mode attribute --positive folder --negative folder --save_direction ./weights.h5": (
+        "--save_direction is ./weights.h5, which is also an input"
+    ),
     "--weights digits --mode pca --data_dir empty": "--data_dir has no effect, since digits is not a data set of TFDS",
     "--out page.html/new/s.png": "page.html is not a writable folder",
     "--weights weights.h5 --label 1": "this model has no classes; train one with --conditional",
@@ -62,7 +69,9 @@ def answers(tmp_path_factory):
     (folder / "empty").mkdir()
     (folder / "page.html").write_text("<!DOCTYPE html><html></html>" * 50)
     (folder / "blocked.png").mkdir()
-    (folder / "own.png").write_bytes(b"a photograph")
+    (folder / "folder").mkdir()
+    for name in ("own.png", "own-scatter.png", "reconstruct.png", "a.gif", "folder/a.png"):
+        (folder / name).write_bytes(b"a photograph")
     lines = [line.split() for line in WRONG]
     return dict(zip(WRONG, run_many("sample", lines, folder, "no tensorflow"), strict=True))
 

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -156,10 +157,15 @@ def begin():
         process.wait()
 
 
-def finish(capsys, config, **result):
+def finish(capsys, config, architecture="openai", **result):
     """(exit status, output, error output) of the end of a run."""
     named = {"steps": 90, "bits_per_dim": 3.0, "standard_error": 0.1, "stopped_by": None, "is_saved": True} | result
-    status = train._finish(FitResult(**named), TrainConfig(**config), RunDirectory("run"), is_chief=True)
+    trainer = SimpleNamespace(
+        config=TrainConfig(**config),
+        glow=SimpleNamespace(config=GlowConfig((8, 8, 1), num_levels=1, architecture=architecture)),
+        workers=SimpleNamespace(is_chief=True),
+    )
+    status = train._finish(FitResult(**named), trainer, RunDirectory("run"))
     return status, *capsys.readouterr()
 
 
@@ -171,6 +177,17 @@ def test_a_run_at_its_end_says_how_to_train_further(capsys):
     assert "reached its end" not in finish(capsys, {}, new_steps=90)[1]
     decided = finish(capsys, {}, new_steps=90, bits_per_dim=20.0, standard_error=18.0)[1]
     assert decided.startswith("test: 20.0000 bits/dim, standard error 18.0000 (decided by a few images)\n")
+
+
+def test_a_run_ends_with_the_command_that_draws_its_samples(capsys, monkeypatch):
+    lines = []
+    for name, architecture in (("main.py", "openai"), ("glow-train", "plus")):
+        monkeypatch.setattr(sys, "argv", [f"folder/{name}"])
+        lines.append(finish(capsys, {}, architecture, new_steps=90)[1].splitlines()[-1])
+    assert lines == [
+        "more: python3 sample.py --weights run/checkpoints/weights.h5",
+        "more: python3 -m glow_tf sample --weights run/checkpoints/weights.h5 --temp 0.9",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -303,13 +320,14 @@ def test_other_settings_are_refused_and_fresh_moves_the_run_aside(folder):
     run = ["--run_dir", "my run", "--epochs", "1"]
     refused = run_many("train", [[*TINY, "--k_glow", "2", "--n_bits", "5", *run]], folder, "no tensorflow")[0]
     learned = ["--weights", "my run", "--dequantization", "variational", "--batch_size", "512", "--run_dir", "learned"]
-    fresh, longer, noise, more_noise, full = run_many(
+    fresh, longer, noise, more_noise, other_start, full = run_many(
         "train",
         [
             [*TINY, "--k_glow", "2", "--fresh", *run],
             [*TINY, "--k_glow", "2", "--run_dir", "my run", "--epochs", "2", "--cooldown_epochs", "1"],
             [*learned, "--steps", "1"],
             [*learned, "--steps", "2"],
+            [*learned, "--weights", "my run.old-1"],
             [*TINY, "--run_dir", "/proc/self/run"],
         ],
         folder,
@@ -332,6 +350,8 @@ def test_other_settings_are_refused_and_fresh_moves_the_run_aside(folder):
     # The model of that run was fine-tuned with learned noise, and the new run was resumed.
     assert noise[0] == more_noise[0] == 0, (noise, more_noise)
     assert "learned/checkpoints/state/ckpt-1, step 1\n" in more_noise[2]
+    assert other_start[0] == 2
+    assert re.search(r"--weights was 'sha256:\w{16}', now 'sha256:\w{16}'; name another --run_dir", other_start[2])
     glow = Glow.load(folder / "learned")
     assert (glow.config.num_steps, glow.config.dequantization) == (2, "variational")
     assert (glow.metadata["step"], glow.metadata["previous_steps"]) == (2, 6)

@@ -43,6 +43,9 @@ def test_differences_are_named(run):
     message = "model.num_levels was 2, now 3; seed was 0, now 1; .*--fresh"
     with pytest.raises(InputError, match=message):
         settings.check(run, recorded(model={"num_levels": 3}, seed=1), batch_size=8)
+    run.write_json(run.settings, {"model": {"image_shape": [8, 8, 3]}})
+    with pytest.raises(InputError, match="other settings: model.channels was 3, now 1; name"):
+        settings.compare(run, {"model": {"image_shape": (8, 8, 1)}})
 
 
 @pytest.mark.parametrize(("before", "now"), [("photos", "photos/"), ("a/photos//", "a/photos")])
