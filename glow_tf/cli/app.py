@@ -44,7 +44,6 @@ MAX_MESSAGE = 1000  # characters
 
 _PACKAGE = str(Path(__file__).parents[1])
 
-
 _Options = TypeVar("_Options", bound=command_line.Options)
 
 

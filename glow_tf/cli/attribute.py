@@ -90,6 +90,15 @@ def check_options(options: Options) -> None:
             listing.check_not_empty(registry.check_folder(folder))
 
 
+def example_files(options: Options) -> list[str]:
+    """The files that the examples are read from: the table and its images, or those of the folders."""
+    if options.csv is not None and options.attribute is not None:
+        positive, negative = read_table(options.csv, options.attribute)
+        return [options.csv, *positive, *negative]
+    folders = (options.positive, options.negative)
+    return named_images.files([folder for folder in folders if folder is not None and not folder.startswith(CLASS)])
+
+
 def check_model(options: Options, model: "app.Weights") -> None:
     """Raises InputError for a class that the model's data set lacks."""
     names = model.metadata.get("class_names")

@@ -51,7 +51,7 @@ def main(options: Options) -> int:
     check_options(options)
     weights = app.find_weights(options.weights, needs_data=options.reads_data_set)
     for flag, path in (("--csv", options.csv), ("--html", options.html)):
-        app.check_output(flag, path, [*named_images.files(options), weights.path])
+        app.check_output(flag, path, [*named_images.files(options.images), weights.path])
     if options.reads_data_set:
         named_images.check_data(options, weights)
     app.import_tensorflow(options.debug)

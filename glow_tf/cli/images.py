@@ -71,10 +71,10 @@ def check(values: Sequence[str]) -> int:
     return count
 
 
-def files(options: Options) -> list[str]:
-    """The image files that `--images` names, those in folders included."""
+def files(values: Sequence[str]) -> list[str]:
+    """The image files that the values of `--images` name, those in folders included."""
     found = []
-    for value in options.images:
+    for value in values:
         if os.path.isdir(value):
             found += [os.path.join(value, path) for path in listing.find_images(value)[0]]
         elif not value.startswith(TEST):

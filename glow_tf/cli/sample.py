@@ -157,7 +157,7 @@ def check_options(options: Options) -> None:
 
 def check_outputs(options: Options, model: app.Weights) -> None:
     """Raises InputError if a file cannot be written, or would replace one that is read."""
-    inputs = [*images.files(options), model.path, options.csv, options.direction]
+    inputs = [*images.files(options.images), *attribute.example_files(options), model.path, options.direction]
     out, scatter, animation = options.outputs
     app.check_output("--out", out, inputs)
     if options.mode == "pca":

@@ -36,6 +36,9 @@ WRONG = {
     "--mode reconstruct --images folder --out folder/a.png": "--out is folder/a.png, which is also an input",
     "--mode levels --images a.gif --out a.png --gif": "the animation is a.gif, which is also an input",
     "--mode pca --images own-scatter.png --out own.png": "the scatter plot is own-scatter.png, which is also an input",
+    "--weights weights.h5 --mode attribute --positive folder --negative folder --out folder/a.png": "also an input",
+    "--weights weights.h5 --mode attribute --csv t.csv --attribute smile --out own.png": "own.png, which is also an",
+    "--weights weights.h5 --mode attribute --csv t.csv --attribute smile --save_direction t.csv": "t.csv, which is",
     "--weights weights.h5 --mode attribute --positive folder --negative folder --save_direction ./weights.h5": (
         "--save_direction is ./weights.h5, which is also an input"
     ),
@@ -69,6 +72,7 @@ def answers(tmp_path_factory):
     (folder / "empty").mkdir()
     (folder / "page.html").write_text("<!DOCTYPE html><html></html>" * 50)
     (folder / "blocked.png").mkdir()
+    (folder / "t.csv").write_text("image,smile\nown.png,1\na.gif,0\n")
     (folder / "folder").mkdir()
     for name in ("own.png", "own-scatter.png", "reconstruct.png", "a.gif", "folder/a.png"):
         (folder / name).write_bytes(b"a photograph")
